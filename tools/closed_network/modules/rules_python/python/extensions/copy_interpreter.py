@@ -1,0 +1,36 @@
+"""Copies the running interpreter and its standard library to the folder given, relocatable."""
+
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+# What no program of ours imports: tests, desktop parts, and Debian's own packages.
+LEFT_OUT = {
+    "__pycache__",
+    "dist-packages",
+    "ensurepip",
+    "idlelib",
+    "site-packages",
+    "sitecustomize.py",
+    "test",
+    "tkinter",
+    "turtledemo",
+    f"config-{sysconfig.get_config_var('LDVERSION')}-{sysconfig.get_config_var('MULTIARCH')}",
+}
+
+
+def main(target: Path) -> None:
+    """Lay out bin/ and lib/ as the interpreter expects them beside each other."""
+    name = f"python{sysconfig.get_python_version()}"
+    (target / "bin").mkdir()
+    shutil.copy2(Path(sys.executable).resolve(), target / "bin" / name)
+    shutil.copytree(
+        sysconfig.get_path("stdlib"),
+        target / "lib" / name,
+        ignore=lambda _folder, names: LEFT_OUT.intersection(names),
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,122 @@
+"""The `pip` extension: one repository for each locked package, fetched when it is needed.
+
+The machine's own pip fetches, so its index, proxy and certificates apply, and it accepts
+nothing but wheels that have a hash in the lock.
+"""
+
+_METADATA = Label("//python/extensions:wheel_deps.py")
+
+_PACKAGE_BUILD = """\
+load("@rules_python//python:py_library.bzl", "py_library")
+
+py_library(
+    name = "pkg",
+    srcs = glob(["site-packages/**/*.py"], allow_empty = True),
+    # Bazel refuses some of the characters that file names may have.
+    data = glob(
+        ["site-packages/**/*"],
+        exclude = ["**/*.py", "**/* *"],
+    ),
+    imports = ["site-packages"],
+    visibility = ["//visibility:public"],
+    deps = {deps},
+)
+"""
+
+_ALIAS_BUILD = """\
+alias(
+    name = "{package}",
+    actual = "@{hub}_{package}//:pkg",
+    visibility = ["//visibility:public"],
+)
+"""
+
+def _normalized(name):
+    return name.strip().lower().replace("-", "_").replace(".", "_")
+
+def _parse_lock(text):
+    """Reads a lock written by pip-compile.
+
+    Args:
+        text: the content of the lock.
+    Returns:
+        {normalized package name: "name==version --hash=... --hash=..."}
+    """
+    requirements = {}
+    for line in text.replace("\\\n", " ").split("\n"):
+        line = line.split("#")[0].strip()
+        if not line:
+            continue
+        if line.startswith("-") or "==" not in line or "--hash=" not in line:
+            fail("requirements lock: not a pinned requirement with hashes: " + line)
+        requirements[_normalized(line.split("==")[0].split("[")[0])] = line
+    return requirements
+
+def _package_impl(rctx):
+    python = rctx.which("python" + rctx.attr.python_version)
+    rctx.file("requirement.txt", rctx.attr.requirement + "\n")
+    result = rctx.execute(
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"] +
+        ["--require-hashes", "--only-binary=:all:", "--root-user-action=ignore"] +
+        ["--target=site-packages", "--requirement=requirement.txt"],
+        timeout = 1200,
+    )
+    if result.return_code:
+        fail("pip could not fetch {0}:\n{1}{2}".format(
+            rctx.attr.requirement.split(" ")[0],
+            result.stdout,
+            result.stderr,
+        ))
+    result = rctx.execute([python, rctx.path(_METADATA), "requirement.txt", "site-packages"])
+    if result.return_code:
+        fail("reading the metadata of {0}: {1}".format(rctx.attr.requirement, result.stderr))
+
+    # A dependency that the lock leaves out is for another platform or Python version.
+    deps = [name for name in result.stdout.split("\n") if name in rctx.attr.locked]
+    labels = ["@{0}_{1}//:pkg".format(rctx.attr.hub_name, name) for name in deps]
+    rctx.file("BUILD.bazel", _PACKAGE_BUILD.format(deps = json.encode_indent(labels)))
+
+_package = repository_rule(
+    implementation = _package_impl,
+    attrs = {
+        "hub_name": attr.string(mandatory = True),
+        "locked": attr.string_list(mandatory = True),
+        "python_version": attr.string(mandatory = True),
+        "requirement": attr.string(mandatory = True),
+    },
+)
+
+def _hub_impl(rctx):
+    for package in rctx.attr.packages:
+        build = _ALIAS_BUILD.format(hub = rctx.attr.hub_name, package = package)
+        rctx.file(package + "/BUILD.bazel", build)
+
+_hub = repository_rule(
+    implementation = _hub_impl,
+    attrs = {
+        "hub_name": attr.string(mandatory = True),
+        "packages": attr.string_list(mandatory = True),
+    },
+)
+
+def _pip_impl(mctx):
+    for tag in [tag for module in mctx.modules for tag in module.tags.parse]:
+        requirements = _parse_lock(mctx.read(tag.requirements_lock))
+        for package, requirement in requirements.items():
+            _package(
+                name = "{0}_{1}".format(tag.hub_name, package),
+                hub_name = tag.hub_name,
+                locked = requirements.keys(),
+                python_version = tag.python_version,
+                requirement = requirement,
+            )
+        _hub(name = tag.hub_name, hub_name = tag.hub_name, packages = requirements.keys())
+
+pip = module_extension(
+    implementation = _pip_impl,
+    tag_classes = {"parse": tag_class(attrs = {
+        "hub_name": attr.string(mandatory = True),
+        "python_version": attr.string(mandatory = True),
+        "requirements_lock": attr.label(mandatory = True),
+    })},
+)

@@ -1,0 +1,42 @@
+"""Runs pytest on the files given, the way that Bazel expects of a test program."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+
+class EveryFileHasATest:
+    """A plugin that refuses a file in which pytest finds nothing to run."""
+
+    def __init__(self, files: list[str]) -> None:
+        self._files = {Path(file).resolve() for file in files}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Compare before -k removes tests from `items`."""
+        empty = self._files - {item.path.resolve() for item in items}
+        if empty:
+            message = f"no test in {', '.join(sorted(file.name for file in empty))}"
+            raise pytest.UsageError(message)
+
+
+def main(files: list[str]) -> int:
+    """Return pytest's exit code for `files` (paths relative to the working directory)."""
+    args = [*files, "--import-mode=importlib", "-p", "no:cacheprovider", "--strict-markers", "-ra"]
+    if junit_xml := os.environ.get("XML_OUTPUT_FILE"):
+        args.append(f"--junitxml={junit_xml}")
+    if temporary := os.environ.get("TEST_TMPDIR"):
+        args.append(f"--basetemp={temporary}/pytest")
+    test_filter = os.environ.get("TESTBRIDGE_TEST_ONLY")
+    if test_filter:
+        args.append(f"-k={test_filter}")
+    code = pytest.main(args, plugins=[EveryFileHasATest(files)])
+    if test_filter and code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        return 0  # the filter is meant for another target's tests
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

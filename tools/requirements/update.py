@@ -1,0 +1,28 @@
+"""Locks requirements.in in requirements_lock.txt, with hashes, through the machine's pip settings.
+
+Arguments go to pip-compile: none takes the newest versions, `--no-upgrade` keeps what is locked.
+"""
+
+import os
+import sys
+
+from piptools.scripts.compile import cli
+
+OPTIONS = [
+    "--allow-unsafe",
+    "--generate-hashes",
+    "--strip-extras",
+    "--upgrade",
+    # The lock must not name a machine's own index or folders.
+    "--no-emit-find-links",
+    "--no-emit-index-url",
+    "--no-emit-trusted-host",
+    "--output-file=requirements_lock.txt",
+]
+
+if __name__ == "__main__":
+    os.chdir(os.environ["BUILD_WORKSPACE_DIRECTORY"])
+    # pip-compile starts pip in a process of its own, which has to find it.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    os.environ["CUSTOM_COMPILE_COMMAND"] = "tools/bazel run //:requirements.update"
+    cli([*OPTIONS, *sys.argv[1:], "requirements.in"])
