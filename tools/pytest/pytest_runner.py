@@ -6,6 +6,15 @@ from pathlib import Path
 
 import pytest
 
+OPTIONS = [
+    "--import-mode=importlib",
+    "--override-ini=asyncio_mode=auto",
+    "--override-ini=asyncio_default_fixture_loop_scope=function",
+    "--strict-markers",
+    "-pno:cacheprovider",
+    "-ra",
+]
+
 
 class EveryFileHasATest:
     """A plugin that refuses a file in which pytest finds nothing to run."""
@@ -24,7 +33,7 @@ class EveryFileHasATest:
 
 def main(files: list[str]) -> int:
     """Return pytest's exit code for `files` (paths relative to the working directory)."""
-    args = [*files, "--import-mode=importlib", "-p", "no:cacheprovider", "--strict-markers", "-ra"]
+    args = [*files, *OPTIONS]
     if junit_xml := os.environ.get("XML_OUTPUT_FILE"):
         args.append(f"--junitxml={junit_xml}")
     if temporary := os.environ.get("TEST_TMPDIR"):

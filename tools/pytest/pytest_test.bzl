@@ -3,7 +3,7 @@
 load("@rules_python//python:py_test.bzl", "py_test")
 
 def pytest_test(name, srcs, deps = [], **kwargs):
-    """Runs pytest on `srcs`; each of them must hold a test.
+    """Runs pytest on `srcs`; each of them must hold a test. Coroutines are tests too.
 
     `bazel test --test_filter=EXPRESSION` is pytest's `-k EXPRESSION`.
 
@@ -19,6 +19,9 @@ def pytest_test(name, srcs, deps = [], **kwargs):
         srcs = srcs + [runner],
         main = runner,
         args = ["$(rootpath %s)" % src for src in srcs],
-        deps = deps + [Label("@pip//pytest")],
+        deps = deps + [
+            Label("@pip//pytest"),
+            Label("@pip//pytest_asyncio"),
+        ],
         **kwargs
     )

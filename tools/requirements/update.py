@@ -1,6 +1,7 @@
 """Locks requirements.in in requirements_lock.txt, with hashes, through the machine's pip settings.
 
-Arguments go to pip-compile: none takes the newest versions, `--no-upgrade` keeps what is locked.
+What is locked stays as it is while it fits. Arguments go to pip-compile: `--upgrade` takes the
+newest version of all, `--upgrade-package NAME` of one.
 """
 
 import os
@@ -11,8 +12,8 @@ from piptools.scripts.compile import cli
 OPTIONS = [
     "--allow-unsafe",
     "--generate-hashes",
+    "--quiet",
     "--strip-extras",
-    "--upgrade",
     # The lock must not name a machine's own index or folders.
     "--no-emit-find-links",
     "--no-emit-index-url",
@@ -25,4 +26,5 @@ if __name__ == "__main__":
     # pip-compile starts pip in a process of its own, which has to find it.
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     os.environ["CUSTOM_COMPILE_COMMAND"] = "tools/bazel run //:requirements.update"
+    print("Asking the package index; this takes about half a minute.", file=sys.stderr, flush=True)
     cli([*OPTIONS, *sys.argv[1:], "requirements.in"])

@@ -16,8 +16,7 @@ def main(requirement_file: Path, site_packages: str) -> None:
         canonicalize_name(dependency.name)
         for distribution in distributions(path=[site_packages])
         for dependency in map(Requirement, distribution.requires or [])
-        if dependency.marker is None
-        or any(dependency.marker.evaluate({"extra": extra}) for extra in extras)
+        if dependency.marker is None or any(dependency.marker.evaluate({"extra": extra}) for extra in extras)
     }
     print(*sorted(name.replace("-", "_") for name in names), sep="\n")
 

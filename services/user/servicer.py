@@ -1,0 +1,96 @@
+"""user.UserService over a UserStorage: requests in, users or a status out."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import structlog
+from google.rpc import error_details_pb2
+from user import user_service_pb2 as pb
+from user import user_service_pb2_grpc as pb_grpc
+
+from grpc_common import StatusError, invalid_argument
+from services.user import paging
+from services.user.storage import EmailTakenError, StorageError, UserStorage
+from services.user.users import InvalidUserError, User, new_user
+
+log = structlog.get_logger()
+
+type _Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class UserService(pb_grpc.UserServiceServicer):
+    """The servicer of user.UserService; what its methods do is said in the .proto file."""
+
+    def __init__(self, storage: UserStorage) -> None:
+        self._storage = storage
+
+    async def GetUser(self, request: pb.GetUserRequest, context: _Context) -> pb.User:
+        user_id = _checked("id", _parse_id, request.id)
+        with _storage_errors():
+            user = await self._storage.get(user_id)
+        if user is None:
+            raise _about_user(grpc.StatusCode.NOT_FOUND, str(user_id), f"no user has the id {user_id}")
+        return _message(user)
+
+    async def ListUsers(self, request: pb.ListUsersRequest, context: _Context) -> AsyncIterator[pb.User]:
+        size = _checked("page_size", paging.page_size, request.page_size)
+        after = _checked("page_token", paging.parse_token, request.page_token)
+        with _storage_errors():
+            users = await self._storage.page(after, size + 1)
+        page, more = users[:size], users[size:]
+        if more:
+            context.set_trailing_metadata(((paging.NEXT_PAGE_TOKEN, paging.token_after(page[-1].id)),))
+        for user in page:
+            yield _message(user)
+
+    async def CreateUser(self, request: pb.CreateUserRequest, context: _Context) -> pb.User:
+        try:
+            user = new_user(request.name, request.email)
+        except InvalidUserError as error:
+            raise invalid_argument(error.violations) from None
+        try:
+            with _storage_errors():
+                await self._storage.create(user)
+        except EmailTakenError:
+            message = f"another user has the email {user.email}"
+            raise _about_user(grpc.StatusCode.ALREADY_EXISTS, user.email, message) from None
+        return _message(user)
+
+
+def _message(user: User) -> pb.User:
+    return pb.User(id=str(user.id), name=user.name, email=user.email)
+
+
+def _parse_id(text: str) -> uuid.UUID:
+    try:
+        user_id = uuid.UUID(text)
+    except ValueError:
+        user_id = None
+    # uuid.UUID takes braces, URNs and digits without hyphens too.
+    if user_id is None or str(user_id) != text.lower():
+        raise ValueError("is not a UUID, such as 019b2f60-7c00-7000-8000-000000000000")
+    return user_id
+
+
+def _checked[Given, Result](field: str, check: Callable[[Given], Result], value: Given) -> Result:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise invalid_argument({field: str(error)}) from None
+
+
+def _about_user(code: grpc.StatusCode, name: str, message: str) -> StatusError:
+    resource = error_details_pb2.ResourceInfo(resource_type="user.User", resource_name=name)
+    return StatusError(code, message, resource)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        log.warning("storage failed", reason=str(error))
+        raise StatusError(grpc.StatusCode.UNAVAILABLE, "the users can't be read or written now") from None

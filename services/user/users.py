@@ -1,0 +1,97 @@
+"""What a user is, and which names and emails one may have."""
+
+import unicodedata
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from email_validator import EmailNotValidError, validate_email
+
+MAX_NAME_LENGTH = 200
+"""Characters of a name, after normalization."""
+
+MAX_EMAIL_LENGTH = 254
+"""Characters of an email: the longest path of RFC 5321, without its angle brackets."""
+
+# Control characters, and the separators that end a line.
+_FORBIDDEN_CATEGORIES = {"Cc", "Zl", "Zp"}
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user, valid and normalized."""
+
+    id: uuid.UUID
+    name: str
+    email: str
+
+    @property
+    def email_key(self) -> str:
+        """What no two users have the same: the email without regard to case."""
+        return self.email.casefold()
+
+
+class InvalidUserError(ValueError):
+    """A user can't be made of what was given; `violations` is {field: what is wrong}."""
+
+    def __init__(self, violations: dict[str, str]) -> None:
+        super().__init__(str(violations))
+        self.violations = violations
+
+
+def new_user(name: str, email: str) -> User:
+    """Return a user with a new id (UUIDv7: ids made later in this process sort later).
+
+    Raises:
+        InvalidUserError: names every field that is not valid.
+
+    """
+    violations: dict[str, str] = {}
+
+    def checked(field: str, normalize: Callable[[str], str], text: str) -> str:
+        try:
+            return normalize(text)
+        except ValueError as error:
+            violations[field] = str(error)
+            return ""
+
+    name = checked("name", normalized_name, name)
+    email = checked("email", normalized_email, email)
+    if violations:
+        raise InvalidUserError(violations)
+    return User(id=uuid.uuid7(), name=name, email=email)
+
+
+def normalized_name(text: str) -> str:
+    """Return `text` in NFC, without white space at the ends.
+
+    Raises:
+        ValueError: empty, too long, or a control character in it.
+
+    """
+    name = unicodedata.normalize("NFC", text.strip())
+    if not name:
+        raise ValueError("must not be empty")
+    if len(name) > MAX_NAME_LENGTH:
+        raise ValueError(f"has {len(name)} characters; at most {MAX_NAME_LENGTH} are allowed")
+    for character in name:
+        if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
+            raise ValueError(f"must not hold the control character U+{ord(character):04X}")
+    return name
+
+
+def normalized_email(text: str) -> str:
+    """Return `text` as an address of one form: NFC, domain in lower case.
+
+    The syntax is checked, not whether mail arrives.
+
+    Raises:
+        ValueError: not an email address.
+
+    """
+    if len(text) > MAX_EMAIL_LENGTH:
+        raise ValueError(f"has {len(text)} characters; at most {MAX_EMAIL_LENGTH} are allowed")
+    try:
+        return validate_email(text.strip(), check_deliverability=False).normalized
+    except EmailNotValidError as error:
+        raise ValueError(str(error)) from None
