@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -79,16 +80,18 @@ class Server:
     def _bind(self) -> int:
         port = self._config.grpc_port
         try:
+            # gRPC would tell no reason, and print a log line of its own form.
+            socket.create_server(("", port)).close()
             return self._server.add_insecure_port(f"[::]:{port}")
-        except RuntimeError:
-            raise BindError(_why_not(port, "GRPC_PORT")) from None
+        except (OSError, RuntimeError) as error:
+            raise _bind_error(port, "GRPC_PORT", error) from None
 
     def _serve_metrics(self) -> tuple[int, Callable[[], None]]:
         port = self._config.metrics_port
         try:
             httpd, _thread = prometheus_client.start_http_server(port)
-        except OSError:
-            raise BindError(_why_not(port, "METRICS_PORT")) from None
+        except OSError as error:
+            raise _bind_error(port, "METRICS_PORT", error) from None
 
         def stop() -> None:
             httpd.shutdown()
@@ -104,10 +107,10 @@ class Server:
         log.info("stopped")
 
 
-def _why_not(port: int, variable: str) -> str:
-    return (
-        f"port {port} can't be served: it is in use or not allowed; "
-        f"set {variable} to another one, or to 0 for a free one"
+def _bind_error(port: int, variable: str, error: Exception) -> BindError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return BindError(
+        f"port {port} can't be served ({reason}); set {variable} to another one, or to 0 for a free one"
     )
 
 

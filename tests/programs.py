@@ -1,0 +1,80 @@
+"""The service's programs as processes of their own, as Bazel built them."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+# Paths in the runfiles, where tests start.
+SERVER = Path("services/user/server").absolute()
+CLIENT = Path("services/user/client").absolute()
+
+
+class Server:
+    """A server process that has said where it listens."""
+
+    def __init__(self, database: Path) -> None:
+        self._process = subprocess.Popen(
+            [SERVER], env=environment(database), stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self.first_line = self.next_line()
+        if "serving" not in self.first_line:
+            raise RuntimeError(self.first_line + self._process.communicate()[1])
+        self.target = f"127.0.0.1:{self.port('grpc_port')}"
+
+    def port(self, name: str) -> int:
+        """Return the port that the first log line gives for `name`."""
+        match = re.search(rf"\b{name}=(\d+)", self.first_line)
+        assert match, self.first_line
+        return int(match[1])
+
+    def next_line(self) -> str:
+        """Wait for the next line of the log."""
+        assert self._process.stderr
+        return self._process.stderr.readline()
+
+    def channel(self) -> grpc.Channel:
+        """Return a plain channel to the server."""
+        return grpc.insecure_channel(self.target)
+
+    def signal(self, signum: signal.Signals) -> None:
+        """Send a signal to the process."""
+        self._process.send_signal(signum)
+
+    def wait(self) -> tuple[int, str]:
+        """Wait for the end; return the exit code and the rest of the log."""
+        log = self._process.communicate(timeout=30)[1]
+        return self._process.returncode, log
+
+    def kill(self) -> None:
+        """End the process as a power failure would, if it still runs."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@contextmanager
+def running_server(database: Path) -> Iterator[Server]:
+    """Run a server over `database`; stop it, if the test has not, when the block ends."""
+    server = Server(database)
+    try:
+        yield server
+    finally:
+        if server._process.poll() is None:  # noqa: SLF001
+            server.kill()
+
+
+def environment(database: Path | str, **variables: str) -> dict[str, str]:
+    """Return an environment in which the server takes free ports."""
+    ours = {"DATABASE_URL": f"sqlite:///{database}", "GRPC_PORT": "0", "METRICS_PORT": "0"}
+    return os.environ | ours | variables
+
+
+def client(server: Server, *arguments: str | bytes) -> subprocess.CompletedProcess[str]:
+    """Run the client command against `server`."""
+    command = [CLIENT, "--target", server.target, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
