@@ -63,13 +63,13 @@ async def open_sqlite(path: Path) -> AsyncIterator[UserStorage]:
         StorageError: the path can't be used, or the file is damaged or not this service's.
 
     """
-    async with _Connection(path) as writes:
+    async with Connection(path) as writes:
         await writes.run(_prepare)
-        async with _Connection(path) as reads:
-            yield _SqliteUserStorage(reads, writes)
+        async with Connection(path) as reads:
+            yield SqliteUserStorage(reads, writes)
 
 
-class _Connection:
+class Connection:
     """A connection to a SQLite file, in a thread of its own."""
 
     def __init__(self, path: Path) -> None:
@@ -118,14 +118,14 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"is damaged: {damage}")
 
 
-class _SqliteUserStorage:
+class SqliteUserStorage:
     """Users in a SQLite file.
 
     A durable write waits for the disk, so it runs in a thread. Reads have another thread,
     or they would queue behind the writes: `bazel run //tools/bench:storage` shows by how much.
     """
 
-    def __init__(self, reads: _Connection, writes: _Connection) -> None:
+    def __init__(self, reads: Connection, writes: Connection) -> None:
         self._reads = reads
         self._writes = writes
 
