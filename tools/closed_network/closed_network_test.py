@@ -95,6 +95,15 @@ def test_progress_is_shown(machine):
     assert "ready after 0 s" in stderr or "ready after 1 s" in stderr
 
 
+def test_roots_of_other_versions_are_named(machine):
+    """Who updates the repository learns which roots take up space for nothing."""
+    older = Path(machine.environment["HOME"], ".cache/grpc-on-kubernetes/root-of-last-year")
+    older.mkdir(parents=True)
+    _, stderr = machine.start().communicate(timeout=30)
+    assert "may be removed: root-of-last-year\n" in stderr
+    assert older.exists()
+
+
 @pytest.mark.parametrize("damage", ["remove", "truncate"])
 def test_broken_root_is_made_again(machine, damage):
     """A file that is gone or has lost its content is noticed at the next call."""

@@ -74,6 +74,13 @@ prepare_for_binds() {
     touch "$1"/etc/{resolv.conf,hosts,hostname,localtime,pip.conf}
 }
 
+# Not removed here: another work tree may use them.
+mention_older_roots() {
+    local older
+    older=$(find "$cache" -maxdepth 1 -name 'root-*' -type d ! -path "$root" -printf '%f ' | sed 's/ $//')
+    [[ -z $older ]] || say "roots of other versions are in $cache and may be removed: $older"
+}
+
 make_root_once() {
     local started=$SECONDS
     mkdir -p "$cache"
@@ -83,6 +90,7 @@ make_root_once() {
     [[ ! -e $root ]] || say "the Debian root in $root is broken; making it again"
     make_root
     say "the Debian root is ready after $((SECONDS - started)) s"
+    mention_older_roots
 }
 
 require_root

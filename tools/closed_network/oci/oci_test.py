@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ def test_image_says_how_to_run_it():
     """What a target sets is in the configuration, over what its base sets."""
     assert config("app")["config"] == {
         "Entrypoint": ["/app", "--name=it's"],  # and the base's Cmd is gone, as with rules_oci
-        "Env": ["PATH=/opt/bin:/usr/bin"],
+        "Env": ["PATH=/opt/bin:/usr/bin", "PLUGINS=/opt/bin:/usr/bin:"],
         "ExposedPorts": {"50051/tcp": {}},
         "Labels": {"org.opencontainers.image.title": "base", "org.opencontainers.image.version": "1"},
         "User": "65532",
@@ -98,7 +99,7 @@ def test_push_sends_the_digest_and_the_tags(registry, target, layout, tags):
 def test_push_without_repository_says_what_to_pass():
     """A target that names no repository needs the flag."""
     result = subprocess.run([HERE / "push_push.sh"], check=False, capture_output=True, text=True)
-    assert result.returncode == 2
+    assert result.returncode == 1
     assert "pass --repository" in result.stderr
 
 
@@ -107,10 +108,11 @@ def test_load_streams_an_archive_to_the_engine(tmp_path):
     """What the engine's `load` gets is an archive in which crane finds no fault, with the name in it."""
     archive = tmp_path / "archive.tar"
     engine = tmp_path / "docker"
-    engine.write_text(f'#!/bin/sh\n[ "$1" = load ] && cat >{archive}\n')
+    # `load --input FILE`, or the archive on standard input
+    engine.write_text(f'#!/bin/sh\n[ "$1" = load ] && cat "${{3:--}}" >{archive}\n')
     engine.chmod(0o755)
-    path = f"{tmp_path}:/usr/bin:/bin"
-    subprocess.run([HERE / "load.sh"], env={"PATH": path}, check=True)
+    environment = os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run([HERE / "load.sh"], env=environment, check=True)
     listing = subprocess.run(["tar", "xOf", archive, "manifest.json"], check=True, capture_output=True)
     assert json.loads(listing.stdout)[0]["RepoTags"] == ["app:latest"]
     subprocess.run(["crane", "validate", "--tarball", archive], check=True)

@@ -37,9 +37,11 @@ def _config(attr):
     return given | {"config": {key: value for key, value in runtime.items() if value}}
 
 def _image_impl(ctx):
-    platform = ctx.attr.os and ctx.attr.architecture
-    if bool(ctx.attr.base) == bool(platform):
-        fail("%s: give either 'base', which has a platform, or 'os' and 'architecture'" % ctx.label)
+    attr = ctx.attr
+    if attr.base and (attr.os or attr.architecture or attr.variant):
+        fail("%s: 'base' has a platform; leave out 'os', 'architecture' and 'variant'" % ctx.label)
+    if not attr.base and not (attr.os and attr.architecture):
+        fail("%s: without 'base', 'os' and 'architecture' are needed" % ctx.label)
     settings = ctx.actions.declare_file(ctx.label.name + ".settings.json")
     ctx.actions.write(settings, json.encode({
         "annotations": ctx.attr.annotations,

@@ -7,7 +7,7 @@ exec %s "$@"
 """
 
 def launcher(ctx, name, program, arguments, data):
-    """Returns the DefaultInfo of a script that runs `program` with `arguments`.
+    """Makes a script that runs `program` with `arguments`.
 
     Args:
         ctx: the rule's context.
@@ -15,6 +15,8 @@ def launcher(ctx, name, program, arguments, data):
         program: the target of an executable.
         arguments: strings; paths of files are their `short_path`.
         data: the files that it reads.
+    Returns:
+        the script's DefaultInfo.
     """
     script = ctx.actions.declare_file(name)
     words = [program[DefaultInfo].files_to_run.executable.short_path] + arguments

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import string
+from collections import defaultdict
 from collections.abc import Callable
 from compression import zstd
 from pathlib import Path
@@ -93,7 +94,7 @@ def _write_image(
     if base:
         config, layers, annotations = _read_base(layout, Layout(base))
     if created:
-        config["created"] = created.read_text().strip()
+        config["created"] = created.read_text()
     for tar in tars:
         descriptor, diff_id = layout.add_layer(tar)
         layers.append(descriptor)
@@ -124,7 +125,8 @@ def _configure(config: dict, settings: dict) -> None:
     for key, value in given["config"].items():
         runtime[key] = runtime.get(key, {}) | value if isinstance(value, dict) else value
     env = dict(pair.split("=", 1) for pair in runtime.get("Env", []))
-    env |= {key: string.Template(value).safe_substitute(env) for key, value in settings["env"].items()}
+    for key, value in settings["env"].items():
+        env[key] = string.Template(value).safe_substitute(defaultdict(str, env))
     runtime["Env"] = [f"{key}={value}" for key, value in env.items()]
 
 

@@ -31,7 +31,7 @@ def _main() -> None:
     if not repository and arguments.repository_file:
         repository = arguments.repository_file.read_text().strip()
     if not repository:
-        parser.error("no repository: pass --repository REGISTRY/NAME")
+        sys.exit("error: no repository: pass --repository REGISTRY/NAME")
     tags = arguments.tag + (arguments.tags_file.read_text().split() if arguments.tags_file else [])
 
     index = json.loads((arguments.image / "index.json").read_bytes())

@@ -1,5 +1,7 @@
 """Copies the running interpreter and its standard library to the folder given, relocatable."""
 
+import compileall
+import py_compile
 import shutil
 import sys
 import sysconfig
@@ -29,6 +31,13 @@ def main(target: Path) -> None:
         sysconfig.get_path("stdlib"),
         target / "lib" / name,
         ignore=lambda _folder, names: LEFT_OUT.intersection(names),
+    )
+    # Bytecode that holds no time and no folder.
+    compileall.compile_dir(
+        target / "lib",
+        quiet=1,
+        stripdir=target,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
 
 

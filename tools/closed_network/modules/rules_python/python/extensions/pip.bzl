@@ -14,7 +14,11 @@ py_library(
     srcs = glob(["site-packages/**/*.py"], allow_empty = True),
     # Bazel refuses some of the characters that file names may have.
     data = glob(
-        ["site-packages/**/*"],
+        [
+            "bin/*",
+            "site-packages/**/*",
+        ],
+        allow_empty = True,
         exclude = ["**/*.py", "**/* *"],
     ),
     imports = ["site-packages"],
@@ -67,9 +71,19 @@ def _package_impl(rctx):
             result.stdout,
             result.stderr,
         ))
+
+    # Bytecode that holds no time and no folder. A template that is no Python is no fault.
+    rctx.execute(
+        [python, "-m", "compileall", "-qq", "--invalidation-mode=unchecked-hash"] +
+        ["-s", str(rctx.path(".")), "site-packages"],
+    )
     result = rctx.execute([python, rctx.path(_METADATA), "requirement.txt", "site-packages"])
     if result.return_code:
         fail("reading the metadata of {0}: {1}".format(rctx.attr.requirement, result.stderr))
+
+    # pip's --target has a wheel's programs inside; with the real rules they are beside.
+    if rctx.path("site-packages/bin").exists:
+        rctx.execute(["mv", "site-packages/bin", "bin"])
 
     # A dependency that the lock leaves out is for another platform or Python version.
     deps = [name for name in result.stdout.split("\n") if name in rctx.attr.locked]
