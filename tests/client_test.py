@@ -74,3 +74,10 @@ def test_no_server(server):
     assert result.returncode == 1
     assert result.stderr.startswith("Error: UNAVAILABLE: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_target_of_no_known_form(server):
+    """A target that can't be dialled is a mistake in the command, which shows the right forms."""
+    result = client(server, "--target", "http://localhost:1", "get", "7")
+    assert result.returncode == 2
+    assert "kubernetes:///SERVICE.NAMESPACE:PORT" in result.stderr

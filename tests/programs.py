@@ -1,9 +1,11 @@
 """The service's programs as processes of their own, as Bazel built them."""
 
 import os
+import queue
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,9 @@ import grpc
 SERVER = Path("services/user/server").absolute()
 CLIENT = Path("services/user/client").absolute()
 
+PATIENCE = 30
+"""Seconds that a program may take for what it does in one."""
+
 
 class Server:
     """A server process that has said where it listens."""
@@ -22,10 +27,19 @@ class Server:
         self._process = subprocess.Popen(
             [SERVER], env=environment(database), stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        self.first_line = self.next_line()
+        # Read all the time, or the server would stop when the pipe is full.
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        self.first_line = self._lines.get(timeout=PATIENCE)
         if "serving" not in self.first_line:
-            raise RuntimeError(self.first_line + self._process.communicate()[1])
+            raise RuntimeError(self.first_line + self.wait()[1])
         self.target = f"127.0.0.1:{self.port('grpc_port')}"
+
+    def _read(self) -> None:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            self._lines.put(line)
 
     def port(self, name: str) -> int:
         """Return the port that the first log line gives for `name`."""
@@ -33,10 +47,10 @@ class Server:
         assert match, self.first_line
         return int(match[1])
 
-    def next_line(self) -> str:
-        """Wait for the next line of the log."""
-        assert self._process.stderr
-        return self._process.stderr.readline()
+    def wait_for_line(self, event: str) -> None:
+        """Wait for the next line of the log that has `event` in it."""
+        while event not in self._lines.get(timeout=PATIENCE):
+            pass
 
     def channel(self) -> grpc.Channel:
         """Return a plain channel to the server."""
@@ -48,13 +62,15 @@ class Server:
 
     def wait(self) -> tuple[int, str]:
         """Wait for the end; return the exit code and the rest of the log."""
-        log = self._process.communicate(timeout=30)[1]
-        return self._process.returncode, log
+        code = self._process.wait(PATIENCE)
+        self._reader.join()
+        return code, "".join(self._lines.get() for _ in range(self._lines.qsize()))
 
     def kill(self) -> None:
         """End the process as a power failure would, if it still runs."""
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join()
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def test_signal_drains(database, signum):
         stream = UserServiceStub(channel).ListUsers(pb.ListUsersRequest(page_size=1000))
         received = [next(stream)]
         server.signal(signum)
-        assert "draining" in server.next_line()
+        server.wait_for_line("draining")
         received += stream
         assert received == users
         code, log = server.wait()
@@ -69,7 +69,7 @@ def test_second_signal_ends_at_once(database):
         stream = UserServiceStub(channel).ListUsers(pb.ListUsersRequest(page_size=1000))
         next(stream)
         server.signal(signal.SIGTERM)
-        assert "draining" in server.next_line()
+        server.wait_for_line("draining")
         server.signal(signal.SIGTERM)
         assert server.wait()[0] == -signal.SIGTERM
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that the public mode works: that the modules resolve, that every target loads and
-# is analysed with the real rules, and that the tests pass.
+# is analysed with the real rules, and that the tests pass, a consumer's too.
 #
 # Needs Bazelisk and the internet. Where some of that is missing, say in user.bazelrc what
 # takes its place: a registry, a module, a Python toolchain.
@@ -17,4 +17,5 @@ step() {
 step "resolving modules" mod graph >/dev/null
 step "loading and analysing every target" build --nobuild //...
 step "testing" test //...
+(cd examples/consumer && step "testing a consumer" test //...)
 printf 'public mode: all is well\n' >&2

@@ -1,21 +1,80 @@
-"""What every gRPC service of this repository shares: configuration, server, errors, logs.
+"""What every gRPC service of this repository shares: configuration, server, client, errors, logs.
 
-A service is a servicer and a few lines around it; see services/user/server.py.
+A service is its servicer and a few lines around it, a client the lines with its channel; see README.md.
 """
 
-from grpc_common.config import ConfigError, ServerConfig, load
-from grpc_common.errors import StatusError, error_details, invalid_argument
-from grpc_common.logs import configure_logging
-from grpc_common.server import BindError, Server
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grpc_common.certificates import TlsError
+    from grpc_common.cli import command
+    from grpc_common.client.channel import ChannelConfig, Keepalive, NotReadyError, channel
+    from grpc_common.client.endpoints import EndpointSource
+    from grpc_common.client.service_config import (
+        OutlierDetection,
+        RetryPolicy,
+        RetryThrottling,
+        ServiceConfig,
+    )
+    from grpc_common.config import Section, ServerConfig
+    from grpc_common.config_file import ConfigError, load
+    from grpc_common.errors import StartError, StatusError, error_details, invalid_argument
+    from grpc_common.logs import configure_logging
+    from grpc_common.ports import BindError
+    from grpc_common.server import Server
+    from grpc_common.tls import ClientTLS
+    from grpc_common.units import CredentialUrl
 
 __all__ = [
     "BindError",
+    "ChannelConfig",
+    "ClientTLS",
     "ConfigError",
+    "CredentialUrl",
+    "EndpointSource",
+    "Keepalive",
+    "NotReadyError",
+    "OutlierDetection",
+    "RetryPolicy",
+    "RetryThrottling",
+    "Section",
     "Server",
     "ServerConfig",
+    "ServiceConfig",
+    "StartError",
     "StatusError",
+    "TlsError",
+    "channel",
+    "command",
     "configure_logging",
     "error_details",
     "invalid_argument",
     "load",
 ]
+
+_MODULES = {
+    "certificates": ["TlsError"],
+    "cli": ["command"],
+    "client.channel": ["ChannelConfig", "Keepalive", "NotReadyError", "channel"],
+    "client.endpoints": ["EndpointSource"],
+    "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
+    "config": ["Section", "ServerConfig"],
+    "config_file": ["ConfigError", "load"],
+    "errors": ["StartError", "StatusError", "error_details", "invalid_argument"],
+    "logs": ["configure_logging"],
+    "ports": ["BindError"],
+    "server": ["Server"],
+    "tls": ["ClientTLS"],
+    "units": ["CredentialUrl"],
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: a probe that runs every few seconds needs none of them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,14 +1,13 @@
 """Errors that callers understand: a gRPC status with google.rpc details.
 
-A servicer raises `StatusError`; `StatusInterceptor` turns it into the call's status. Anything
+A servicer raises `StatusError`, and interception.py makes it the call's status. Anything
 else that a servicer raises is a bug: the caller gets INTERNAL with an id and nothing of the
 exception's text, and the log has the id beside the traceback.
 """
 
-import inspect
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 import grpc
 import structlog
@@ -35,6 +34,13 @@ _DETAIL_TYPES: dict[str, type[Message]] = {
         error_details_pb2.RetryInfo,
     )
 }
+
+
+class StartError(Exception):
+    """A server can't start; the text tells the operator what is wrong and what would be right.
+
+    A service raises it, or a class of its own derived from it, for what it needs at start.
+    """
 
 
 class StatusError(Exception):
@@ -95,63 +101,17 @@ def _unpacked(detail: any_pb2.Any) -> Message:
     return _DETAIL_TYPES[_type_name(detail)].FromString(detail.value)
 
 
-type _Context = grpc.aio.ServicerContext[Any, Any]
-type _Handler = grpc.RpcMethodHandler[Any, Any]
-type _Behavior = Callable[[Any, _Context], Any]
+def status_of(error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> StatusError:
+    """Return what the caller is told about an exception that ended its call of `method`.
 
-
-class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Ends every call that raises with the right status; see the module's text."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
-        """Wrap the method's behavior; a method that does not exist stays UNIMPLEMENTED."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        shape = "_".join(
-            "stream" if streaming else "unary"
-            for streaming in (handler.request_streaming, handler.response_streaming)
-        )
-        behavior: _Behavior = getattr(handler, shape)
-        guard = _guard_generator if inspect.isasyncgenfunction(behavior) else _guard_coroutine
-        make: Callable[..., _Handler] = getattr(grpc, f"{shape}_rpc_method_handler")
-        return make(
-            guard(behavior, handler_call_details.method),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-
-
-def _guard_coroutine(behavior: _Behavior, method: str) -> _Behavior:
-    async def guarded(request: Any, context: _Context) -> Any:
-        try:
-            return await behavior(request, context)
-        except Exception as error:  # noqa: BLE001 (every end of a call becomes a status)
-            await _abort(error, context, method)
-
-    return guarded
-
-
-def _guard_generator(behavior: _Behavior, method: str) -> _Behavior:
-    async def guarded(request: Any, context: _Context) -> AsyncIterator[Any]:
-        try:
-            async for response in behavior(request, context):
-                yield response
-        except Exception as error:  # noqa: BLE001 (every end of a call becomes a status)
-            await _abort(error, context, method)
-
-    return guarded
-
-
-async def _abort(error: Exception, context: _Context, method: str) -> NoReturn:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    if not isinstance(error, StatusError):
-        error_id = uuid.uuid4().hex
-        log.error("unexpected exception", method=method, error_id=error_id, exc_info=error)
-        error = StatusError(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
-    await context.abort_with_status(error.to_status())
+    A StatusError is its own answer. A method that the servicer does not have is UNIMPLEMENTED.
+    Anything else is a bug: logged with its traceback, and hidden from the caller.
+    """
+    if isinstance(error, StatusError):
+        return error
+    if isinstance(error, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
+        # What the methods of a generated servicer do until they are overridden.
+        return StatusError(grpc.StatusCode.UNIMPLEMENTED, f"the server does not implement {method}")
+    error_id = uuid.uuid4().hex
+    log.error("unexpected exception", method=method, error_id=error_id, exc_info=error)
+    return StatusError(grpc.StatusCode.INTERNAL, f"internal error {error_id}")

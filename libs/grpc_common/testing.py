@@ -6,7 +6,8 @@ from typing import Any
 
 import grpc
 
-from grpc_common.errors import StatusInterceptor
+from grpc_common.config import ServerConfig
+from grpc_common.interception import ServerInterceptor
 
 
 @asynccontextmanager
@@ -14,7 +15,7 @@ async def serve_on_loopback[Servicer](
     servicer: Servicer, add_to_server: Callable[[Servicer, grpc.aio.Server], Any]
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serve `servicer` on a free port and yield a channel to it."""
-    server = grpc.aio.server(interceptors=[StatusInterceptor()])
+    server = grpc.aio.server(interceptors=[ServerInterceptor(ServerConfig().server)])
     add_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

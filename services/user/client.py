@@ -9,6 +9,7 @@ import grpc
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
+import grpc_common
 from services.user.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, NEXT_PAGE_TOKEN
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 DEADLINE = 10.0
 """Seconds after which a call is given up; each page of a list is a call."""
+
+_CHANNEL = grpc_common.ChannelConfig(
+    service=grpc_common.ServiceConfig.for_services(pb.DESCRIPTOR.services_by_name["UserService"])
+)
 
 
 class _Text(click.ParamType[str]):
@@ -31,7 +36,12 @@ class _Text(click.ParamType[str]):
 
 
 @click.group()
-@click.option("--target", default="localhost:50051", show_default=True, help="The server, as host:port.")
+@click.option(
+    "--target",
+    default="localhost:50051",
+    show_default=True,
+    help="The server, as host:port, dns:///name:port or kubernetes:///service.namespace:port.",
+)
 @click.pass_context
 def main(context: click.Context, target: str) -> None:
     """Call user.UserService.
@@ -99,11 +109,15 @@ def _print(user: pb.User) -> None:
 
 def _run(target: str, call: Callable[[UserServiceAsyncStub], Awaitable[None]]) -> None:
     async def session() -> None:
-        async with grpc.aio.insecure_channel(target) as channel:
+        # A person waits: what can't be reached is told by the first call, not after ten seconds.
+        async with grpc_common.channel(target, config=_CHANNEL, ready_timeout=None) as channel:
             await call(UserServiceStub(channel))
 
+    grpc_common.configure_logging("warning")
     try:
         asyncio.run(session())
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     except grpc.aio.AioRpcError as error:
         raise click.ClickException(f"{error.code().name}: {error.details()}") from None
 

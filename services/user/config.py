@@ -6,21 +6,18 @@ from pathlib import Path
 import platformdirs
 from pydantic import field_validator
 
-from grpc_common import ConfigError, ServerConfig
+from grpc_common import ConfigError, Section, ServerConfig
 
 _SCHEME = "sqlite:///"
 
 
-class UserServiceConfig(ServerConfig):
-    """Settings of the user service, from the environment."""
+class DatabaseConfig(Section):
+    """Where the users are kept."""
 
-    database_url: str = ""
-    """`sqlite:///` and a path: `sqlite:///users.db` is relative, `sqlite:////var/users.db` absolute.
+    url: str = ""
+    """`sqlite:///relative.db` or `sqlite:////absolute.db`; users.db in the user's data directory if empty."""
 
-    Empty means users.db in the user's data directory.
-    """
-
-    @field_validator("database_url")
+    @field_validator("url")
     @classmethod
     def _check(cls, url: str) -> str:
         if url and (not url.startswith(_SCHEME) or url == _SCHEME):
@@ -28,18 +25,24 @@ class UserServiceConfig(ServerConfig):
         return url
 
     @property
-    def database_path(self) -> Path:
+    def path(self) -> Path:
         """The SQLite file, as an absolute path.
 
         Raises:
             ConfigError: there is no data directory for the default and none can be made.
 
         """
-        if not self.database_url:
+        if not self.url:
             return _data_directory() / "users.db"
         # `bazel run` starts programs in a folder of its own and says where the user was.
         start = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
-        return (start / self.database_url.removeprefix(_SCHEME)).absolute()
+        return (start / self.url.removeprefix(_SCHEME)).absolute()
+
+
+class UserServiceConfig(ServerConfig):
+    """Settings of the user service."""
+
+    database: DatabaseConfig = DatabaseConfig()
 
 
 def _data_directory() -> Path:

@@ -1,4 +1,4 @@
-"""Adds up the JUnit reports below a folder, such as bazel-testlogs, in a line as pytest ends with.
+"""Adds up the JUnit reports below folders, such as bazel-testlogs, in a line as pytest ends with.
 
 Runs on the machine's own Python, without Bazel.
 """
@@ -16,10 +16,10 @@ def outcome(case: ET.Element) -> str:
     return "skipped" if case.find("skipped") is not None else "passed"
 
 
-def main(folder: str) -> None:
+def main(*folders: str) -> None:
     """Name each test that failed or was skipped, then print the totals."""
     totals: Counter[str] = Counter()
-    for report in sorted(Path(folder).resolve().rglob("test.xml")):
+    for report in sorted(xml for folder in folders for xml in Path(folder).resolve().rglob("test.xml")):
         for case in ET.parse(report).iter("testcase"):  # noqa: S314 (our own tests wrote it)
             totals[outcome(case)] += 1
             for reason in (*case.findall("failure"), *case.findall("error"), *case.findall("skipped")):
@@ -29,4 +29,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -60,7 +60,8 @@ _hub = repository_rule(
 )
 
 def _python_impl(mctx):
-    toolchains = [tag for module in mctx.modules for tag in module.tags.toolchain]
+    # The root module comes first, and as with the real rules its choice holds.
+    toolchains = [module.tags.toolchain for module in mctx.modules if module.tags.toolchain][0]
     if len(toolchains) != 1:
         fail("this stand-in has one interpreter; python.toolchain was called {0} times".format(len(toolchains)))
     _interpreter(name = "interpreter", python_version = toolchains[0].python_version)

@@ -1,0 +1,99 @@
+"""A call as everything that observes calls sees it, on the server's side and on the client's."""
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import grpc
+
+
+class CallType(StrEnum):
+    """How a method streams, in the words of the metrics' label `grpc_type`."""
+
+    UNARY = "unary"
+    """One request, one response."""
+
+    CLIENT_STREAM = "client_stream"
+    """Many requests, one response."""
+
+    SERVER_STREAM = "server_stream"
+    """One request, many responses."""
+
+    BIDI_STREAM = "bidi_stream"
+    """Many requests, many responses."""
+
+    @classmethod
+    def of(cls, *, request_streaming: bool, response_streaming: bool) -> CallType:
+        """Return the type of a method that streams as told."""
+        if request_streaming:
+            return cls.BIDI_STREAM if response_streaming else cls.CLIENT_STREAM
+        return cls.SERVER_STREAM if response_streaming else cls.UNARY
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of a service: `user.UserService`, `GetUser`, and how it streams."""
+
+    service: str
+    name: str
+    type: CallType
+
+    @classmethod
+    def from_path(cls, path: str, call_type: CallType) -> Method:
+        """Return the method with the path `/package.Service/Method`."""
+        service, _, name = path.removeprefix("/").partition("/")
+        return cls(service, name, call_type)
+
+    @property
+    def path(self) -> str:
+        """The method as it is on the wire: `/package.Service/Method`."""
+        return f"/{self.service}/{self.name}"
+
+
+type Metadata = list[tuple[str, str | bytes]]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call from its start to its end."""
+
+    method: Method
+    metadata: Metadata = field(default_factory=list)
+    """Server: what the caller sent. Client: what will be sent; an observer may append to it."""
+
+    peer: str = ""
+    """Server: the caller's address, as `ipv4:10.0.0.7:41234`. Client: the channel's target."""
+
+    deadline: float | None = None
+    """Seconds that were left at the start; None without a deadline."""
+
+    start: float = field(default_factory=time.perf_counter)
+    """When the call started, by time.perf_counter()."""
+
+    code: grpc.StatusCode | None = None
+    """How the call ended; None while it runs."""
+
+    trace_id: str = ""
+    """32 hexadecimal digits once tracing knows it, for the log."""
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start
+
+
+class CallObserver(Protocol):
+    """Follows calls: metrics, traces, the access log.
+
+    On the server both methods run in the task of the call, so that context variables set in
+    `started` are seen by the servicer; on the client `ended` may run in another task. An observer
+    is for all calls: what it must remember about one belongs in a dictionary of its own, with the
+    call as the key.
+    """
+
+    def started(self, call: Call) -> None:
+        """Take note of a call that begins."""
+
+    def ended(self, call: Call) -> None:
+        """Take note of a call that has ended with `call.code`."""

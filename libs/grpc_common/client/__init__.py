@@ -1,0 +1,1 @@
+"""Channels for the clients of gRPC services; channel.py opens them."""
