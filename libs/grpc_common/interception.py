@@ -101,11 +101,13 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             CallType.SERVER_STREAM: "unary_stream",
             CallType.BIDI_STREAM: "stream_stream",
         }[call_type]
-        guard = _Guard(self, method, getattr(handler, shape))
+        guard = _Guard(self, method, getattr(handler, shape), *self._counting(method, handler))
         make: Callable[..., _Handler] = getattr(grpc, f"{shape}_rpc_method_handler")
+        # The guard parses and serializes single messages itself, so that an error is the call's status.
         return make(
             guard.respond_with_stream if handler.response_streaming else guard.respond,
-            *self._counting(method, handler),
+            guard.parse if handler.request_streaming else None,
+            guard.serialize if handler.response_streaming else None,
         )
 
     def _counting(self, method: Method, handler: _Handler) -> tuple[Any, Any]:
@@ -129,8 +131,17 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
 class _Guard:
     """One method with everything around it."""
 
-    def __init__(self, interceptor: ServerInterceptor, method: Method, behavior: _Behavior) -> None:
+    def __init__(
+        self,
+        interceptor: ServerInterceptor,
+        method: Method,
+        behavior: _Behavior,
+        deserializer: Callable[[bytes], Any] | None,
+        serializer: Callable[[Any], bytes] | None,
+    ) -> None:
         self._interceptor = interceptor
+        self._deserializer = deserializer
+        self._serializer = serializer
         self._method = method
         self._behavior = behavior
         self._built_in = method.service in BUILT_IN
@@ -149,13 +160,48 @@ class _Guard:
         # A coroutine, not a generator: when the call is cancelled this code runs on at once.
         await self._run(context, lambda: self._responses(request, context))
 
-    async def _response(self, request: Any, context: Context) -> Any:
-        response = self._behavior(request, context)
-        # The methods that a generated servicer leaves out are plain functions.
-        return await response if inspect.isawaitable(response) else response
+    def parse(self, message: bytes) -> Any:
+        """Return the request that a client has sent.
+
+        Raises:
+            StatusError: it is none; INTERNAL, as gRPC has it for this.
+
+        """
+        try:
+            return self._deserializer(message) if self._deserializer else message
+        except Exception:  # noqa: BLE001 (each serialization has its own)
+            raise StatusError(
+                grpc.StatusCode.INTERNAL, f"the request of {self._method.path} can't be parsed"
+            ) from None
+
+    def serialize(self, response: Any) -> bytes:
+        """Return what is sent to the client.
+
+        Raises:
+            StatusError: RESOURCE_EXHAUSTED, since it is too large.
+
+        """
+        message: bytes = self._serializer(response) if self._serializer else response
+        limit = self._interceptor.config.max_send_msg_size
+        if len(message) > limit:
+            raise StatusError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the response is larger than max_send_msg_size ({len(message)} vs. {limit} bytes)",
+            )
+        return message
+
+    async def _response(self, request: Any, context: Context) -> bytes:
+        response = self._behavior(self._request(request), context)
+        if inspect.isawaitable(response):  # what a generated servicer leaves out is a plain function
+            response = await response
+        # With a code of its own a servicer may return None, which gRPC does not send.
+        return self.serialize(response) if context.code() in {None, grpc.StatusCode.OK} else b""
+
+    def _request(self, request: Any) -> Any:
+        return request if self._streams_requests else self.parse(request)
 
     async def _responses(self, request: Any, context: Context) -> None:
-        responses = self._behavior(request, context)
+        responses = self._behavior(self._request(request), context)
         if not isinstance(responses, AsyncIterable):
             await responses  # a coroutine that writes by itself
             return

@@ -61,17 +61,17 @@ class Servicer:
 
 
 @asynccontextmanager
-async def serving(act, **environ: str):
+async def serving(act, serialization=None, servicer=None, **environ: str):
     """Serve a Servicer behind the interceptor; yield a channel, the recorder and the interceptor."""
     recorder = Recorder()
     interceptor = ServerInterceptor(load(ServerConfig, environ=environ).server, observers=[recorder])
     server = grpc.aio.server(interceptors=[interceptor])
-    servicer = Servicer(act)
+    servicer = (servicer or Servicer)(act)
     handlers = {
         name: getattr(
             grpc,
             f"{'stream' if requests else 'unary'}_{'stream' if responses else 'unary'}_rpc_method_handler",
-        )(getattr(servicer, name.lower()))
+        )(getattr(servicer, name.lower()), **(serialization or {}))
         for name, requests, responses in METHODS
     }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Servicer", handlers)])
@@ -290,3 +290,61 @@ async def test_method_that_a_servicer_leaves_out():
         call = start(channel, "Unary")
         assert await code_of(call) is grpc.StatusCode.UNIMPLEMENTED
         assert await call.details() == "the server does not implement /test.Servicer/Unary"
+
+
+def refuse_to_parse(_message: bytes):
+    """Be a deserializer of messages that are never right."""
+    raise ValueError("secret of the parser")
+
+
+def refuse_to_serialize(_message) -> bytes:
+    """Be a serializer of messages that are never right."""
+    raise TypeError("secret of the serializer")
+
+
+@ALL_METHODS
+async def test_request_that_cannot_be_parsed(name):
+    """A malformed request is INTERNAL, seen by observers, with no word of Python and no traceback."""
+    with structlog.testing.capture_logs() as logs:
+        async with serving(nothing, {"request_deserializer": refuse_to_parse}) as (channel, recorder, _):
+            call = start(channel, name)
+            assert await code_of(call) is grpc.StatusCode.INTERNAL
+            assert await call.details() == f"the request of /test.Servicer/{name} can't be parsed"
+            assert (await recorder.finished.get()).code is grpc.StatusCode.INTERNAL
+    assert not logs
+
+
+@ALL_METHODS
+async def test_response_that_cannot_be_serialized(name):
+    """A servicer that returns what is no message has a bug like any other."""
+    with structlog.testing.capture_logs() as logs:
+        async with serving(nothing, {"response_serializer": refuse_to_serialize}) as (channel, recorder, _):
+            call = start(channel, name)
+            assert await code_of(call) is grpc.StatusCode.INTERNAL
+            assert (await call.details()).startswith("internal error ")
+            assert (await recorder.finished.get()).code is grpc.StatusCode.INTERNAL
+    assert [line["event"] for line in logs] == ["unexpected exception"]
+
+
+@ALL_METHODS
+async def test_response_that_is_too_large(name):
+    """A response over max_send_msg_size is RESOURCE_EXHAUSTED to the client and to the observers."""
+    async with serving(nothing, MAX_SEND_MSG_SIZE="1") as (channel, recorder, _):
+        shape = "stream" if name in {"Gather", "Both"} else "unary"
+        request = iter([b"xx"]) if shape == "stream" else b"xx"
+        kind = f"{shape}_{'stream' if name in {'Spread', 'Both'} else 'unary'}"
+        call = getattr(channel, kind)(f"/test.Servicer/{name}")(request)
+        assert await code_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await call.details() == "the response is larger than max_send_msg_size (2 vs. 1 bytes)"
+        assert (await recorder.finished.get()).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_code_without_a_response():
+    """A servicer that sets a code may return None: there is no response to send."""
+
+    class Refuses(Servicer):
+        async def unary(self, _request, context):
+            context.set_code(grpc.StatusCode.OUT_OF_RANGE)
+
+    async with serving(nothing, servicer=Refuses) as (channel, _, _):
+        assert await code_of(start(channel, "Unary")) is grpc.StatusCode.OUT_OF_RANGE

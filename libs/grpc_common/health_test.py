@@ -1,0 +1,215 @@
+import asyncio
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
+
+from grpc_common import Server, ServerConfig, load
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+FOLLOWERS = ["", "readiness", "test.Service"]
+"""The names whose health is that of the dependencies."""
+
+
+class Database:
+    """A dependency that is as the test wants it, and tells when it was asked."""
+
+    def __init__(self, *, up: bool) -> None:
+        self.up = up
+        self.hangs = False
+        self.asked: asyncio.Queue[None] = asyncio.Queue()
+
+    async def ping(self) -> None:
+        self.asked.put_nowait(None)
+        if self.hangs:
+            await asyncio.Event().wait()
+        if not self.up:
+            raise ConnectionError("database is on fire")
+
+    async def answer(self, times: int) -> None:
+        """Wait until it was asked so often that `times` new answers were taken in."""
+        while not self.asked.empty():
+            self.asked.get_nowait()
+        for _ in range(times + 1):
+            await self.asked.get()
+
+
+@asynccontextmanager
+async def serving(**dependencies: Database):
+    """Serve with these dependencies, asked every 10 ms; yield a stub of its health."""
+    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_GRACE": "1s"}
+    server = Server(load(ServerConfig, environ=environ))
+    server.add(None, lambda _servicer, _server: None, name="test.Service")
+    for name, database in dependencies.items():
+        server.depend_on(name, database.ping, interval=0.01, timeout=0.05, failures=3)
+    async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield health_pb2_grpc.HealthStub(channel)
+
+
+async def statuses(health) -> set[int]:
+    """Return the health of all names that follow the dependencies."""
+    requests = [health_pb2.HealthCheckRequest(service=name) for name in FOLLOWERS]
+    return {(await health.Check(request)).status for request in requests}
+
+
+async def is_alive(health) -> bool:
+    """Return whether the process itself is SERVING."""
+    return (await health.Check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
+
+
+class Watch:
+    """What a client that watches the health of a name sees."""
+
+    def __init__(self, health, name: str) -> None:
+        self._responses = health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=20)
+
+    async def next(self) -> int:
+        return (await self._responses.read()).status
+
+
+async def test_server_is_not_ready_before_the_first_success():
+    """Until a dependency has answered once, the process lives and nothing is SERVING."""
+    database = Database(up=False)
+    async with serving(database=database) as health:
+        await database.answer(1)
+        assert await statuses(health) == {NOT_SERVING}
+        assert await is_alive(health)
+        watch = Watch(health, "readiness")
+        assert await watch.next() == NOT_SERVING
+        database.up = True
+        assert await watch.next() == SERVING
+        assert await statuses(health) == {SERVING}
+
+
+async def test_failures_in_a_row_and_recovery():
+    """The third failure in a row makes all but liveness NOT_SERVING; one success is enough to be back."""
+    database = Database(up=True)
+    async with serving(database=database) as health:
+        watches = [Watch(health, name) for name in FOLLOWERS]
+        for watch in watches:
+            while await watch.next() != SERVING:
+                pass
+        for _ in range(2):
+            database.up = False
+            assert {await watch.next() for watch in watches} == {NOT_SERVING}
+            assert await statuses(health) == {NOT_SERVING}
+            assert await is_alive(health)
+            database.up = True
+            assert {await watch.next() for watch in watches} == {SERVING}
+            assert await statuses(health) == {SERVING}
+
+
+@pytest.mark.parametrize(("failures", "ready"), [(1, True), (2, True), (3, False)])
+async def test_failures_before_a_server_is_not_ready(failures, ready):
+    """One failure or two may be chance, and a success in between starts the count anew."""
+    left = 0
+    idle = asyncio.Event()
+
+    async def ping() -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            raise ConnectionError
+        idle.set()
+
+    server = Server(load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false"}))
+    server.depend_on("database", ping, interval=0.01, timeout=1, failures=3)
+    with capture_logs() as logs:
+        async with server.serving():
+            for _ in range(4):
+                idle.clear()
+                await idle.wait()
+                left = failures
+    changes = [line["ready"] for line in logs if line["event"] == "readiness"]
+    assert (changes == [True]) == ready
+    assert [line["times"] for line in logs if line["event"] == "dependency failed"][:failures] == list(
+        range(1, failures + 1)
+    )
+
+
+async def test_probe_that_hangs_fails():
+    """A dependency that does not answer within the timeout has failed, and others are asked meanwhile."""
+    database, cache = Database(up=True), Database(up=True)
+    with capture_logs() as logs:
+        async with serving(database=database, cache=cache) as health:
+            watch = Watch(health, "readiness")
+            while await watch.next() != SERVING:
+                pass
+            database.hangs = True
+            await cache.answer(2)
+            async with asyncio.timeout(2):
+                assert await watch.next() == NOT_SERVING
+            database.hangs = False
+            assert await watch.next() == SERVING
+    failed = [line for line in logs if line["event"] == "dependency failed"]
+    assert {(line["dependency"], line["reason"]) for line in failed} == {("database", "TimeoutError")}
+
+
+async def test_all_dependencies_count():
+    """One that fails is enough, and its return is not while another one fails."""
+    database, cache = Database(up=True), Database(up=False)
+    async with serving(database=database, cache=cache) as health:
+        await database.answer(3)
+        assert await statuses(health) == {NOT_SERVING}
+        database.up = False
+        await database.answer(3)
+        cache.up = True
+        await cache.answer(1)
+        assert await statuses(health) == {NOT_SERVING}
+        watch = Watch(health, "")
+        assert await watch.next() == NOT_SERVING
+        database.up = True
+        assert await watch.next() == SERVING
+
+
+async def test_log_tells_why():
+    """Whoever is called at night reads which dependency failed, and its own words."""
+    database = Database(up=True)
+    with capture_logs() as logs:
+        async with serving(database=database):
+            await database.answer(1)
+            database.up = False
+            await database.answer(4)
+    failed = next(line for line in logs if line["event"] == "dependency failed")
+    assert failed == {
+        "event": "dependency failed",
+        "log_level": "warning",
+        "dependency": "database",
+        "reason": "database is on fire",
+        "times": 1,
+    }
+    changes = [(line["dependency"], line["ready"]) for line in logs if line["event"] == "readiness"]
+    assert changes == [("database", True), ("database", False)]
+
+
+async def test_draining_server_does_not_come_back():
+    """A server that drains is NOT_SERVING, even if a dependency recovers meanwhile."""
+    database = Database(up=True)
+    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "500ms", "DRAIN_GRACE": "1s"}
+    server = Server(load(ServerConfig, environ=environ))
+    server.depend_on("database", database.ping, interval=0.01)
+    seen = []
+
+    async def watch(port: int, ready: asyncio.Event) -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            responses = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            with pytest.raises(grpc.aio.AioRpcError):  # the end of the server
+                async for response in responses:
+                    seen.append(response.status)
+                    ready.set()
+                    if len(seen) == 2:
+                        database.up = False
+                        await database.answer(3)
+                        database.up = True
+                        await database.answer(1)
+
+    async with asyncio.TaskGroup() as tasks, server.serving() as port:
+        await database.answer(1)
+        ready = asyncio.Event()
+        tasks.create_task(watch(port, ready))
+        await ready.wait()
+    assert seen == [SERVING, NOT_SERVING]
