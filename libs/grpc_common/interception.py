@@ -220,8 +220,7 @@ class _Guard:
                     if self._streams_requests:
                         await asyncio.sleep(_CANCELLATION_DELAY)
         except asyncio.CancelledError:
-            remaining = context.time_remaining()
-            overdue = remaining is not None and remaining < _DEADLINE_SLACK
+            overdue = call.deadline is not None and context.time_remaining() < _DEADLINE_SLACK
             call.code = grpc.StatusCode.DEADLINE_EXCEEDED if overdue else grpc.StatusCode.CANCELLED
             raise
         except Exception as error:  # noqa: BLE001 (every end of a call becomes a status)
