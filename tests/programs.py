@@ -23,18 +23,27 @@ PATIENCE = 30
 class Server:
     """A server process that has said where it listens."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path | str, **variables: str) -> None:
+        env = environment(database, **variables)
         self._process = subprocess.Popen(
-            [SERVER], env=environment(database), stderr=subprocess.PIPE, text=True, start_new_session=True
+            [SERVER], env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         # Read all the time, or the server would stop when the pipe is full.
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.first_line = self._lines.get(timeout=PATIENCE)
+        while "[warning" in self.first_line:  # a database that is not there yet
+            self.first_line = self._lines.get(timeout=PATIENCE)
         if "serving" not in self.first_line:
+            self.kill()
             raise RuntimeError(self.first_line + self.wait()[1])
         self.target = f"127.0.0.1:{self.port('grpc_port')}"
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
 
     def _read(self) -> None:
         assert self._process.stderr
@@ -74,9 +83,9 @@ class Server:
 
 
 @contextmanager
-def running_server(database: Path) -> Iterator[Server]:
+def running_server(database: Path | str, **variables: str) -> Iterator[Server]:
     """Run a server over `database`; stop it, if the test has not, when the block ends."""
-    server = Server(database)
+    server = Server(database, **variables)
     try:
         yield server
     finally:
@@ -85,8 +94,9 @@ def running_server(database: Path) -> Iterator[Server]:
 
 
 def environment(database: Path | str, **variables: str) -> dict[str, str]:
-    """Return an environment in which the server takes free ports."""
-    ours = {"DATABASE_URL": f"sqlite:///{database}", "GRPC_PORT": "0", "METRICS_PORT": "0"}
+    """Return an environment in which the server takes free ports; `database` is a SQLite file or a URL."""
+    url = database if "://" in str(database) else f"sqlite:///{database}"
+    ours = {"DATABASE_URL": str(url), "GRPC_PORT": "0", "METRICS_PORT": "0"}
     return os.environ | ours | variables
 
 

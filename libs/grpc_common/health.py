@@ -78,8 +78,11 @@ class Health:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Answer, and ask the dependencies again and again, until the block ends."""
+        """Answer, and ask the dependencies: once before the block begins, then until it ends."""
         await self._set([LIVENESS], serving=True)
+        await self._publish()
+        # So that the log's line "serving" is true; a dependency that fails is in the log before it.
+        await asyncio.gather(*(dependency.ask() for dependency in self._dependencies))
         await self._publish()
         asking = [asyncio.create_task(self._watch(dependency)) for dependency in self._dependencies]
         try:
@@ -95,10 +98,10 @@ class Health:
 
     async def _watch(self, dependency: Dependency) -> None:
         while True:
+            await asyncio.sleep(dependency.interval)
             if await dependency.ask():
                 log.info("readiness", dependency=dependency.name, ready=dependency.ready)
                 await self._publish()
-            await asyncio.sleep(dependency.interval)
 
     async def _publish(self) -> None:
         ready = all(dependency.ready for dependency in self._dependencies)

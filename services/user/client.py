@@ -1,126 +1,107 @@
-"""A command line for the user service."""
+"""The command line of the user service."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, override
+import sys
+import uuid
+from typing import Any, override
 
 import click
-import grpc
 from user import user_service_pb2 as pb
-from user.user_service_pb2_grpc import UserServiceStub
 
-import grpc_common
-from services.user.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, NEXT_PAGE_TOKEN
-
-if TYPE_CHECKING:
-    from user.user_service_pb2_grpc import UserServiceAsyncStub
-
-DEADLINE = 10.0
-"""Seconds after which a call is given up; each page of a list is a call."""
-
-_CHANNEL = grpc_common.ChannelConfig(
-    service=grpc_common.ServiceConfig.for_services(pb.DESCRIPTOR.services_by_name["UserService"])
-)
+from services.user import idempotency
+from services.user.cli.connection import EXIT_CODES, Connection, Text, connection_options, start
+from services.user.cli.import_command import import_users
+from services.user.cli.output import FORMATS, Format, renderer
+from services.user.cli.user_client import UserClient
+from services.user.paging import MAX_PAGE_SIZE
 
 
-class _Text(click.ParamType[str]):
-    name = "text"
+class _Key(Text):
+    name = "key"
 
     @override
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        key = super().convert(value, param, ctx)
         try:
-            str(value).encode()
-        except UnicodeEncodeError:
-            self.fail(f"{value!a} is not UTF-8", param, ctx)
-        return str(value)
+            idempotency.idempotency_key([key], pb.CreateUserRequest())
+        except ValueError as error:
+            self.fail(f"{key!a} {error}", param, ctx)
+        return key
 
 
-@click.group()
-@click.option(
-    "--target",
-    default="localhost:50051",
-    show_default=True,
-    help="The server, as host:port, dns:///name:port or kubernetes:///service.namespace:port.",
+_format_option = click.option(
+    "--format",
+    "chosen",
+    type=click.Choice(FORMATS),
+    default=lambda: "table" if sys.stdout.isatty() else "tsv",
+    show_default="table on a terminal, tsv elsewhere",
+    help="table; json: an object a line; csv; tsv: id, name, email, without a head.",
 )
+
+
+@click.group(epilog=EXIT_CODES)
+@connection_options
 @click.pass_context
-def main(context: click.Context, target: str) -> None:
-    """Call user.UserService.
+def main(context: click.Context, connection: Connection) -> None:
+    """Call user.UserService: create users, show them, import them from a file.
 
-    A user is printed as a line: id, name and email, with a tab between them. The exit code
-    is 0 for success, 1 if the service answers with an error, 2 for a mistake in the command.
+    Every command may be repeated: a creation has an idempotency key, so that no user is created twice.
     """
-    context.obj = target
+    context.obj = connection
 
 
 @main.command()
-@click.option("--name", required=True, type=_Text(), help="What to call the user.")
-@click.option("--email", required=True, type=_Text(), help="The user's address; no two users have the same.")
+@click.option("--name", required=True, type=Text(), help="What to call the user.")
+@click.option("--email", required=True, type=Text(), help="The user's address; no two users have the same.")
+@click.option(
+    "--idempotency-key",
+    type=_Key(),
+    help="Makes it safe to run the command again: with the same key, the same user is shown. "
+    "A new one for each run by default.",
+)
+@_format_option
 @click.pass_obj
-def create(target: str, name: str, email: str) -> None:
+def create(
+    connection: Connection, name: str, email: str, idempotency_key: str | None, chosen: Format
+) -> None:
     """Create a user."""
-
-    async def call(stub: UserServiceAsyncStub) -> None:
-        _print(await stub.CreateUser(pb.CreateUserRequest(name=name, email=email), timeout=DEADLINE))
-
-    _run(target, call)
+    key = str(uuid.uuid4()) if idempotency_key is None else idempotency_key
+    user = connection.run(lambda client: client.create(name, email, key))
+    click.echo(renderer(chosen)([user]), nl=False)
 
 
 @main.command()
-@click.argument("user_id", metavar="ID", type=_Text())
+@click.argument("user_id", metavar="ID", type=Text())
+@_format_option
 @click.pass_obj
-def get(target: str, user_id: str) -> None:
+def get(connection: Connection, user_id: str, chosen: Format) -> None:
     """Show the user with the ID."""
-
-    async def call(stub: UserServiceAsyncStub) -> None:
-        _print(await stub.GetUser(pb.GetUserRequest(id=user_id), timeout=DEADLINE))
-
-    _run(target, call)
+    user = connection.run(lambda client: client.get(user_id))
+    click.echo(renderer(chosen)([user]), nl=False)
 
 
 @main.command("list")
+@_format_option
+@click.option("--limit", type=click.IntRange(1), help="Show this many users and no more.")
 @click.option(
     "--page-size",
-    default=DEFAULT_PAGE_SIZE,
+    default=MAX_PAGE_SIZE,
     show_default=True,
     type=click.IntRange(1, MAX_PAGE_SIZE),
     help="How many users to ask for in one call.",
 )
 @click.pass_obj
-def list_users(target: str, page_size: int) -> None:
+def list_users(connection: Connection, chosen: Format, limit: int | None, page_size: int) -> None:
     """Show all users, page by page, in the order of creation."""
 
-    async def call(stub: UserServiceAsyncStub) -> None:
-        token = ""
-        while True:
-            request = pb.ListUsersRequest(page_size=page_size, page_token=token)
-            users = stub.ListUsers(request, timeout=DEADLINE)
-            async for user in users:
-                _print(user)
-            token = str(dict(await users.trailing_metadata()).get(NEXT_PAGE_TOKEN, ""))
-            if not token:
-                return
+    async def show(client: UserClient) -> None:
+        render = renderer(chosen)
+        async for page in client.pages(page_size, limit):
+            click.echo(render(page), nl=False)
 
-    _run(target, call)
+    connection.run(show)
 
 
-def _print(user: pb.User) -> None:
-    click.echo(f"{user.id}\t{user.name}\t{user.email}")
-
-
-def _run(target: str, call: Callable[[UserServiceAsyncStub], Awaitable[None]]) -> None:
-    async def session() -> None:
-        # A person waits: what can't be reached is told by the first call, not after ten seconds.
-        async with grpc_common.channel(target, config=_CHANNEL, ready_timeout=None) as channel:
-            await call(UserServiceStub(channel))
-
-    grpc_common.configure_logging("warning")
-    try:
-        asyncio.run(session())
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-    except grpc.aio.AioRpcError as error:
-        raise click.ClickException(f"{error.code().name}: {error.details()}") from None
-
+main.add_command(import_users)
 
 if __name__ == "__main__":
-    main(prog_name="client")
+    start(main, "client")

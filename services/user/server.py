@@ -1,26 +1,40 @@
 """The user service's process: configuration, storage and server put together."""
 
+import click
 from user.user_service_pb2_grpc import add_UserServiceServicer_to_server
 
 import grpc_common
 from services.user.config import UserServiceConfig
 from services.user.servicer import UserService
-from services.user.storage import StorageError, open_sqlite
+from services.user.storage import StorageError, migrate_storage, open_storage
 
 
 async def serve(config: UserServiceConfig) -> int:
     """Serve user.UserService until SIGTERM or SIGINT, then drain."""
-    path = config.database.path
     try:
-        async with open_sqlite(path) as storage:
+        async with open_storage(config.database) as storage:
             server = grpc_common.Server(config)
             server.add(UserService(storage), add_UserServiceServicer_to_server, name="user.UserService")
-            return await server.run(database=str(path))
+            server.depend_on("database", storage.ping)
+            return await server.run(database=config.database.name)
     except StorageError as error:
         raise grpc_common.StartError(str(error)) from None
 
 
-main = grpc_common.command(serve, UserServiceConfig)
+async def migrate(config: UserServiceConfig) -> int:
+    """Bring the database's schema up to date, and exit.
+
+    It may run several times, and several at once; what is up to date stays as it is.
+    """
+    try:
+        found, version = await migrate_storage(config.database)
+    except StorageError as error:
+        raise grpc_common.StartError(str(error)) from None
+    click.echo(f"{config.database.name}: schema {found or 'none'} -> {version}")
+    return 0
+
+
+main = grpc_common.command(serve, UserServiceConfig, also=[migrate])
 
 if __name__ == "__main__":
     main()

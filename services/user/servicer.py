@@ -13,7 +13,8 @@ from user import user_service_pb2_grpc as pb_grpc
 
 from grpc_common import StatusError, invalid_argument
 from services.user import paging
-from services.user.storage import EmailTakenError, StorageError, UserStorage
+from services.user.idempotency import IDEMPOTENCY_KEY, IdempotencyKey, idempotency_key
+from services.user.storage import EmailTakenError, KeyReusedError, StorageError, UserStorage
 from services.user.users import InvalidUserError, User, new_user
 
 log = structlog.get_logger()
@@ -47,17 +48,28 @@ class UserService(pb_grpc.UserServiceServicer):
             yield _message(user)
 
     async def CreateUser(self, request: pb.CreateUserRequest, context: _Context) -> pb.User:
-        try:
-            user = new_user(request.name, request.email)
-        except InvalidUserError as error:
-            raise invalid_argument(error.violations) from None
+        user, key = _checked_create(request, context)
         try:
             with _storage_errors():
-                await self._storage.create(user)
+                user = await self._storage.create(user, key)
         except EmailTakenError:
             message = f"another user has the email {user.email}"
             raise _about_user(grpc.StatusCode.ALREADY_EXISTS, user.email, message) from None
+        except KeyReusedError:
+            raise invalid_argument({IDEMPOTENCY_KEY: "was given with another request before"}) from None
         return _message(user)
+
+
+def _checked_create(request: pb.CreateUserRequest, context: _Context) -> tuple[User, IdempotencyKey | None]:
+    metadata = context.invocation_metadata() or ()
+    try:
+        key = idempotency_key([value for name, value in metadata if name == IDEMPOTENCY_KEY], request)
+    except ValueError as error:
+        raise invalid_argument({IDEMPOTENCY_KEY: str(error)}) from None
+    try:
+        return new_user(request.name, request.email), key
+    except InvalidUserError as error:
+        raise invalid_argument(error.violations) from None
 
 
 def _message(user: User) -> pb.User:

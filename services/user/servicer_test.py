@@ -1,42 +1,36 @@
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import uuid
 from pathlib import Path
 
+import asyncpg
 import grpc
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub, add_UserServiceServicer_to_server
 
 from grpc_common import error_details
 from grpc_common.testing import serve_on_loopback
+from services.user.config import DatabaseConfig
+from services.user.paging import token_after
 from services.user.servicer import UserService
-from services.user.storage import open_sqlite
-
-
-@asynccontextmanager
-async def user_service() -> AsyncIterator[UserServiceStub]:
-    """Serve an empty user service and yield a stub for it."""
-    with tempfile.TemporaryDirectory() as folder:
-        async with (
-            open_sqlite(Path(folder) / "users.db") as storage,
-            serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server) as channel,
-        ):
-            yield UserServiceStub(channel)
+from services.user.storage import migrate_storage, open_storage
 
 
 @pytest.fixture
-async def stub():
+async def stub(storage):
     """Return a stub for an empty user service."""
-    async with user_service() as stub:
-        yield stub
+    async with serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server) as channel:
+        yield UserServiceStub(channel)
 
 
-async def create(stub, name: str = "Ada Lovelace", email: str = "ada@example.com") -> pb.User:
+async def create(
+    stub, name: str = "Ada Lovelace", email: str = "ada@example.com", keys: tuple[str, ...] = ()
+) -> pb.User:
     """Create a user through the service."""
-    return await stub.CreateUser(pb.CreateUserRequest(name=name, email=email))
+    metadata = [("idempotency-key", key) for key in keys]
+    return await stub.CreateUser(pb.CreateUserRequest(name=name, email=email), metadata=metadata)
 
 
 async def page(stub, size: int, token: str = "") -> tuple[list[pb.User], str]:
@@ -131,50 +125,137 @@ async def test_default_page_has_50_users(stub):
     assert len((await page(stub, 0, token))[0]) == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    emails=st.lists(st.integers(0, 30).map("user{}@example.com".format), max_size=30),
+    numbers=st.lists(st.integers(0, 30), max_size=30),
     size=st.integers(1, 40),
     late=st.integers(0, 5),
 )
-async def test_pages_hold_each_user_once(emails, size, late):
+async def test_pages_hold_each_user_once(stub, numbers, size, late):
     """Whatever was created and however large the pages, each user is listed once, in order.
 
     Users that are created between two pages come at the end and disturb nothing.
     """
-    async with user_service() as stub:
-        created = []
-        for email in emails:
-            if email not in {user.email for user in created}:
-                created.append(await create(stub, email=email))
-            else:
-                assert (await failure(create(stub, email=email)))[0] == grpc.StatusCode.ALREADY_EXISTS
-        listed, token = await page(stub, size)
-        more_is_there = bool(token)
-        for n in range(late):
-            user = await create(stub, email=f"late{n}@example.com")
-            created += [user] if more_is_there else []
-        while token:
-            users, token = await page(stub, size, token)
-            assert 1 <= len(users) <= size
-            listed += users
-        assert listed == created
+    # The users of earlier examples are still there, before this id.
+    domain = f"{uuid.uuid4()}.example.com"
+    start = token_after(uuid.uuid7())
+    created = []
+    for position, number in enumerate(numbers):
+        email = f"user{number}@{domain}"
+        if number in numbers[:position]:
+            assert (await failure(create(stub, email=email)))[0] == grpc.StatusCode.ALREADY_EXISTS
+        else:
+            created.append(await create(stub, email=email))
+    listed, token = await page(stub, size, start)
+    more_is_there = bool(token)
+    for n in range(late):
+        user = await create(stub, email=f"late{n}@{domain}")
+        created += [user] if more_is_there else []
+    while token:
+        users, token = await page(stub, size, token)
+        assert 1 <= len(users) <= size
+        listed += users
+    assert listed == created
 
 
-async def test_failing_storage_is_unavailable():
+async def test_repeated_create_with_a_key(stub):
+    """The same key with the same request returns the same user, and there is one."""
+    users = [await create(stub, keys=("7d1f",)) for _ in range(3)]
+    assert users == users[:1] * 3
+    assert await page(stub, 10) == (users[:1], "")
+
+
+async def test_concurrent_creates_with_a_key(stub):
+    """Calls with one key that come at once all return the one user."""
+    users = await asyncio.gather(*[create(stub, keys=("7d1f",)) for _ in range(20)])
+    assert users == users[:1] * 20
+
+
+async def test_key_with_another_request(stub):
+    """INVALID_ARGUMENT names the metadata, and the text has nothing of the first request."""
+    await create(stub, keys=("7d1f",))
+    code, (bad_request,) = await failure(create(stub, "Eve", "eve@example.com", keys=("7d1f",)))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    (violation,) = bad_request.field_violations
+    assert (violation.field, violation.description) == (
+        "idempotency-key",
+        "was given with another request before",
+    )
+
+
+@pytest.mark.parametrize("key", ["7", "x" * 128, "!~ x"])
+async def test_longest_and_oddest_keys(stub, key):
+    """1 to 128 printable ASCII characters are a key."""
+    assert await create(stub, keys=(key,)) == await create(stub, keys=(key,))
+
+
+@pytest.mark.parametrize("keys", [("",), ("x" * 129,), ("one", "two"), ("one", "one")])
+async def test_malformed_key(stub, keys):
+    """INVALID_ARGUMENT names the metadata, and nothing is created."""
+    code, (bad_request,) = await failure(create(stub, keys=keys))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert [violation.field for violation in bad_request.field_violations] == ["idempotency-key"]
+    assert await page(stub, 1) == ([], "")
+
+
+async def test_create_without_a_key_is_not_repeated(stub):
+    """Without a key the same request is another create."""
+    await create(stub)
+    assert (await failure(create(stub)))[0] == grpc.StatusCode.ALREADY_EXISTS
+
+
+async def test_stream_that_is_not_read_holds_nothing(stub, storage):
+    """While a reader is slow others list and create, as many as there are connections and more."""
+    users = [await create(stub, "字" * 200, f"user{n}@example.com") for n in range(300)]
+    streams = [stub.ListUsers(pb.ListUsersRequest(page_size=300)) for _ in range(20)]
+    first = [await stream.read() for stream in streams]
+    assert first == users[:1] * 20
+    await create(stub, email="late@example.com")
+    await storage.ping()
+    streams[0].cancel()
+    for stream in streams[1:]:
+        assert [await stream.read() for _ in users[1:]] == users[1:]
+
+
+async def test_failing_storage_is_unavailable(tmp_path):
     """When the database can't be read the caller is told to come back, and nothing of why."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "users.db"
-        async with (
-            open_sqlite(path) as storage,
-            serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server) as channel,
-        ):
-            stub = UserServiceStub(channel)
-            user = await create(stub)
-            path.write_bytes(b"\xa5" * path.stat().st_size)
-            path.with_suffix(".db-wal").write_bytes(b"")
-            path.with_suffix(".db-shm").unlink()
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.GetUser(pb.GetUserRequest(id=user.id))
+    path = tmp_path / "users.db"
+    async with (
+        open_storage(DatabaseConfig(url=f"sqlite:///{path}")) as storage,
+        serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server) as channel,
+    ):
+        stub = UserServiceStub(channel)
+        user = await create(stub)
+        break_file(path)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetUser(pb.GetUserRequest(id=user.id))
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert caught.value.details() == "the users can't be read or written now"
+
+
+def break_file(path: Path) -> None:
+    """Make nonsense of a SQLite file that is in use."""
+    path.write_bytes(b"\xa5" * path.stat().st_size)
+    path.with_suffix(".db-wal").write_bytes(b"")
+    path.with_suffix(".db-shm").unlink()
+
+
+async def test_deadline_while_the_database_waits(postgresql_database, postgresql):
+    """A call that waits for the database ends at its deadline, and the next ones work."""
+    await migrate_storage(postgresql_database)
+    locking = await asyncpg.connect(postgresql.url)
+    async with (
+        open_storage(postgresql_database) as storage,
+        serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server) as channel,
+    ):
+        stub = UserServiceStub(channel)
+        async with locking.transaction():
+            await locking.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+            for _ in range(postgresql_database.pool_size + 1):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stub.CreateUser(
+                        pb.CreateUserRequest(name="Ada", email="ada@example.com"), timeout=0.2
+                    )
+                assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        await locking.close()
+        await create(stub)

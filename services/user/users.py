@@ -10,11 +10,23 @@ from email_validator import EmailNotValidError, validate_email
 MAX_NAME_LENGTH = 200
 """Characters of a name, after normalization."""
 
+MAX_NAME_BYTES = 1000
+"""Bytes of a name in UTF-8, as it is given: 200 characters of four, and room for what normalization removes.
+
+A bound before the normalization, whose time grows with the square of a sequence of combining characters.
+"""
+
 MAX_EMAIL_LENGTH = 254
 """Characters of an email: the longest path of RFC 5321, without its angle brackets."""
 
-# Control characters, and the separators that end a line.
-_FORBIDDEN_CATEGORIES = {"Cc", "Zl", "Zp"}
+# Control characters, invisible ones that reorder or hide text (such as U+202E), and line separators.
+_FORBIDDEN_CATEGORIES = {"Cc", "Cf", "Zl", "Zp"}
+
+# Zero-width non-joiner and joiner: Persian and the scripts of India are spelled with them.
+_JOINERS = {"\u200c", "\u200d"}
+
+# Letters, numbers, symbols and punctuation.
+_VISIBLE = {"L", "N", "S", "P"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +78,19 @@ def normalized_name(text: str) -> str:
     """Return `text` in NFC, without white space at the ends.
 
     Raises:
-        ValueError: empty, too long, or a control character in it.
+        ValueError: nothing visible in it, too long, or a control character in it.
 
     """
+    if (size := len(text.encode())) > MAX_NAME_BYTES:
+        raise ValueError(f"has {size} bytes; at most {MAX_NAME_BYTES} are allowed")
     name = unicodedata.normalize("NFC", text.strip())
-    if not name:
-        raise ValueError("must not be empty")
     if len(name) > MAX_NAME_LENGTH:
         raise ValueError(f"has {len(name)} characters; at most {MAX_NAME_LENGTH} are allowed")
     for character in name:
-        if unicodedata.category(character) in _FORBIDDEN_CATEGORIES:
+        if unicodedata.category(character) in _FORBIDDEN_CATEGORIES and character not in _JOINERS:
             raise ValueError(f"must not hold the control character U+{ord(character):04X}")
+    if not any(unicodedata.category(character)[0] in _VISIBLE for character in name):
+        raise ValueError("must not be empty")
     return name
 
 

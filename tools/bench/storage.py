@@ -20,10 +20,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from services.user import storage
+from services.user.storage import UserStorage
+from services.user.storage import sqlite as storage
 from services.user.users import new_user
 
 READERS = 4
+
+BUSY_TIMEOUT = 5.0
+"""Seconds that a write waits for another one's."""
 
 
 class _OnEventLoop(storage.Connection):
@@ -60,13 +64,15 @@ async def _measure(connection_class: type[storage.Connection], count: int, secon
         # Not in /tmp, which need not be a disk.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=".")))
         path = folder / "users.db"
-        await stack.enter_async_context(storage.open_sqlite(path))
-        connections = [await stack.enter_async_context(connection_class(path)) for _ in range(count)]
+        await stack.enter_async_context(storage.open_sqlite(path, BUSY_TIMEOUT))
+        connections = [
+            await stack.enter_async_context(connection_class(path, BUSY_TIMEOUT)) for _ in range(count)
+        ]
         users = storage.SqliteUserStorage(reads=connections[0], writes=connections[-1])
         return await _load(users, seconds)
 
 
-async def _load(users: storage.UserStorage, seconds: float) -> Figures:
+async def _load(users: UserStorage, seconds: float) -> Figures:
     first = new_user("first", "first@example.com")
     await users.create(first)
     end = time.perf_counter() + seconds

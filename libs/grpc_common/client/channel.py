@@ -116,6 +116,8 @@ class ChannelConfig:
             ("grpc.service_config", self.service.to_json()),
             # Without it a changed record is seen half a minute late; the server's max age asks for a look.
             ("grpc.dns_min_time_between_resolutions_ms", 1000),
+            # By default a server that was away for a minute is tried again only after up to two more.
+            ("grpc.max_reconnect_backoff_ms", 5000),
             ("grpc.max_receive_message_length", self.max_recv_msg_size),
             ("grpc.max_send_message_length", self.max_send_msg_size),
             *self.keepalive.options(),

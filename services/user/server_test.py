@@ -1,0 +1,184 @@
+"""The server's command over PostgreSQL: migration, refusals, readiness."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from user import user_service_pb2 as pb
+from user.user_service_pb2_grpc import UserServiceStub
+
+from services.user import server
+from services.user.config import DatabaseConfig, UserServiceConfig
+from services.user.storage import migrate_storage, schema
+from services.user.testing_postgresql import PostgreSQL
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def environment(url: str) -> dict[str, str]:
+    """Return the environment of a server over the database at `url`."""
+    ours = {"DATABASE_URL": url, "GRPC_PORT": "0", "METRICS_ENABLED": "false"}
+    return os.environ | ours | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def run(url: str, *arguments: str) -> tuple[int, str, str]:
+    """Run the command to its end; return exit code, stdout and stderr."""
+    result = subprocess.run(
+        [sys.executable, server.__file__, *arguments],
+        env=environment(url),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert "Traceback" not in result.stderr
+    return result.returncode, result.stdout, result.stderr
+
+
+@contextmanager
+def running(url: str):
+    """Run a server in the background; yield a channel to it."""
+    command = [sys.executable, server.__file__]
+    with subprocess.Popen(command, env=environment(url), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not (port := re.search(r"grpc_port=(\d+)", line := process.stderr.readline())):
+                assert line
+            yield grpc.aio.insecure_channel(f"127.0.0.1:{port[1]}")
+        finally:
+            process.kill()
+
+
+@contextmanager
+def stopped(postgresql: PostgreSQL):
+    """Stop the database for the block."""
+    postgresql.stop()
+    try:
+        yield
+    finally:
+        postgresql.start()
+
+
+async def health(channel, name: str):
+    """Return what the server says of `name`."""
+    return (
+        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
+    ).status
+
+
+async def until_ready(channel) -> None:
+    """Wait until the server is ready."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="readiness"))
+    async with asyncio.timeout(30):
+        async for response in watch:
+            if response.status == SERVING:
+                break
+
+
+def test_migrate_says_from_where_to_where(postgresql_database):
+    """`server migrate` makes the schema, a second time it changes nothing, and both say so."""
+    name = postgresql_database.name
+    assert run(postgresql_database.url, "migrate") == (0, f"{name}: schema none -> {schema.VERSION}\n", "")
+    again = f"{name}: schema {schema.VERSION} -> {schema.VERSION}\n"
+    assert run(postgresql_database.url, "migrate") == (0, again, "")
+
+
+@pytest.mark.parametrize("arguments", [["migrate", "--config"], ["--config"]])
+def test_migrate_reads_the_configuration(postgresql_database, tmp_path, arguments):
+    """The file is taken from before and from after the command's name."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"database: {{url: '{postgresql_database.url}'}}")
+    words = [*arguments, str(file)] + ([] if "migrate" in arguments else ["migrate"])
+    variables = environment("")
+    del variables["DATABASE_URL"]
+    result = subprocess.run(
+        [sys.executable, server.__file__, *words], env=variables, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith(postgresql_database.name)
+
+
+def test_three_migrate_commands_at_once(postgresql_database):
+    """Three jobs that start together all succeed, and one of them has done it."""
+    command = [sys.executable, server.__file__, "migrate"]
+    variables = environment(postgresql_database.url)
+    jobs = [subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    outputs = [job.communicate(timeout=30)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0, 0]
+    assert sum("none -> " in output for output in outputs) == 1
+
+
+def test_server_refuses_a_database_without_schema(postgresql_database):
+    """The error is one line that says which command to run first."""
+    code, _, error = run(postgresql_database.url)
+    assert code == 1
+    assert error == (
+        f"Error: {postgresql_database.name}: the database has no schema yet, "
+        f"this program needs {schema.VERSION}: run `server migrate` first\n"
+    )
+
+
+def test_migrate_without_a_database():
+    """A job whose database is not there fails with one line, and shows no password."""
+    code, output, error = run("postgresql://ada:secret@127.0.0.1:1/users", "migrate")
+    assert (code, output) == (1, "")
+    assert error.startswith("Error: postgresql://ada:***@127.0.0.1:1/users: ")
+    assert error.count("\n") == 1
+    assert "secret" not in error
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://users",
+        "sqlite:///",
+        "postgresql+asyncpg://host/users",
+        "postgresql://ada:secret@host:port/users",
+        "postgresql://ada@host/users?password=secret",
+    ],
+)
+def test_url_of_a_wrong_form(url):
+    """A URL that can't be right is a mistake of the configuration, which is not shown."""
+    code, output, error = run(url)
+    assert (code, output) == (1, "")
+    assert error.startswith("Error: DATABASE_URL=***: ")
+    assert "secret" not in error
+
+
+def test_database_is_named_without_its_password():
+    """Logs and errors name a database by its URL, with the password left out."""
+    config = DatabaseConfig(url="postgresql://ada:secret@host/users")
+    assert config.name == "postgresql://ada:***@host/users"
+    assert "secret" not in str(UserServiceConfig(database=config).model_dump(mode="json"))
+
+
+async def test_start_before_the_database(postgresql, postgresql_database):
+    """Without its database a server starts, lives and is not ready; with it, it is, and works."""
+    await migrate_storage(postgresql_database)
+    with ExitStack() as stack:
+        with stopped(postgresql):
+            channel = stack.enter_context(running(postgresql_database.url))
+            create = UserServiceStub(channel).CreateUser
+            request = pb.CreateUserRequest(name="Ada", email="ada@example.com")
+            for name in ("", "readiness", "user.UserService"):
+                assert await health(channel, name) == NOT_SERVING
+            assert await health(channel, "liveness") == SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await create(request)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            assert caught.value.details() == "the users can't be read or written now"
+        await until_ready(channel)
+        await create(request)
+
+
+async def test_server_over_sqlite_is_ready(tmp_path: Path):
+    """A server over a file makes it and is ready at once."""
+    with running(f"sqlite:///{tmp_path}/users.db") as channel:
+        await until_ready(channel)
+        await UserServiceStub(channel).CreateUser(pb.CreateUserRequest(name="Ada", email="ada@example.com"))

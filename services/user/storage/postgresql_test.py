@@ -1,0 +1,203 @@
+import asyncio
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+import asyncpg
+import pytest
+
+from services.user.config import DatabaseConfig
+from services.user.idempotency import IdempotencyKey
+from services.user.storage import SchemaError, StorageError, migrate_storage, open_storage
+from services.user.testing_postgresql import PostgreSQL
+from services.user.users import new_user
+
+
+@pytest.fixture
+async def database(postgresql_database) -> DatabaseConfig:
+    """Return a migrated database without users, and short times to wait for it."""
+    await migrate_storage(postgresql_database)
+    return DatabaseConfig(
+        url=postgresql_database.url, pool_size=2, connect_timeout="500ms", statement_timeout="500ms"
+    )
+
+
+@asynccontextmanager
+async def administrator(config: DatabaseConfig):
+    """Yield a connection beside the service's."""
+    connection = await asyncpg.connect(config.url, command_timeout=10)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def locked_users(config: DatabaseConfig):
+    """Let every statement over users wait until the block ends; yield a connection to look on.
+
+    It is another one than the lock's, since in a transaction pg_stat_activity does not change.
+    """
+    async with administrator(config) as locking, administrator(config) as admin, locking.transaction():
+        await locking.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        yield admin
+
+
+@contextmanager
+def stopped(postgresql: PostgreSQL):
+    """Stop the database for the block."""
+    postgresql.stop()
+    try:
+        yield
+    finally:
+        postgresql.start()
+
+
+async def service_connections(connection: asyncpg.Connection, condition: str = "true") -> int:
+    """Return how many connections the service has, as the database counts them."""
+    return await connection.fetchval(
+        f"SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-service' AND {condition}"  # noqa: S608
+    )
+
+
+async def until(condition) -> None:
+    """Wait until what only polling tells is true."""
+    async with asyncio.timeout(10):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_statement_that_takes_too_long_is_ended(database):
+    """After the statement timeout the call fails, and the database does not work on it any more."""
+    async with open_storage(database) as storage, locked_users(database) as admin:
+        with pytest.raises(StorageError, match=r"statement timeout|statement_timeout"):
+            await storage.create(new_user("Ada", "ada@example.com"))
+        assert await service_connections(admin, "state = 'active'") == 0
+
+
+async def test_cancelled_call_ends_its_statement(database):
+    """A call whose deadline has passed leaves no statement behind, long before the statement timeout."""
+    config = database.model_copy(update={"statement_timeout": 60.0})
+    async with open_storage(config) as storage, locked_users(config) as admin:
+        call = asyncio.create_task(
+            storage.create(new_user("Ada", "ada@example.com"), IdempotencyKey("k", b""))
+        )
+        await until(lambda: service_connections(admin, "wait_event_type = 'Lock'"))
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+        async def ended() -> bool:
+            return await service_connections(admin, "state = 'active'") == 0
+
+        await until(ended)
+
+
+async def test_exhausted_pool_is_an_error_in_time(database):
+    """When all connections are taken others wait no longer than the connect timeout."""
+    config = database.model_copy(update={"statement_timeout": 60.0})
+    async with open_storage(config) as storage:
+        async with locked_users(config) as admin:
+            calls = [asyncio.create_task(storage.page(None, 1)) for _ in range(2)]
+            await until(lambda: service_connections(admin, "wait_event_type = 'Lock'"))
+            start = time.monotonic()
+            waiting = [
+                storage.page(None, 1),
+                storage.create(new_user("Ada", "ada@example.com")),
+                storage.ping(),
+            ]
+            errors = await asyncio.gather(*waiting, return_exceptions=True)
+            assert time.monotonic() - start < 2
+            assert [type(error) for error in errors] == [StorageError] * 3
+        await asyncio.gather(*calls)
+        await storage.ping()
+
+
+async def test_pool_is_bounded(database):
+    """However many calls there are, the database sees no more connections than the pool may have."""
+    async with open_storage(database) as storage:
+        calls = asyncio.gather(*[storage.page(None, 1000) for _ in range(200)])
+        counts = []
+        async with administrator(database) as admin:
+            while not calls.done():
+                counts.append(await service_connections(admin))
+        await calls
+    assert max(counts) == 2
+
+
+async def test_database_that_restarts(database, postgresql):
+    """While it is down calls fail at once; when it is there again they work, without a new storage."""
+    async with open_storage(database) as storage:
+        ada = await storage.create(new_user("Ada", "ada@example.com"))
+        with stopped(postgresql):
+            for _ in range(5):
+                with pytest.raises(StorageError):
+                    await storage.get(ada.id)
+            with pytest.raises(StorageError):
+                await storage.ping()
+        for _ in range(5):
+            assert await storage.get(ada.id) == ada
+        await storage.ping()
+
+
+async def test_idle_connections_that_were_cut(database):
+    """Connections that broke while nobody used them are replaced, without a new storage."""
+    async with open_storage(database) as storage, administrator(database) as admin:
+        await asyncio.gather(*[storage.ping() for _ in range(10)])
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'user-service'"
+        )
+
+        async def works() -> bool:
+            # Until the end of a connection has arrived, a call may still meet it.
+            pings = await asyncio.gather(*[storage.ping() for _ in range(10)], return_exceptions=True)
+            assert all(error is None or isinstance(error, StorageError) for error in pings)
+            return not any(pings)
+
+        await until(works)
+
+
+async def test_start_before_the_database(database, postgresql):
+    """A storage opens without its database, is not ready, and works once the database is there."""
+    async with AsyncExitStack() as stack:
+        with stopped(postgresql):
+            storage = await stack.enter_async_context(open_storage(database))
+            with pytest.raises(StorageError):
+                await storage.ping()
+        await storage.ping()
+        await storage.create(new_user("Ada", "ada@example.com"))
+
+
+async def test_wrong_schema_that_is_seen_late(postgresql, postgresql_database):
+    """If the database was down at the start its schema is checked later: not ready until it is right."""
+    async with AsyncExitStack() as stack:
+        with stopped(postgresql):
+            storage = await stack.enter_async_context(open_storage(postgresql_database))
+        with pytest.raises(SchemaError, match="run `server migrate` first"):
+            await storage.ping()
+        with pytest.raises(StorageError):
+            await storage.create(new_user("Ada", "ada@example.com"))
+        await migrate_storage(postgresql_database)
+        await storage.ping()
+        await storage.create(new_user("Ada", "ada@example.com"))
+
+
+async def test_settings_that_asyncpg_refuses():
+    """A parameter of the URL that can't be right is an error at the start, not a wait for the database."""
+    config = DatabaseConfig(url="postgresql://ada:secret@127.0.0.1:1/users?sslmode=perhaps")
+    with pytest.raises(StorageError, match="sslmode") as caught:
+        async with open_storage(config):
+            pass
+    assert "secret" not in str(caught.value)
+
+
+async def test_end_while_the_database_does_not_answer(database):
+    """The storage closes in time though a statement of it still waits."""
+    config = database.model_copy(update={"statement_timeout": 60.0})
+    async with locked_users(config) as admin:
+        async with open_storage(config) as storage:
+            call = asyncio.create_task(storage.page(None, 1))
+            await until(lambda: service_connections(admin, "wait_event_type = 'Lock'"))
+            start = time.monotonic()
+        assert time.monotonic() - start < 2
+        with pytest.raises(StorageError):
+            await call
