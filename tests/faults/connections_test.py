@@ -1,0 +1,68 @@
+import asyncio
+
+import asyncpg
+import pytest
+
+from tests.faults.load import CREATORS, Load, assert_nothing_lost
+from tests.faults.proxy import ANSWER, STATEMENT, server_behind_proxy
+from tests.programs import running_server
+
+CUT_EVERY = 0.1
+"""Seconds: often enough to meet statements in every state."""
+
+
+async def test_connections_cut_at_any_time(postgresql_url: str):
+    """Whatever the service was doing when its connections were reset, it connects again."""
+    async with server_behind_proxy(postgresql_url) as (server, proxy):
+        load = Load()
+        async with load.running(server.target):
+            for _ in range(20):
+                await load.until_acknowledged(CREATORS)
+                await asyncio.sleep(CUT_EVERY)
+                proxy.cut()
+            await load.until_acknowledged(100)
+        await assert_nothing_lost(load, "connections cut", "postgresql", server.target)
+
+
+@pytest.mark.parametrize("cut_at", [STATEMENT, ANSWER], ids=["statement", "answer"])
+async def test_connections_cut_inside_a_transaction(postgresql_url: str, cut_at: bytes):
+    """A create that was cut off, sent again with its key, returns the one user, made then or now."""
+    async with server_behind_proxy(postgresql_url) as (server, proxy):
+        load = Load()
+        async with load.running(server.target):
+            await load.until_acknowledged(50)
+            proxy.cut_at = cut_at
+            await load.until_failed(5 * CREATORS)
+            proxy.cut_at = None
+            await load.until_acknowledged(50)
+        fault = "cut before the answer" if cut_at == ANSWER else "cut before the statement"
+        kept = await assert_nothing_lost(load, fault, "postgresql", server.target)
+        assert bool(kept) == (cut_at == ANSWER)
+
+
+async def test_network_that_says_nothing(postgresql_url: str):
+    """When packets vanish, calls end at their deadline, and connections of that time do no harm later."""
+    async with server_behind_proxy(postgresql_url) as (server, proxy):
+        load = Load()
+        async with load.running(server.target):
+            await load.until_acknowledged(50)
+            proxy.silence()
+            await load.until_failed(3 * CREATORS)
+            proxy.resume()
+            await load.until_acknowledged(100)
+        await assert_nothing_lost(load, "network silent", "postgresql", server.target)
+
+
+async def test_pool_exhausted(postgresql_url: str):
+    """While a lock holds every connection of the pool calls end in time, and it is whole afterwards."""
+    with running_server(postgresql_url, DATABASE_POOL_SIZE="2") as server:
+        load = Load()
+        connection = await asyncpg.connect(postgresql_url)
+        async with load.running(server.target):
+            await load.until_acknowledged(50)
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+                await load.until_failed(3 * CREATORS)
+            await load.until_acknowledged(100)
+        await connection.close()
+        await assert_nothing_lost(load, "pool exhausted", "postgresql", server.target)

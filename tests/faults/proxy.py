@@ -1,0 +1,92 @@
+"""A TCP proxy in front of a database, that fails as networks do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+from tests.programs import Server, running_server
+
+_CHUNK = 65536
+"""Bytes that are forwarded at a time."""
+
+STATEMENT = b"B"
+"""Begins what is sent to execute a statement: PostgreSQL's message Bind. Cut there, it never happens."""
+
+ANSWER = b"2\0\0\0\4"
+"""Begins the answer to it: BindComplete. By then the statement is committed, and nobody learns of it."""
+
+
+class Proxy:
+    """Forwards connections to 127.0.0.1:`port`."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._gate = _open_gate()
+        self.cut_at: bytes | None = None
+        """STATEMENT or ANSWER: a connection is cut before it passes."""
+
+    def cut(self) -> None:
+        """Reset all connections."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def silence(self) -> None:
+        """Forward nothing any more, not even the end of a connection."""
+        self._gate.clear()
+
+    def resume(self) -> None:
+        """Forward what comes over new connections; the silenced ones stay so."""
+        self._gate = _open_gate()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect a client with the database until one of them ends."""
+        gate = self._gate
+        with suppress(OSError):
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._port)
+            ends = {writer, there_writer}
+            self._writers |= ends
+            async with asyncio.TaskGroup() as directions:
+                directions.create_task(self._forward(reader, there_writer, ends, gate))
+                directions.create_task(self._forward(there_reader, writer, ends, gate))
+            self._writers -= ends
+
+    async def _forward(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ends: set[asyncio.StreamWriter],
+        gate: asyncio.Event,
+    ) -> None:
+        with suppress(OSError):
+            while chunk := await reader.read(_CHUNK):
+                await gate.wait()
+                if self.cut_at and chunk.startswith(self.cut_at):
+                    break
+                writer.write(chunk)
+                await writer.drain()
+        for end in ends:
+            end.transport.abort()
+
+
+@asynccontextmanager
+async def server_behind_proxy(url: str) -> AsyncIterator[tuple[Server, Proxy]]:
+    """Run a server that reaches the database of `url` through a proxy."""
+    port = urlsplit(url).port
+    assert port
+    proxy = Proxy(port)
+    listener = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    own_port = listener.sockets[0].getsockname()[1]
+    with ExitStack() as stack:
+        server = running_server(url.replace(f":{port}/", f":{own_port}/"))
+        # In a thread, since the server's first connection needs the proxy.
+        yield await asyncio.to_thread(stack.enter_context, server), proxy
+    listener.close()
+    proxy.cut()
+
+
+def _open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
