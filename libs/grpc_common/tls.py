@@ -6,6 +6,7 @@ a usable set, it keeps the ones that it has.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,12 @@ from grpc_common.certificates import CERTIFICATE, KEY, Certificates, TlsError, l
 __all__ = ["ClientTLS", "TlsError", "server_credentials"]
 
 log = structlog.get_logger()
+
+_SETTLING = 0.1
+"""Seconds that handshakes wait, once for each new certificate. gRPC frees the old one while handshakes that
+have just asked for it may not have taken it yet, which crashed the process (grpcio 1.85, after hundreds of
+rotations under new connections). It holds a lock here that later handshakes wait for; those that have passed
+it need microseconds."""
 
 _EXPIRY = prometheus_client.Gauge(
     "grpc_tls_certificate_expiry_seconds",
@@ -49,6 +56,7 @@ def server_credentials(directory: Path, *, require_client_certificate: bool) -> 
         if (newest := files.newest()) is in_use:
             return None
         in_use = newest
+        time.sleep(_SETTLING)
         return _configuration(newest)
 
     return grpc.dynamic_ssl_server_credentials(
