@@ -30,6 +30,16 @@ class CallType(StrEnum):
             return cls.BIDI_STREAM if response_streaming else cls.CLIENT_STREAM
         return cls.SERVER_STREAM if response_streaming else cls.UNARY
 
+    @property
+    def shape(self) -> str:
+        """What grpc's own names for handlers and multi-callables of the type have in them: `unary_stream`."""
+        return {
+            CallType.UNARY: "unary_unary",
+            CallType.CLIENT_STREAM: "stream_unary",
+            CallType.SERVER_STREAM: "unary_stream",
+            CallType.BIDI_STREAM: "stream_stream",
+        }[self]
+
 
 @dataclass(frozen=True, slots=True)
 class Method:

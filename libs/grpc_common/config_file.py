@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from grpc_common.config import ServerConfig
-from grpc_common.errors import StartError
+from grpc_common.errors import StartError, printable
 from grpc_common.units import Secret
 
 type _Path = tuple[str | int, ...]
@@ -102,7 +102,7 @@ def load[Config: ServerConfig](
 
 
 def _refusal(mistakes: list[str]) -> ConfigError:
-    return ConfigError("\n".join(map(_printable, mistakes)))
+    return ConfigError("\n".join(map(printable, mistakes)))
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -149,10 +149,6 @@ def _put(data: dict[str, Any], path: tuple[str, ...], value: str) -> None:
             inner = data[key] = {}
         data = inner
     data[path[-1]] = value
-
-
-def _printable(line: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _dotted(path: _Path) -> str:

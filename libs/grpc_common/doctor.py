@@ -17,6 +17,7 @@ from rich.text import Text
 from grpc_common.certificates import TlsError
 from grpc_common.client.target import parse_target
 from grpc_common.diagnosis import DiagnosisError, Endpoint, Policy, Report, examine
+from grpc_common.errors import printable
 from grpc_common.handshake import Handshake
 from grpc_common.tls import ClientTLS
 
@@ -179,11 +180,6 @@ def _tls_text(shown: Handshake | None) -> str:
     return (
         f"{shown.version}, until {shown.not_after:%Y-%m-%d %H:%M} UTC, {' '.join(shown.names) or 'no names'}"
     )
-
-
-def printable(text: str) -> str:
-    """Escape what a server could do to a terminal."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from grpc_common.client.testing_api_server import ApiServer, endpoint_slice, kubeconfig
 from grpc_common.diagnosis import Endpoint, Report
-from grpc_common.doctor import printable, problems
+from grpc_common.doctor import problems
+from grpc_common.errors import printable
 from grpc_common.testing_certificates import CertificateDirectory
 from grpc_common.tls import server_credentials
 

@@ -36,6 +36,11 @@ _DETAIL_TYPES: dict[str, type[Message]] = {
 }
 
 
+def printable(text: str) -> str:
+    """Return `text` with an escape for each character that could forge a line or write to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class StartError(Exception):
     """A server can't start; the text tells the operator what is wrong and what would be right.
 

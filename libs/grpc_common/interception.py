@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Any, NoReturn
 
 import grpc
+from grpc_health.v1 import health
 
+from grpc_common import reflection
 from grpc_common.admission import Admission
 from grpc_common.authorization import Authorizer
 from grpc_common.calls import Call, CallObserver, CallType, Method
@@ -24,13 +26,7 @@ type Context = grpc.aio.ServicerContext[Any, Any]
 type _Handler = grpc.RpcMethodHandler[Any, Any]
 type _Behavior = Callable[[Any, Context], Any]
 
-BUILT_IN = frozenset(
-    {
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-        "grpc.reflection.v1alpha.ServerReflection",
-    }
-)
+BUILT_IN = frozenset({health.SERVICE_NAME, *reflection.SERVICE_NAMES})
 """Services of the server itself. They answer when it is full, and may stay open as long as it lives."""
 
 _CANCELLATION_DELAY = 0.001
@@ -95,14 +91,8 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             request_streaming=handler.request_streaming, response_streaming=handler.response_streaming
         )
         method = Method.from_path(path, call_type)
-        shape = {
-            CallType.UNARY: "unary_unary",
-            CallType.CLIENT_STREAM: "stream_unary",
-            CallType.SERVER_STREAM: "unary_stream",
-            CallType.BIDI_STREAM: "stream_stream",
-        }[call_type]
-        guard = _Guard(self, method, getattr(handler, shape), *self._counting(method, handler))
-        make: Callable[..., _Handler] = getattr(grpc, f"{shape}_rpc_method_handler")
+        guard = _Guard(self, method, getattr(handler, call_type.shape), *self._counting(method, handler))
+        make: Callable[..., _Handler] = getattr(grpc, f"{call_type.shape}_rpc_method_handler")
         # The guard parses and serializes single messages itself, so that an error is the call's status.
         return make(
             guard.respond_with_stream if handler.response_streaming else guard.respond,

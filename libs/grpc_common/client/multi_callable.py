@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from grpc_common.calls import Call, CallType, Method
+from grpc_common.calls import Call, Method
 from grpc_common.client.waiting import deferring_channel
 
 if TYPE_CHECKING:
     from grpc_common.client.swapping import Generation, SwappingChannel
-
-_KINDS = {
-    CallType.UNARY: "unary_unary",
-    CallType.CLIENT_STREAM: "stream_unary",
-    CallType.SERVER_STREAM: "unary_stream",
-    CallType.BIDI_STREAM: "stream_stream",
-}
 
 
 class MultiCallable:
@@ -49,7 +42,7 @@ class MultiCallable:
 
     def _bind(self, channel: grpc.aio.Channel) -> Callable[..., grpc.aio.Call]:
         """Return grpc's own multi-callable on `channel`."""
-        factory = getattr(channel, _KINDS[self._method.type])
+        factory = getattr(channel, self._method.type.shape)
         bound: Callable[..., grpc.aio.Call] = factory(self._method.path, **self._serialization)
         return bound
 
