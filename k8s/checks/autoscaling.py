@@ -1,0 +1,125 @@
+"""The autoscaler scales what is there, on metrics that something produces, and leaves room for a drain."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from k8s.checks.manifests import Manifest, Manifests, Problem, content, find, get, metadata
+
+type Exported = Mapping[str, AbstractSet[str]]
+"""The labels of each metric that a server exports, by its name."""
+
+_SCRAPED = {"namespace", "pod"}
+"""Labels that Prometheus adds when it scrapes a pod."""
+
+_LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"")
+
+
+@dataclass(frozen=True)
+class AdapterRule:
+    """A rule of prometheus-adapter: the metric of Kubernetes that it makes of one of Prometheus."""
+
+    config_map: Manifest
+    field: str
+    series: str
+    """The metric of Prometheus."""
+    labels: AbstractSet[str]
+    """The labels that the queries ask for, and that the server must export."""
+    produces: str
+
+
+def adapter_rules(manifests: Manifests) -> Iterator[AdapterRule]:
+    """Yield the rules of each ConfigMap that has some, as the adapter's config.yaml."""
+    for config_map in manifests.of_kind("ConfigMap"):
+        for number, rule in enumerate(_rules(content(config_map).get("config.yaml", ""))):
+            query = rule["seriesQuery"]
+            series = query.partition("{")[0]
+            labels = {*_LABEL.findall(query), *_LABEL.findall(rule["metricsQuery"])} - _SCRAPED
+            field = f"data[config.yaml].rules[{number}].seriesQuery"
+            yield AdapterRule(config_map, field, series, labels, _name(rule["name"], series))
+
+
+def _rules(text: str) -> list[dict[str, Any]]:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []  # of something else, and configuration.py tells of it
+    return document.get("rules", []) if isinstance(document, dict) else []
+
+
+def _name(name: Mapping[str, Any], series: str) -> str:
+    """Return what the adapter calls the metric; in `as`, `${1}` is a group of `matches`."""
+    template = re.sub(r"\$\{?(\d+)\}?", r"\\g<\1>", name["as"])
+    return re.sub(name.get("matches", "^.*$"), template, series)
+
+
+def scale_on_produced_metrics(manifests: Manifests) -> Iterator[Problem]:
+    """Each Pods metric of an autoscaler is made by a rule of prometheus-adapter."""
+    produced = sorted({rule.produces for rule in adapter_rules(manifests)})
+    for scaler in manifests.of_kind("HorizontalPodAutoscaler"):
+        for field, name in find(scaler, "spec.metrics[].pods.metric.name"):
+            if name not in produced:
+                what = f"no rule of prometheus-adapter produces {name}"
+                yield Problem(
+                    scaler, field, what, f"the rules here produce: {', '.join(produced) or 'nothing'}"
+                )
+
+
+def produce_from_exported_metrics(manifests: Manifests, exported: Exported) -> Iterator[Problem]:
+    """Each rule of prometheus-adapter takes a metric, by labels, that a server exports."""
+    for rule in adapter_rules(manifests):
+        if rule.series not in exported:
+            what, fix = f"no server exports {rule.series}", "name a metric of /metrics"
+            yield Problem(rule.config_map, rule.field, what, fix)
+            continue
+        for label in sorted(rule.labels - exported[rule.series]):
+            fix = f"take one of {', '.join(sorted(exported[rule.series]))}"
+            yield Problem(rule.config_map, rule.field, f"{rule.series} has no label {label}", fix)
+
+
+def _scaled(manifests: Manifests) -> Iterator[tuple[Manifest, Manifest]]:
+    for scaler in manifests.of_kind("HorizontalPodAutoscaler"):
+        target = get(scaler, "spec.scaleTargetRef") or {}
+        namespace = metadata(scaler, "namespace")
+        workload = manifests.named(target.get("kind", ""), target.get("name", ""), namespace)
+        if workload:
+            yield scaler, workload
+
+
+def leave_replicas_to_the_autoscaler(manifests: Manifests) -> Iterator[Problem]:
+    """What is scaled says no number itself, or each deployment would set it back."""
+    for scaler, workload in _scaled(manifests):
+        replicas = get(workload, "spec.replicas")
+        if replicas is not None:
+            what = f"is {replicas}, and HorizontalPodAutoscaler {metadata(scaler, 'name')} decides it"
+            yield Problem(workload, "spec.replicas", what, "leave it out")
+
+
+def keep_a_pod_in_a_drain(manifests: Manifests) -> Iterator[Problem]:
+    """A PodDisruptionBudget lets some of the fewest replicas go, and never all."""
+    for scaler, workload in _scaled(manifests):
+        least = get(scaler, "spec.minReplicas") or 1
+        for budget in manifests.of_kind("PodDisruptionBudget"):
+            pods = manifests.select(get(budget, "spec.selector") or {}, metadata(budget, "namespace"))
+            allowed = _allowed(budget["spec"], least)
+            if workload in [pod.workload for pod in pods] and not 0 < allowed < least:
+                what = f"with minReplicas {least}, a budget lets {allowed} of them go"
+                yield Problem(budget, "spec", what, "set maxUnavailable to 1, and minReplicas to 2 or more")
+
+
+def _allowed(spec: Manifest, replicas: int) -> int:
+    """Return how many pods may go at once; Kubernetes rounds percentages up."""
+
+    def pods(value: int | str) -> int:
+        if isinstance(value, str):
+            return math.ceil(replicas * int(value.removesuffix("%")) / 100)
+        return value
+
+    if "maxUnavailable" in spec:
+        return pods(spec["maxUnavailable"])
+    return replicas - pods(spec.get("minAvailable", 1))

@@ -1,0 +1,78 @@
+"""Which rules of a GRPCRoute may take a call, and what Envoy Gateway's policies say of them."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from k8s.checks.manifests import Manifest, Manifests, find, get, metadata
+
+type _Target = tuple[str, str, str | None]
+
+
+@dataclass(frozen=True)
+class Taker:
+    """A rule that may take a call."""
+
+    route: Manifest
+    field: str
+    policies: list[Manifest]
+    """The BackendTrafficPolicies that hold for it, the most specific one first."""
+
+
+def takers(manifests: Manifests, path: str) -> Iterator[Taker]:
+    """Yield each rule that may take a path: of those that match, the most specific one does."""
+    for route in manifests.of_kind("GRPCRoute"):
+        rules = list(find(route, "spec.rules[]"))
+        matches = [match for _, rule in rules for match in _matches(rule) if "headers" not in match]
+        most = max((_specificity(match, path) for match in matches if not _is_pattern(match)), default=0)
+        for field, rule in rules:
+            if any(_specificity(match, path) >= max(most, 0) for match in _matches(rule)):
+                yield Taker(route, field, list(_policies(manifests, _targets(route, rule))))
+
+
+def _matches(rule: Manifest) -> list[Manifest]:
+    return rule.get("matches") or [{}]
+
+
+def _is_pattern(match: Manifest) -> bool:
+    return bool(get(match, "method.type") == "RegularExpression")
+
+
+def _specificity(match: Manifest, path: str) -> float:
+    """Return how much of a path a match names, -1 if it does not match; a longer service wins first.
+
+    How a pattern compares with names is each implementation's own affair, so it may win.
+    """
+    service, method = path.removeprefix("/").split("/")
+    wanted = match.get("method") or {}
+    if not (_same(wanted, "service", service) and _same(wanted, "method", method)):
+        return -1
+    if _is_pattern(match):
+        return math.inf
+    return len(path) * len(wanted.get("service", "")) + len(wanted.get("method", ""))
+
+
+def _same(wanted: Manifest, key: str, value: str) -> bool:
+    if key not in wanted:
+        return True
+    if wanted.get("type") == "RegularExpression":
+        return re.fullmatch(wanted[key], value) is not None
+    return bool(wanted[key] == value)
+
+
+def _targets(route: Manifest, rule: Manifest) -> list[_Target]:
+    own = ("GRPCRoute", metadata(route, "name"))
+    gateways = [name for _, name in find(route, "spec.parentRefs[].name")]
+    return [(*own, rule.get("name")), (*own, None), *(("Gateway", name, None) for name in gateways)]
+
+
+def _policies(manifests: Manifests, targets: list[_Target]) -> Iterator[Manifest]:
+    """Yield the policies of the targets; one without mergeType replaces those after it."""
+    for target in targets:
+        for policy in manifests.of_kind("BackendTrafficPolicy"):
+            for _, reference in find(policy, "spec.targetRefs[]"):
+                if (reference["kind"], reference["name"], reference.get("sectionName")) == target:
+                    yield policy
+                    if "mergeType" not in policy["spec"]:
+                        return

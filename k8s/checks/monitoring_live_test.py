@@ -1,0 +1,197 @@
+"""A real Prometheus scrapes real servers as the PodMonitor says, and answers what is asked of it."""
+
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import grpc
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import REGISTRY
+from user import user_service_pb2 as pb
+from user.user_service_pb2_grpc import UserServiceStub
+
+from grpc_common.calls import Call, CallType, Method
+from grpc_common.metrics import server_metrics
+from grpc_common.testing_certificates import CertificateDirectory
+from k8s.checks.manifests import Manifests, get
+from k8s.checks.monitoring import (
+    adapter_query,
+    adapter_rule,
+    alerts,
+    dashboard,
+    dashboard_queries,
+    nodes,
+    selector_text,
+    selectors,
+    variable_queries,
+)
+from k8s.checks.prometheus import running_prometheus, scrape_config
+from k8s.checks.rendered import load
+from tests.programs import running_server
+
+PROD = Manifests(load("prod"))
+RULE = adapter_rule(PROD)
+SERIES = "grpc_server_handled_total"
+BUSY, BROKEN, IDLE = "pod-0", "pod-1", "pod-2"
+CALLS = 200
+"""GetUser calls that BUSY gets while it is scraped."""
+
+DASHBOARD = dashboard(PROD)
+PANELS = dashboard_queries(DASHBOARD)
+ALERTS = {alert["alert"]: alert["expr"] for alert in alerts(PROD)}
+QUERIES = ALERTS | PANELS | {"adapter": adapter_query(RULE, SERIES, "user-service", BUSY, BROKEN, IDLE)}
+
+each_query = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory):
+    """Run a Prometheus that has seen a busy pod, one that fails and refuses calls, and one without calls."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    certificates = CertificateDirectory(folder / "certs", trustme.CA())
+    with ExitStack() as stack:
+        # It takes connections, and never answers.
+        database = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        url = f"postgresql://user@127.0.0.1:{database.getsockname()[1]}/users"
+        servers = [
+            stack.enter_context(server)
+            for server in (
+                running_server(folder / "busy.db"),
+                running_server(url, DATABASE_CONNECT_TIMEOUT="1s", MAX_CONCURRENT_CALLS="1"),
+                running_server(folder / "idle.db", TLS_DIRECTORY=str(certificates.path)),
+            )
+        ]
+        (monitor,) = PROD.of_kind("PodMonitor")
+        deployment = PROD.named("Deployment", "user-service", "user-service")
+        ports = [server.port("metrics_port") for server in servers]
+        scraped = scrape_config(monitor, get(deployment, "spec.template"), ports)
+        prometheus = stack.enter_context(running_prometheus(folder, scraped))
+        call_busy(prometheus, stack.enter_context(servers[0].channel()))
+        call_broken(prometheus, stack.enter_context(servers[1].channel()))
+        prometheus.wait_for(f'sum(up{{pod="{IDLE}"}})', 1)
+        yield prometheus
+
+
+def call_busy(prometheus, channel):
+    """Make calls of each kind, and as many health checks again."""
+    users, health = UserServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+    user = users.CreateUser(pb.CreateUserRequest(name="Ada", email="ada@example.com"))
+    list(users.ListUsers(pb.ListUsersRequest()))
+    users.GetUser(pb.GetUserRequest(id=user.id))
+    health.Check(health_pb2.HealthCheckRequest())
+    handled = f'sum by (grpc_method) ({SERIES}{{pod="{BUSY}", grpc_method="%s"}})'
+    prometheus.wait_for(handled % "Check", 1)
+    for _ in range(CALLS):
+        users.GetUser(pb.GetUserRequest(id=user.id))
+        health.Check(health_pb2.HealthCheckRequest())
+    prometheus.wait_for(handled % "GetUser", 1 + CALLS)
+
+
+def call_broken(prometheus, channel):
+    """Have a call refused while another waits for the database in vain."""
+
+    def call(_number):
+        with pytest.raises(grpc.RpcError) as caught:
+            UserServiceStub(channel).GetUser(pb.GetUserRequest(id="019b2f60-7c00-7000-8000-000000000000"))
+        return caught.value.code()
+
+    with ThreadPoolExecutor() as threads:
+        codes = set(threads.map(call, range(2)))
+    assert codes == {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    prometheus.wait_for(f'sum({SERIES}{{pod="{BROKEN}", grpc_service="user.UserService"}})', 2)
+
+
+def test_pods_have_the_labels_that_queries_select(prometheus):
+    """The PodMonitor gives each pod's series its namespace, its name, and the job of the alerts."""
+    (labels,) = prometheus.series(f'up{{pod="{BUSY}"}}')
+    ours = {"namespace": "user-service", "job": "user-service", "container": "user-service"}
+    assert labels.items() >= ours.items()
+
+
+@each_query
+def test_queries_select_what_servers_export(prometheus, query):
+    """No name of a metric, and no label or value, is other than a server has it."""
+    for selector in selectors(prometheus.parse(query)):
+        assert prometheus.series(selector_text(selector)), selector_text(selector)
+
+
+@each_query
+def test_queries_group_by_labels_that_are_there(prometheus, query):
+    """A label that is misspelled would add everything up."""
+    for aggregation in nodes(prometheus.parse(query), "aggregation"):
+        assert not aggregation["without"]
+        for selector in selectors(aggregation["expr"]):
+            for labels in prometheus.series(selector_text(selector)):
+                assert set(aggregation["grouping"]) <= set(labels)
+
+
+@each_query
+def test_codes_are_spelled_as_servers_spell_them(prometheus, query):
+    """A code that no server has would never be counted."""
+    known = codes_as_exported()
+    for selector in selectors(prometheus.parse(query)):
+        for matcher in selector["matchers"]:
+            if matcher["name"] == "grpc_code":
+                assert set(matcher["value"].split("|")) <= known
+
+
+def codes_as_exported():
+    """Return the label of every status."""
+    method = Method("test.Codes", "Call", CallType.UNARY)
+    for code in grpc.StatusCode:
+        server_metrics().ended(Call(method, code=code))
+    samples = (sample for metric in REGISTRY.collect() for sample in metric.samples)
+    return {sample.labels["grpc_code"] for sample in samples if "grpc_code" in sample.labels}
+
+
+@pytest.mark.parametrize("expression", ALERTS.values(), ids=ALERTS)
+def test_alerts_can_be_evaluated(prometheus, expression):
+    """Prometheus answers the query of each alert."""
+    prometheus.query(expression)
+
+
+@pytest.mark.parametrize("title", PANELS)
+def test_panels_show_something(prometheus, title):
+    """Each panel has data, and names each line by labels that it has."""
+    results = prometheus.query(PANELS[title])
+    assert results
+    (legend,) = (
+        target["legendFormat"]
+        for panel in DASHBOARD["panels"]
+        for target in panel["targets"]
+        if f"{panel['title']} {target['refId']}" == title
+    )
+    for labels, _ in results:
+        assert set(re.findall(r"\{\{(\w+)\}\}", legend)) <= set(labels)
+
+
+def test_variables_have_values(prometheus):
+    """The dashboard finds the namespace and the pods."""
+    values = [
+        sorted({labels[label] for labels in prometheus.series(selector)})
+        for selector, label in variable_queries(DASHBOARD)
+    ]
+    assert values == [["user-service"], [BUSY, BROKEN, IDLE]]
+
+
+def test_adapter_finds_the_series(prometheus):
+    """The rule discovers the counter of calls in pods, and makes the autoscaler's metric of it."""
+    found = prometheus.series(RULE["seriesQuery"])
+    assert {labels["pod"] for labels in found} == {BUSY, BROKEN}
+    (autoscaler,) = PROD.of_kind("HorizontalPodAutoscaler")
+    wanted = [metric["pods"]["metric"]["name"] for metric in get(autoscaler, "spec.metrics")[1:]]
+    assert {re.sub(RULE["name"]["matches"], RULE["name"]["as"], labels["__name__"]) for labels in found} == {
+        *wanted
+    }
+
+
+def test_adapter_tells_the_calls_that_were_made(prometheus):
+    """It is the mean of a minute; health checks don't count, and a pod without calls has 0."""
+    rates = {labels["pod"]: rate for labels, rate in prometheus.query(QUERIES["adapter"])}
+    # The rate goes on for half a scrape before the first and after the last.
+    assert rates[BUSY] == pytest.approx(CALLS / 60, rel=0.3)
+    assert rates.keys() == {BUSY, BROKEN, IDLE}
+    assert rates[IDLE] == 0

@@ -1,0 +1,200 @@
+"""What is named exists: ConfigMaps and Secrets with their keys, accounts, roles, middleware, issuers."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from k8s.checks.manifests import (
+    External,
+    Manifest,
+    Manifests,
+    Pod,
+    Problem,
+    annotations,
+    content,
+    find,
+    get,
+    metadata,
+)
+from k8s.checks.servers import servers, volume_at
+
+_PAIR = ("tls.crt", "tls.key")
+_DECLARE = "add the object to the overlay, or say in external.yaml who makes it"
+
+
+@dataclass(frozen=True)
+class Use:
+    """A place that names another object."""
+
+    manifest: Manifest
+    field: str
+    kind: str
+    name: str
+    keys: Sequence[str] = ()
+    """What it takes of a ConfigMap or Secret."""
+    namespace: str | None = None
+    """Where the object is, if not beside the manifest."""
+
+
+_NAMES: Mapping[str, Sequence[tuple[str, str]]] = {
+    "StatefulSet": [("spec.serviceName", "Service")],
+    "GRPCRoute": [("spec.parentRefs[].name", "Gateway")],
+    "HTTPRoute": [("spec.parentRefs[].name", "Gateway")],
+    "Gateway": [("spec.gatewayClassName", "GatewayClass")],
+    "Ingress": [("spec.ingressClassName", "IngressClass")],
+    "IngressRoute": [
+        ("spec.routes[].middlewares[].name", "Middleware"),
+        ("spec.routes[].services[].serversTransport", "ServersTransport"),
+        ("spec.tls.options.name", "TLSOption"),
+    ],
+}
+"""Fields with nothing but the name of an object of one kind beside it."""
+
+_TYPED = {
+    "BackendTLSPolicy": ["spec.targetRefs[]"],
+    "BackendTrafficPolicy": ["spec.targetRefs[]"],
+    "Certificate": ["spec.issuerRef"],
+    "ClusterRoleBinding": ["roleRef", "subjects[]"],
+    "RoleBinding": ["roleRef", "subjects[]"],
+    "HorizontalPodAutoscaler": ["spec.scaleTargetRef"],
+}
+"""Fields with kind and name of an object."""
+
+_DATA: Mapping[str, Sequence[tuple[str, str, Sequence[str]]]] = {
+    "BackendTLSPolicy": [("spec.validation.caCertificateRefs[]", "ConfigMap", ("ca.crt",))],
+    "Gateway": [("spec.listeners[].tls.certificateRefs[]", "Secret", _PAIR)],
+    "Ingress": [("spec.tls[].secretName", "Secret", _PAIR)],
+    "IngressRoute": [("spec.tls.secretName", "Secret", _PAIR)],
+    "Issuer": [("spec.ca.secretName", "Secret", _PAIR)],
+    "ServersTransport": [
+        ("spec.certificatesSecrets[]", "Secret", _PAIR),
+        ("spec.rootCAs[].secret", "Secret", ("ca.crt",)),
+        ("spec.rootCAs[].configMap", "ConfigMap", ("ca.crt",)),
+    ],
+    "TLSOption": [("spec.clientAuth.secretNames[]", "Secret", ("ca.crt",))],
+}
+"""Fields with the name of a Secret or ConfigMap, and what is taken of it."""
+
+
+def name_what_exists(manifests: Manifests) -> Iterator[Problem]:
+    """Each object that is named exists, and each ConfigMap and Secret has the keys that are taken."""
+    for use in uses(manifests):
+        namespace = use.namespace or metadata(use.manifest, "namespace")
+        keys = _keys(manifests, use.kind, use.name, namespace)
+        if keys is None and not manifests.exists(use.kind, use.name, namespace):
+            yield Problem(use.manifest, use.field, f"there is no {use.kind} {use.name}", _DECLARE)
+        for key in use.keys:
+            if keys is not None and key not in keys:
+                what = f"{use.kind} {use.name} has no key {key}, only {', '.join(sorted(keys))}"
+                yield Problem(use.manifest, use.field, what, "take one of these, or add the key")
+
+
+def unused(external: Iterable[External], overlays: Iterable[Manifests]) -> list[External]:
+    """Return what is declared external and that no overlay names."""
+    named = {(use.kind, use.name) for manifests in overlays for use in uses(manifests)}
+    return [each for each in external if (each.kind, each.name) not in named]
+
+
+def uses(manifests: Manifests) -> Iterator[Use]:
+    """Yield each place that names another object."""
+    for pod in manifests.pods:
+        yield from _of_pod(pod)
+    yield from _of_servers(manifests)
+    for manifest in manifests.objects:
+        yield from _of_manifest(manifest)
+    for ingress in manifests.of_kind("Ingress"):
+        yield from _of_nginx(ingress)
+
+
+def _keys(manifests: Manifests, kind: str, name: str, namespace: str) -> set[str] | None:
+    """Return the keys that a ConfigMap or Secret has or will have, None if it is unknown here."""
+    if found := manifests.named(kind, name, namespace):
+        return set(content(found)) if kind in ("ConfigMap", "Secret") else set()
+    for certificate in manifests.of_kind("Certificate"):
+        if kind == "Secret" and get(certificate, "spec.secretName") == name:
+            return {*_PAIR} | (set() if is_acme(manifests, certificate) else {"ca.crt"})
+    return next(
+        (set(each.keys) for each in manifests.external if (each.kind, each.name) == (kind, name)), None
+    )
+
+
+def is_acme(manifests: Manifests, certificate: Manifest) -> bool:
+    """Return whether a public authority issues it: it names no ca.crt, and signs no client certificate."""
+    issuer = get(certificate, "spec.issuerRef") or {}
+    found = manifests.named(issuer.get("kind", "Issuer"), issuer["name"], metadata(certificate, "namespace"))
+    if found is not None:
+        return get(found, "spec.acme") is not None
+    external = [
+        each for each in manifests.external if (each.kind, each.name) == (issuer.get("kind"), issuer["name"])
+    ]
+    return bool(external and external[0].keys and "ca.crt" not in external[0].keys)
+
+
+def _of_manifest(manifest: Manifest) -> Iterator[Use]:
+    for path, kind in _NAMES.get(manifest["kind"], []):
+        for field, name in find(manifest, path):
+            if "@" not in name:  # Traefik's names for what other providers have, as in "gzip@file"
+                yield Use(manifest, field, kind, name)
+    for path in _TYPED.get(manifest["kind"], []):
+        for field, reference in find(manifest, path):
+            if reference.get("kind", "Issuer") not in ("Group", "User"):
+                kind = reference.get("kind", "Issuer")
+                yield Use(manifest, field, kind, reference["name"], (), reference.get("namespace"))
+    for path, kind, keys in _DATA.get(manifest["kind"], []):
+        for field, reference in find(manifest, path):
+            if isinstance(reference, str):
+                yield Use(manifest, field, kind, reference, keys)
+            else:
+                yield Use(manifest, field, reference.get("kind", kind), reference["name"], keys)
+
+
+def _of_pod(pod: Pod) -> Iterator[Use]:
+    for field, name in pod.find("spec.serviceAccountName"):
+        if name != "default":  # which every namespace has
+            yield Use(pod.workload, field, "ServiceAccount", name)
+    for field, secret in pod.find("spec.imagePullSecrets[]"):
+        yield Use(pod.workload, field, "Secret", secret["name"])
+    for field, volume in pod.find("spec.volumes[]"):
+        for source in [volume, *(get(volume, "projected.sources") or [])]:
+            yield from _of_volume(pod, field, source)
+    for field, container in pod.containers:
+        for variable in container.get("env") or []:
+            where = f"{field}.env[{variable['name']}]"
+            yield from _of_key(pod, where, variable.get("valueFrom") or {}, "secretKeyRef", "Secret")
+            yield from _of_key(pod, where, variable.get("valueFrom") or {}, "configMapKeyRef", "ConfigMap")
+        for source in container.get("envFrom") or []:
+            yield from _of_key(pod, f"{field}.envFrom", source, "secretRef", "Secret")
+            yield from _of_key(pod, f"{field}.envFrom", source, "configMapRef", "ConfigMap")
+
+
+def _of_volume(pod: Pod, field: str, source: Manifest) -> Iterator[Use]:
+    for kind, key in (("Secret", "secret"), ("ConfigMap", "configMap")):
+        reference = source.get(key)
+        if reference and not reference.get("optional"):
+            name = reference.get("secretName") or reference["name"]
+            keys = [item["key"] for item in reference.get("items") or []]
+            yield Use(pod.workload, field, kind, name, keys)
+
+
+def _of_key(pod: Pod, field: str, source: Manifest, key: str, kind: str) -> Iterator[Use]:
+    reference = source.get(key)
+    if reference and not reference.get("optional"):
+        keys = [reference["key"]] if "key" in reference else []
+        yield Use(pod.workload, field, kind, reference["name"], keys)
+
+
+def _of_servers(manifests: Manifests) -> Iterator[Use]:
+    """The certificates that a server with TLS reads."""
+    for server in servers(manifests):
+        tls = server.config.server.tls
+        found = volume_at(server.pod, server.container, str(tls.directory)) if tls.directory else None
+        if found and (name := get(found[1], "secret.secretName")):
+            keys = (*_PAIR, "ca.crt") if tls.require_client_certificate else _PAIR
+            yield Use(server.pod.workload, found[0], "Secret", name, keys)
+
+
+def _of_nginx(ingress: Manifest) -> Iterator[Use]:
+    for annotation, keys in (("auth-tls-secret", ("ca.crt",)), ("proxy-ssl-secret", (*_PAIR, "ca.crt"))):
+        key = f"nginx.ingress.kubernetes.io/{annotation}"
+        if value := annotations(ingress).get(key):
+            namespace, _, name = value.rpartition("/")
+            yield Use(ingress, f"metadata.annotations[{key}]", "Secret", name, keys, namespace or None)

@@ -1,0 +1,140 @@
+"""Our servers in an overlay, and the configuration that each will have: a file with variables over it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from grpc_common import ConfigError, load
+from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, content, get, metadata
+from services.user.config import UserServiceConfig
+
+type Environment = Mapping[str, str | None]
+"""Variables; None is a value that only the cluster knows."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A container that runs our program: a server, or its migration."""
+
+    pod: Pod
+    field: str
+    """Where the container is, in its workload."""
+    container: Manifest
+    environment: Environment
+    file: tuple[Manifest, str] | None
+    """The ConfigMap and the key in it that CONFIG_FILE names, if they are here."""
+
+    def load(self) -> UserServiceConfig:
+        """Return the configuration in effect; what only the cluster knows has its default.
+
+        Raises:
+            ConfigError: something in it is wrong; the file is called by its name alone.
+
+        """
+        known = {name: value for name, value in self.environment.items() if value is not None}
+        if self.file is None:
+            return load(UserServiceConfig, environ=known)
+        config_map, key = self.file
+        with TemporaryDirectory() as folder:
+            file = Path(folder, key)
+            file.write_text(content(config_map)[key], "utf-8")
+            try:
+                return load(UserServiceConfig, file, known)
+            except ConfigError as error:
+                raise ConfigError(str(error).replace(f"{folder}/", "")) from None
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that serves, and the configuration that it will have."""
+
+    program: Program
+    config: UserServiceConfig
+
+    @property
+    def pod(self) -> Pod:
+        """The pod that it is in."""
+        return self.program.pod
+
+    @property
+    def container(self) -> Manifest:
+        """Its container."""
+        return self.program.container
+
+    @property
+    def field(self) -> str:
+        """Where the container is, in its workload."""
+        return self.program.field
+
+    def problem(self, field: str, what: str, fix: str) -> Problem:
+        """Return a problem of a field of the container."""
+        return Problem(self.pod.workload, f"{self.field}.{field}", what, fix)
+
+
+def programs(manifests: Manifests) -> Iterator[Program]:
+    """Yield each container that is told of a CONFIG_FILE."""
+    for pod in manifests.pods:
+        for field, container in pod.containers:
+            environment = _environment(manifests, pod, container)
+            if file := environment.get("CONFIG_FILE"):
+                place = _config_map_at(manifests, pod, container, file)
+                yield Program(pod, field, container, environment, place)
+
+
+def servers(manifests: Manifests) -> Iterator[Server]:
+    """Yield each server whose configuration can be loaded; configuration.py tells of the others."""
+    for program in programs(manifests):
+        if program.pod.workload["kind"] in ("CronJob", "Job"):
+            continue
+        try:
+            yield Server(program, program.load())
+        except ConfigError:
+            continue
+
+
+def volume_at(pod: Pod, container: Manifest, path: str) -> tuple[str, Manifest] | None:
+    """Return where in the workload the volume is that is mounted at `path`, and the volume."""
+    mounts = container.get("volumeMounts") or []
+    names = [mount["name"] for mount in mounts if PurePosixPath(mount["mountPath"]) == PurePosixPath(path)]
+    return next((found for found in pod.find("spec.volumes[]") if found[1]["name"] in names), None)
+
+
+def _config_map_at(
+    manifests: Manifests, pod: Pod, container: Manifest, file: str
+) -> tuple[Manifest, str] | None:
+    path = PurePosixPath(file)
+    if (found := volume_at(pod, container, str(path.parent))) is None:
+        return None
+    name = get(found[1], "configMap.name")
+    config_map = manifests.named("ConfigMap", name, metadata(pod.workload, "namespace"))
+    return (config_map, path.name) if config_map and path.name in content(config_map) else None
+
+
+def _environment(manifests: Manifests, pod: Pod, container: Manifest) -> Environment:
+    values: dict[str, str | None] = {}
+    namespace = metadata(pod.workload, "namespace")
+    for source in container.get("envFrom") or []:
+        for kind, reference in (("ConfigMap", "configMapRef"), ("Secret", "secretRef")):
+            found = _content(manifests, kind, source.get(reference), namespace)
+            values |= {source.get("prefix", "") + key: value for key, value in found.items()}
+    for variable in container.get("env") or []:
+        value = variable.get("value", "")
+        for kind, reference in (("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")):
+            if source := get(variable, f"valueFrom.{reference}"):
+                value = _content(manifests, kind, source, namespace).get(source["key"])
+        values[variable["name"]] = None if value is None else _expand(value, values)
+    return values
+
+
+def _content(
+    manifests: Manifests, kind: str, reference: Manifest | None, namespace: str
+) -> Mapping[str, str]:
+    found = manifests.named(kind, reference["name"], namespace) if reference else None
+    return content(found) if found else {}
+
+
+def _expand(value: str, values: Environment) -> str:
+    """Put earlier variables in the place of `$(NAME)`, as the kubelet does."""
+    return re.sub(r"\$\((\w+)\)", lambda match: values.get(match[1]) or match[0], value)

@@ -1,0 +1,98 @@
+"""Times that depend on each other, in different files, fit together: how a pod starts, lives and ends."""
+
+from collections.abc import Iterator
+
+from grpc_common import ChannelConfig
+from k8s.checks.manifests import Manifest, Manifests, Problem, get
+from k8s.checks.servers import Server, servers
+
+_EXIT = 5
+"""Seconds that a server may take to exit after its drain; README of grpc_common."""
+
+_AGE_JITTER = 1.1
+"""How much later than max_connection_age gRPC ends a connection at most."""
+
+
+def _until_ended(server: Server) -> float:
+    """Return the seconds from the pod's deletion to the end of the drain."""
+    drain = server.config.server.drain
+    return float((get(server.container, "lifecycle.preStop.sleep.seconds") or 0) + drain.delay + drain.grace)
+
+
+def _until_failed(probe: Manifest) -> float:
+    """Return the seconds in which a probe finds a server dead; the defaults are Kubernetes'."""
+    return float(probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3))
+
+
+def end_before_killed(manifests: Manifests) -> Iterator[Problem]:
+    """A server has exited before the kubelet kills it."""
+    for server in servers(manifests):
+        needed = _until_ended(server) + _EXIT
+        grace = server.pod.spec.get("terminationGracePeriodSeconds", 30)
+        if grace < needed:
+            what = f"{grace} s is less than preStop + drain.delay + drain.grace + {_EXIT} s = {needed:g} s"
+            fix = f"{needed:g} or more, or shorten those"
+            yield server.pod.problem("spec.terminationGracePeriodSeconds", what, fix)
+
+
+def drain_every_connection(manifests: Manifests) -> Iterator[Problem]:
+    """A drain is longer than a connection lives, so that clients that ignore health have left, too."""
+    for server in servers(manifests):
+        section = server.config.server
+        needed = _AGE_JITTER * section.keepalive.max_connection_age
+        if section.drain.grace < needed:
+            what = (
+                f"drain.grace {section.drain.grace:g} s is less than 1.1 x max_connection_age, {needed:g} s"
+            )
+            yield server.problem("env", what, "make drain.grace longer, or max_connection_age shorter")
+
+
+def kill_no_draining_server(manifests: Manifests) -> Iterator[Problem]:
+    """A liveness probe that fails all through the end of a pod does not end it earlier."""
+    for server in servers(manifests):
+        if probe := server.container.get("livenessProbe"):
+            found, needed = _until_failed(probe), _until_ended(server)
+            if found < needed:
+                what = f"period x threshold is {found:g} s, a server takes {needed:g} s to end"
+                yield server.problem("livenessProbe", what, f"{needed:g} s or more")
+
+
+def leave_broken_servers_in_time(manifests: Manifests) -> Iterator[Problem]:
+    """A server that is not ready is left out before its clients' calls have all run out of time."""
+    deadline = ChannelConfig().default_deadline
+    for server in servers(manifests):
+        if probe := server.container.get("readinessProbe"):
+            found = _until_failed(probe) + probe.get("timeoutSeconds", 1)
+            if found > deadline:
+                what = f"period x threshold + timeout is {found:g} s, clients give up after {deadline:g} s"
+                yield server.problem("readinessProbe", what, f"{deadline:g} s or less")
+
+
+def start_before_killed(manifests: Manifests) -> Iterator[Problem]:
+    """A server may wait for its database when it starts."""
+    for server in servers(manifests):
+        if probe := server.container.get("startupProbe"):
+            found, needed = _until_failed(probe), server.config.database.connect_timeout
+            if found < needed:
+                what = f"period x threshold is {found:g} s, database.connect_timeout is {needed:g} s"
+                yield server.problem("startupProbe", what, f"more than {needed:g} s")
+
+
+def take_clients_pings(manifests: Manifests) -> Iterator[Problem]:
+    """A client with grpc_common's defaults does not ping more often than the server allows."""
+    time = ChannelConfig().keepalive.time
+    for server in servers(manifests):
+        allowed = server.config.server.keepalive.min_time
+        if time < allowed:
+            what = f"keepalive.min_time {allowed:g} s cuts off clients, which ping every {time:g} s"
+            yield server.problem("env", what, f"{time:g} s or less")
+
+
+def let_streams_end(manifests: Manifests) -> Iterator[Problem]:
+    """The longest stream may end after its connection is too old, even if it began just before."""
+    for server in servers(manifests):
+        section = server.config.server
+        grace, needed = section.keepalive.max_connection_age_grace, section.default_stream_deadline
+        if grace < needed:
+            what = f"max_connection_age_grace {grace:g} s cuts streams, which may take {needed:g} s"
+            yield server.problem("env", what, "make it default_stream_deadline or more")

@@ -1,0 +1,156 @@
+import pytest
+
+from k8s.checks import timing
+from k8s.checks.testing import REMOVED, changed, texts
+
+DEPLOYMENT = "Deployment/user-service"
+POD = "spec.template.spec"
+PATH = f"{POD}.containers.0"
+FIELD = f"{POD}.containers[user-service]"
+
+
+def with_variables(**variables):
+    """Return the change of dev's Deployment that gives the server variables."""
+    variables |= {"CONFIG_FILE": "/etc/user-service/config.yaml"}
+    env = [{"name": name, "value": value} for name, value in variables.items()]
+    return DEPLOYMENT, f"{PATH}.env", env
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (
+            (DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", 49),
+            "49 s is less than preStop + drain.delay + drain.grace + 5 s = 50 s; ",
+        ),
+        (
+            (DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", REMOVED),
+            "30 s is less than preStop + drain.delay + drain.grace + 5 s = 50 s; ",
+        ),
+        (
+            (DEPLOYMENT, f"{PATH}.lifecycle.preStop.sleep.seconds", 16),
+            "60 s is less than preStop + drain.delay + drain.grace + 5 s = 61 s; ",
+        ),
+        (
+            with_variables(DRAIN_DELAY="11s"),
+            "60 s is less than preStop + drain.delay + drain.grace + 5 s = 61 s; ",
+        ),
+        (
+            with_variables(DRAIN_GRACE="51s"),
+            "60 s is less than preStop + drain.delay + drain.grace + 5 s = 61 s; ",
+        ),
+    ],
+)
+def test_server_that_is_killed_in_its_drain(change, found):
+    """All that happens between a pod's deletion and its end counts, variables over the file."""
+    [text] = texts(timing.end_before_killed, changed("dev", change))
+    assert text.startswith(f"{DEPLOYMENT}: {POD}.terminationGracePeriodSeconds: {found}")
+
+
+def test_drain_that_is_shorter_than_a_connection():
+    """Clients that ignore health leave when their connection is too old, so the drain waits for that."""
+    [text] = texts(timing.drain_every_connection, changed("dev", with_variables(DRAIN_GRACE="32s")))
+    assert text == (
+        f"{DEPLOYMENT}: {FIELD}.env: drain.grace 32 s is less than 1.1 x max_connection_age, 33 s; "
+        "make drain.grace longer, or max_connection_age shorter"
+    )
+    change = with_variables(KEEPALIVE_MAX_CONNECTION_AGE="37s")
+    assert len(texts(timing.drain_every_connection, changed("dev", change))) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "seconds"),
+    [("periodSeconds", 14, 42), ("failureThreshold", 2, 40), ("periodSeconds", REMOVED, 30)],
+)
+def test_liveness_probe_that_kills_a_draining_server(key, value, seconds):
+    """The liveness probe gives up later than the drain ends."""
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.livenessProbe.{key}", value))
+    [text] = texts(timing.kill_no_draining_server, manifests)
+    assert text == (
+        f"{DEPLOYMENT}: {FIELD}.livenessProbe: "
+        f"period x threshold is {seconds} s, a server takes 45 s to end; 45 s or more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "seconds"),
+    [("periodSeconds", 14, 31), ("failureThreshold", 6, 33), ("timeoutSeconds", 21, 31)],
+)
+def test_readiness_probe_that_is_slower_than_clients(key, value, seconds):
+    """A broken server is out of the endpoints before a call of 30 s gives up."""
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.readinessProbe.{key}", value))
+    [text] = texts(timing.leave_broken_servers_in_time, manifests)
+    assert text == (
+        f"{DEPLOYMENT}: {FIELD}.readinessProbe: period x threshold + timeout is {seconds} s, "
+        "clients give up after 30 s; 30 s or less"
+    )
+
+
+def test_startup_probe_that_is_faster_than_the_database():
+    """A server that waits for its database when it starts is not killed meanwhile."""
+    manifests = changed("dev", with_variables(DATABASE_CONNECT_TIMEOUT="61s"))
+    [text] = texts(timing.start_before_killed, manifests)
+    assert text == (
+        f"{DEPLOYMENT}: {FIELD}.startupProbe: "
+        "period x threshold is 60 s, database.connect_timeout is 61 s; more than 61 s"
+    )
+
+
+def test_server_that_cuts_off_pinging_clients():
+    """Clients ping every 10 s unless they are told otherwise."""
+    [text] = texts(timing.take_clients_pings, changed("dev", with_variables(KEEPALIVE_MIN_TIME="11s")))
+    assert text == (
+        f"{DEPLOYMENT}: {FIELD}.env: keepalive.min_time 11 s cuts off clients, which ping every 10 s; "
+        "10 s or less"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "grace", "longest"),
+    [
+        ({"KEEPALIVE_MAX_CONNECTION_AGE_GRACE": "5s"}, 5, 300),
+        ({"DEFAULT_STREAM_DEADLINE": "10m"}, 310, 600),
+    ],
+)
+def test_connection_that_ends_before_its_streams(variables, grace, longest):
+    """The guide's grace of 5 s cuts every stream that is longer than 35 s."""
+    [text] = texts(timing.let_streams_end, changed("dev", with_variables(**variables)))
+    assert text == (
+        f"{DEPLOYMENT}: {FIELD}.env: max_connection_age_grace {grace} s cuts streams, "
+        f"which may take {longest} s; make it default_stream_deadline or more"
+    )
+
+
+def test_file_counts_as_variables_do():
+    """Settings in the ConfigMap are read by grpc_common's own loader."""
+    [config_map] = [each["metadata"]["name"] for each in changed("dev").of_kind("ConfigMap")]
+    text = "server: {drain: {grace: 1m30s}}"
+    manifests = changed("dev", (f"ConfigMap/{config_map}", "data[config.yaml]", text))
+    assert len(texts(timing.end_before_killed, manifests)) == 1
+    assert len(texts(timing.kill_no_draining_server, manifests)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        (timing.end_before_killed, (DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", 50)),
+        (timing.end_before_killed, (DEPLOYMENT, f"{PATH}.lifecycle", REMOVED)),
+        (timing.drain_every_connection, with_variables(DRAIN_GRACE="33s")),
+        (timing.kill_no_draining_server, (DEPLOYMENT, f"{PATH}.livenessProbe.periodSeconds", 15)),
+        (timing.kill_no_draining_server, (DEPLOYMENT, f"{PATH}.livenessProbe.failureThreshold", REMOVED)),
+        (timing.leave_broken_servers_in_time, (DEPLOYMENT, f"{PATH}.readinessProbe.timeoutSeconds", 20)),
+        (timing.start_before_killed, with_variables(DATABASE_CONNECT_TIMEOUT="60s")),
+        (timing.take_clients_pings, with_variables(KEEPALIVE_MIN_TIME="10s")),
+        (timing.let_streams_end, with_variables(KEEPALIVE_MAX_CONNECTION_AGE_GRACE="300s")),
+    ],
+)
+def test_times_that_just_fit(rule, change):
+    """The bounds themselves are allowed."""
+    assert texts(rule, changed("dev", change)) == []
+
+
+def test_probes_with_the_defaults_of_kubernetes():
+    """What a probe does not say is Kubernetes' default: 10 s, 3 times, 1 s."""
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.readinessProbe", {"grpc": {"port": 50051}}))
+    [text] = texts(timing.leave_broken_servers_in_time, manifests)
+    assert "period x threshold + timeout is 31 s" in text
