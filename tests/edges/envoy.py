@@ -1,0 +1,77 @@
+"""The Envoys that the overlays istio and gateway-api ask for, in front of servers on this machine."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import trustme
+from user.user_service_pb2_grpc import UserServiceStub
+
+from grpc_common.testing_certificates import CertificateDirectory
+from k8s.checks.rendered import load
+from tests.edges import gateway, istio
+from tests.edges.objects import Object
+from tests.interop.envoy_proxy import Envoy, configured
+
+EDGES = ("istio", "gateway-api")
+"""The overlays."""
+
+FASTER = 10
+"""By which the outlier detection's times are shortened, or a server would come back after 40 s only."""
+
+
+@dataclass
+class Edge:
+    """An Envoy in front of the servers, and a channel to it that repeats nothing by itself."""
+
+    envoy: Envoy
+    channel: grpc.aio.Channel
+
+    @property
+    def stub(self) -> UserServiceStub:
+        """A stub of the service."""
+        return UserServiceStub(self.channel)
+
+
+@asynccontextmanager
+async def running_edge(overlay: str, folder: Path, ports: Sequence[int]) -> AsyncIterator[Edge]:
+    """Run the Envoy that an overlay asks for, in front of the servers on `ports`.
+
+    Raises:
+        ValueError: the overlay says something that is not translated for Envoy.
+        RuntimeError: Envoy did not take the configuration.
+
+    """
+    certificate = CertificateDirectory(folder / "tls", trustme.CA(), "grpc.example.com")
+    if overlay == "istio":
+        listener, clusters = istio.sidecar(load(overlay), ports)
+    else:
+        listener, clusters = gateway.proxy(load(overlay), ports, certificate.path)
+    for cluster in clusters:
+        _quicken(cluster["outlier_detection"])
+    async with (
+        configured(folder, listener, clusters) as envoy,
+        _channel(overlay, envoy, certificate) as channel,
+    ):
+        yield Edge(envoy, channel)
+
+
+def _quicken(detection: Object) -> None:
+    """Shorten the times, and leave the thresholds."""
+    for name in ("interval", "base_ejection_time"):
+        detection[name] = f"{float(detection[name].removesuffix('s')) / FASTER}s"
+
+
+def _channel(overlay: str, envoy: Envoy, certificate: CertificateDirectory) -> grpc.aio.Channel:
+    """Return a channel for the name that clients know the service by."""
+    target = f"127.0.0.1:{envoy.port}"
+    # With a small window and no probe for a larger one the client holds little of what it has not read.
+    options: list[tuple[str, str | int]] = [("grpc.enable_retries", 0), ("grpc.http2.bdp_probe", 0)]
+    if overlay == "istio":
+        options.append(("grpc.default_authority", "user-service:50051"))
+        return grpc.aio.insecure_channel(target, options=options)
+    options.append(("grpc.ssl_target_name_override", "grpc.example.com"))
+    root = certificate.path.joinpath("ca.crt").read_bytes()
+    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root), options=options)

@@ -1,0 +1,311 @@
+import asyncio
+import copy
+import os
+import signal
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2 as reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
+from user import user_service_pb2 as pb
+
+from k8s.checks.rendered import load
+from tests.edges import gateway, istio
+from tests.edges.envoy import EDGES, running_edge
+from tests.edges.servers import REPLICAS, running_servers
+
+# The streams of a minute run while the other tests do.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PAGE = 1000
+"""Users; about 600 kB."""
+
+MINUTE = 61
+"""Seconds. Envoy's own timeout of a route is 15, the guide's was 30."""
+
+CALLERS = 8
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
+async def streams(tmp_path_factory):
+    """Begin to list users through each edge, from servers that nothing else happens to."""
+    with running_servers(DATABASE_STATEMENT_TIMEOUT="2m") as servers:
+        await servers.seed(PAGE)
+        task = asyncio.create_task(list_from_a_stalled_database(servers, tmp_path_factory))
+        yield task
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def list_from_a_stalled_database(servers, folders):
+    """List a page that has to wait for a minute; return how many users came by each edge, or the error."""
+    async with AsyncExitStack() as stack:
+        edges = [
+            await stack.enter_async_context(running_edge(name, folders.mktemp(name), servers.ports))
+            for name in EDGES
+        ]
+        async with servers.stalled():
+            pages = [list_page(edge) for edge in edges]
+            await asyncio.sleep(MINUTE)
+        return dict(zip(EDGES, [await received(page) for page in pages], strict=True))
+
+
+async def received(page):
+    """Return how many users a page has, or the error that ended it."""
+    try:
+        return len([user async for user in page])
+    except grpc.aio.AioRpcError as error:
+        return str(error)
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """Run servers for the tests that are hard on them."""
+    with running_servers(DATABASE_STATEMENT_TIMEOUT="3s") as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def user_id(servers):
+    """Create a page of users; return the id of the first."""
+    return (await servers.seed(PAGE))[0]
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=EDGES)
+async def edge(request, tmp_path, servers):
+    """Run each edge in front of the servers."""
+    async with running_edge(request.param, tmp_path, servers.ports) as running:
+        yield running
+
+
+async def get(edge, user_id):
+    """Get a user."""
+    return await edge.stub.GetUser(pb.GetUserRequest(id=user_id), timeout=25)
+
+
+def list_page(edge):
+    """List a page of users."""
+    return edge.stub.ListUsers(pb.ListUsersRequest(page_size=PAGE), timeout=2 * MINUTE)
+
+
+def create(edge, name):
+    """Create a user."""
+    request = pb.CreateUserRequest(name=name, email=f"{name}@example.org")
+    return edge.stub.CreateUser(request, timeout=25)
+
+
+async def until(condition):
+    """Wait until `await condition()` is true."""
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+async def failure(call):
+    """Await a call that must fail; return its status."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+async def test_calls_are_spread(edge, servers, user_id):
+    """Over one connection of a client each server gets its share of the calls, as far as chance allows."""
+    before = servers.calls("GetUser")
+    for _ in range(30 * REPLICAS):
+        assert (await get(edge, user_id)).id == user_id
+    after = servers.calls("GetUser")
+    # With fair dice a server gets less than 10 once in 300,000 times.
+    assert min(after[number] - before[number] for number in after) >= 10
+
+
+async def test_slow_reader_keeps_no_server_busy(edge, user_id):
+    """A page waits in Envoy for its reader. It would wait in the server, and Envoy lose its end at times."""
+    page = list_page(edge)
+    async for user in page:
+        assert user.id == user_id
+        break
+    await until(lambda: idle(edge))
+    assert len([user async for user in page]) == PAGE - 1
+
+
+async def idle(edge):
+    """Return whether no call is at a server."""
+    return (await edge.envoy.calls()).total() == 0
+
+
+async def test_only_the_service_is_reachable(edge):
+    """Health, reflection and services that nobody has are UNIMPLEMENTED; no server hears of the calls."""
+    health = health_pb2_grpc.HealthStub(edge.channel).Check(health_pb2.HealthCheckRequest())
+    assert await failure(health) is grpc.StatusCode.UNIMPLEMENTED
+    questions = iter([reflection.ServerReflectionRequest(list_services="")])
+    answers = ServerReflectionStub(edge.channel).ServerReflectionInfo(questions)
+    assert await failure(answers.read()) is grpc.StatusCode.UNIMPLEMENTED
+    unknown = edge.channel.unary_unary("/user.UserServiceV2/GetUser")(b"")
+    assert await failure(unknown) is grpc.StatusCode.UNIMPLEMENTED
+    assert await edge.envoy.total("upstream_rq_total") == 0
+
+
+async def test_unknown_method_is_refused_by_a_server(edge):
+    """A method that the service lacks gets there, and no server is left for saying that it lacks it."""
+    for _ in range(10 * REPLICAS):
+        call = edge.channel.unary_unary("/user.UserService/NoSuch")(b"")
+        assert await failure(call) is grpc.StatusCode.UNIMPLEMENTED
+    assert await edge.envoy.total("upstream_rq_total") == 10 * REPLICAS
+    assert await edge.envoy.total("ejections_enforced_total") == 0
+
+
+@asynccontextmanager
+async def reading(edge, user_id):
+    """Get and list users without a pause; yield how often that went well. A failed read fails the test."""
+    successes = Counter()
+    stopped = asyncio.Event()
+
+    async def read():
+        while not stopped.is_set():
+            await get(edge, user_id)
+            assert [user async for user in edge.stub.ListUsers(pb.ListUsersRequest(), timeout=25)]
+            successes["read"] += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(CALLERS):
+            tasks.create_task(read())
+        yield successes
+        stopped.set()
+
+
+@contextmanager
+def killed(servers, number):
+    """End a server as a power failure would, and start it again afterwards."""
+    servers.kill(number)
+    try:
+        yield
+    finally:
+        servers.start(number)
+
+
+@contextmanager
+def frozen(servers, number):
+    """Stop a server's process without ending it: it takes calls and answers none."""
+    group = servers.pid(number)
+    os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(group, signal.SIGCONT)
+
+
+async def test_no_read_fails_when_a_server_dies(edge, servers, user_id):
+    """Reads that a server takes with it, and those that come before Envoy leaves it, go to the others."""
+    async with reading(edge, user_id) as successes:
+        os.killpg(servers.pid(0), signal.SIGSTOP)  # so that it has a call when it dies
+        await until(lambda: at_server(edge, servers, 0, 1))
+        with killed(servers, 0):
+            goal = successes["read"] + 100
+            await until(lambda: reached(successes, goal))
+    assert await edge.envoy.total("upstream_rq_retry_success") > 0
+
+
+async def at_server(edge, servers, number, calls):
+    """Return whether that many calls are at a server."""
+    return (await edge.envoy.calls())[servers.ports[number]] >= calls
+
+
+async def reached(successes, goal):
+    """Return whether so many reads have gone well."""
+    return successes["read"] >= goal
+
+
+async def test_create_is_not_repeated_when_its_server_dies(edge, servers):
+    """A create that is in flight when its server is killed was tried once; the client is told UNAVAILABLE."""
+    before = servers.calls("CreateUser")
+    async with servers.stalled():
+        call = create(edge, "dying")
+        await until(lambda: create_begun(servers, before))
+        after = servers.calls("CreateUser")
+        [server] = [number for number in after if after[number] > before[number]]
+        with killed(servers, server):
+            assert await failure(call) is grpc.StatusCode.UNAVAILABLE
+            assert await edge.envoy.total("upstream_rq_total") == 1
+
+
+async def test_create_is_not_repeated_when_a_server_says_unavailable(edge, servers):
+    """A create may have happened though its server says UNAVAILABLE: it was tried once."""
+    async with servers.stalled():
+        assert await failure(create(edge, "unlucky")) is grpc.StatusCode.UNAVAILABLE
+    assert await edge.envoy.total("upstream_rq_total") == 1
+
+
+async def create_begun(servers, before):
+    """Return whether a create has begun since `before`."""
+    return servers.calls("CreateUser") != before
+
+
+async def test_frozen_server_is_left_and_found_again(edge, servers, user_id):
+    """A server that answers nothing is ejected, others take its reads, and once it is well it gets calls."""
+    async with asyncio.TaskGroup() as reads:
+        with frozen(servers, 0):
+            while not await at_server(edge, servers, 0, 5):
+                for _ in range(CALLERS):
+                    reads.create_task(get(edge, user_id))
+                await asyncio.sleep(0.1)
+            await until(lambda: ejected(edge, 1))
+            for _ in range(CALLERS):  # at once: nobody waits for the frozen server
+                assert (await asyncio.wait_for(get(edge, user_id), 2)).id == user_id
+    before = servers.calls("GetUser")[0]
+    await until(lambda: ejected(edge, 0))
+    while servers.calls("GetUser")[0] == before:
+        await get(edge, user_id)
+
+
+async def ejected(edge, count):
+    """Return whether that many servers are ejected."""
+    return await edge.envoy.total("ejections_active") == count
+
+
+@pytest.mark.parametrize("kind", ["VirtualService", "DestinationRule"])
+async def test_field_of_istio_that_is_not_translated(kind):
+    """A field that these tests would pass over is an error."""
+    objects = with_field(load("istio"), kind)
+    with pytest.raises(ValueError, match="surprise: this test does not translate it"):
+        istio.sidecar(objects, [1])
+
+
+@pytest.mark.parametrize("kind", ["Gateway", "GRPCRoute", "BackendTrafficPolicy", "ClientTrafficPolicy"])
+async def test_field_of_gateway_api_that_is_not_translated(kind, tmp_path):
+    """A field that these tests would pass over is an error."""
+    objects = with_field(load("gateway-api"), kind)
+    with pytest.raises(ValueError, match="surprise: this test does not translate it"):
+        gateway.proxy(objects, [1], tmp_path)
+
+
+async def test_kind_of_object_that_is_not_translated(tmp_path):
+    """So is an object of a kind that they would."""
+    sidecar = {"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": {"name": "surprise"}}
+    with pytest.raises(ValueError, match="Sidecar surprise: this test does not translate it"):
+        istio.sidecar([*load("istio"), sidecar], [1])
+    route = {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "surprise"},
+    }
+    with pytest.raises(ValueError, match="HTTPRoute surprise: this test does not translate it"):
+        gateway.proxy([*load("gateway-api"), route], [1], tmp_path)
+
+
+def with_field(objects, kind):
+    """Return the objects, with a field more in those of a kind."""
+    changed = copy.deepcopy(objects)
+    for found in changed:
+        if found["kind"] == kind:
+            found["spec"]["surprise"] = True
+    return changed
+
+
+@pytest.mark.parametrize("name", EDGES)
+async def test_stream_of_a_minute_arrives_whole(streams, name):
+    """A page of users that takes its server more than a minute is not cut."""
+    assert (await streams)[name] == PAGE
