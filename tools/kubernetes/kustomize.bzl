@@ -3,8 +3,11 @@
 StringFlagInfo = provider("What a flag was given.", fields = ["value"])
 
 string_flag = rule(
-    doc = "A flag with a text: --//package:name=TEXT.",
-    implementation = lambda ctx: StringFlagInfo(value = ctx.build_setting_value),
+    doc = "A flag with a text, --//package:name=TEXT; $(NAME) in the args of targets that have it in `toolchains`.",
+    implementation = lambda ctx: [
+        StringFlagInfo(value = ctx.build_setting_value),
+        platform_common.TemplateVariableInfo({ctx.label.name.upper(): ctx.build_setting_value}),
+    ],
     build_setting = config.string(flag = True),
 )
 

@@ -1,0 +1,199 @@
+"""deploy, diff, delete and render: what `bazel run //k8s:deploy_prod` and its like start."""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tools.kubernetes.deploy.changes import Changes, find_changes, find_deployed
+from tools.kubernetes.deploy.deploy import Deployer, push_image, remove
+from tools.kubernetes.deploy.guards import (
+    RefusedError,
+    Settings,
+    change_cause,
+    check_cluster,
+    check_context,
+    check_images,
+    check_kinds,
+)
+from tools.kubernetes.deploy.kubectl import Kubectl
+from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
+
+_EPILOG = "Exit codes: 0 done, 1 failed or not confirmed, 2 wrong usage, 3 refused, 130 stopped by Ctrl-C."
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What Bazel built of an overlay, and what goes with it."""
+
+    name: str
+    manifests: Manifests
+    settings: Settings
+    kubectl: Path
+    push: Path
+
+    def cluster(self, context: str | None) -> Kubectl:
+        """Return kubectl for a cluster that the overlay may be in, and that answers.
+
+        Raises:
+            RefusedError: it may not, or the cluster doesn't.
+
+        """
+        check_context(self.settings, self.name, context)
+        kubectl = Kubectl(self.kubectl, context)
+        check_cluster(kubectl)
+        return kubectl
+
+
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d+)([smh])", str(value))
+        if not match:
+            self.fail(f"{value!r} is not a duration such as 90s, 5m or 1h", param, ctx)
+        return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+_context = click.option(
+    "--context", metavar="NAME", help="The kubeconfig's context; else the current one, where that is allowed."
+)
+_yes = click.option("--yes", is_flag=True, help="Don't ask.")
+_file = click.Path(path_type=Path)
+
+
+@click.group()
+@click.option("--overlay", hidden=True, required=True)
+@click.option("--manifests", hidden=True, required=True, type=_file)
+@click.option("--settings", hidden=True, required=True, type=_file)
+@click.option("--contexts", hidden=True, default="")
+@click.option("--kubectl", hidden=True, required=True, type=_file)
+@click.option("--push", hidden=True, required=True, type=_file)
+@click.pass_context
+def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) -> None:
+    """Deploy an overlay; Bazel's targets fill in the options."""
+    context.obj = Overlay(
+        name=overlay,
+        manifests=Manifests.read(files["manifests"]),
+        settings=Settings.read(files["settings"]).with_contexts(contexts),
+        kubectl=files["kubectl"].absolute(),
+        push=files["push"].absolute(),
+    )
+
+
+@main.command(epilog=_EPILOG)
+@_context
+@_yes
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--diff", is_flag=True, help="Show every line that changes.")
+@click.option(
+    "--timeout", default="5m", type=_Duration(), help="For the migration, and again for the rollout (5m)."
+)
+@click.option("--no-push", is_flag=True, help="The image is in its repository already.")
+@click.option("--no-rollback", is_flag=True, help="Leave a version that doesn't come up as it is.")
+@click.option(
+    "--allow-dirty", is_flag=True, help="Deploy what is in no commit too; the Deployment's history will tell."
+)
+@click.pass_obj
+def deploy(
+    overlay: Overlay,
+    context: str | None,
+    timeout: float,
+    *,
+    yes: bool,
+    dry_run: bool,
+    diff: bool,
+    no_push: bool,
+    no_rollback: bool,
+    allow_dirty: bool,
+) -> None:
+    """Push the image, migrate the database, roll out, and remove what is no longer rendered."""
+    kubectl = overlay.cluster(context)
+    cause = change_cause(overlay.settings, overlay.name, _work_tree(), allow_dirty=allow_dirty)
+    check_images(overlay.settings, overlay.manifests)
+    check_kinds(kubectl, overlay.manifests)
+    manifests = overlay.manifests.marked(cause)
+    _show(find_changes(kubectl, manifests), diff=diff)
+    if dry_run:
+        return
+    _confirm(f"Deploy {overlay.name} to {_where(context, manifests)}?", yes=yes)
+    if not no_push:
+        push_image(overlay.push, manifests)
+    Deployer(kubectl, manifests, timeout, rollback=not no_rollback).deploy()
+    click.secho(f"{manifests.name} is rolled out: {cause}", fg="green")
+
+
+@main.command(epilog=_EPILOG)
+@_context
+@click.pass_obj
+def diff(overlay: Overlay, context: str | None) -> None:
+    """Show every line that deploying would change."""
+    kubectl = overlay.cluster(context)
+    cause = change_cause(overlay.settings, overlay.name, _work_tree(), allow_dirty=True)
+    _show(find_changes(kubectl, overlay.manifests.marked(cause)), diff=True)
+
+
+@main.command(epilog=_EPILOG)
+@_context
+@_yes
+@click.option(
+    "--data", is_flag=True, help="The namespace too, with all volumes, secrets and whatever else is in it."
+)
+@click.pass_obj
+def delete(overlay: Overlay, context: str | None, *, yes: bool, data: bool) -> None:
+    """Delete what was deployed; without --data, volumes and the namespace stay."""
+    kubectl = overlay.cluster(context)
+    namespace = overlay.manifests.namespace
+    deployed = find_deployed(kubectl, overlay.manifests)
+    click.echo("\n".join(f"  - {name_of(item)}" for item in deployed) or "nothing is deployed")
+    if not deployed and not data:
+        return
+    what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
+    _confirm(f"Delete {what} from {_where(context, overlay.manifests)}?", yes=yes)
+    for item in deployed:
+        remove(kubectl, item)
+    if data:
+        kubectl.read("delete", "namespace", namespace, "--ignore-not-found")
+
+
+@main.command(epilog=_EPILOG)
+@click.argument("folder", type=_file)
+@click.pass_obj
+def render(overlay: Overlay, folder: Path) -> None:
+    """Write the overlay's objects into FOLDER, a file each, for tools that deploy from a repository."""
+    folder = Path(os.environ.get("BUILD_WORKING_DIRECTORY", ".")) / folder
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in overlay.manifests.objects:
+        name = f"{item['kind']}-{item['metadata']['name']}.yaml".lower()
+        (folder / name).write_text(to_yaml([item]))
+    click.echo(f"wrote {len(overlay.manifests.objects)} files to {folder}")
+
+
+def _show(changes: Changes, *, diff: bool) -> None:
+    if diff and changes.diff:
+        click.echo(changes.diff, nl=False)
+    click.echo("\n".join(f"  {line}" for line in changes.summary) or "nothing changes")
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise RefusedError(f"{question} Nobody is there to answer: pass --yes")
+    click.confirm(question, abort=True)
+
+
+def _where(context: str | None, manifests: Manifests) -> str:
+    return f"namespace {manifests.namespace} of {f'context {context}' if context else 'the current context'}"
+
+
+def _work_tree() -> Path:
+    return Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", "."))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Brings an overlay into a cluster, in steps that may be repeated."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete
+from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
+from tools.kubernetes.deploy.manifests import Manifests, Object, name_of, to_yaml
+from tools.kubernetes.deploy.rollout import FailedError, roll_back, wait_for_deployment, wait_for_job
+
+
+class StoppedError(click.ClickException):
+    """Ctrl-C; the text says in which state the cluster is."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Deployer:
+    """Brings manifests into a cluster."""
+
+    kubectl: Kubectl
+    manifests: Manifests
+
+    timeout: float
+    """Seconds that the migration, and then each rollout, may take."""
+
+    rollback: bool
+
+    def deploy(self) -> None:
+        """Run the Jobs, apply everything, wait for the rollout, and remove what is no longer rendered.
+
+        Nothing is removed earlier, so that a rollback finds what the old version needs.
+
+        Raises:
+            KubectlError: the cluster refused something.
+            FailedError: the new version did not come up.
+
+        """
+        self._ensure_namespace()
+        self._run_jobs()
+        with _step("applying", "some objects are the new version's"):
+            self._apply([item for item in self.manifests.objects if item["kind"] not in ("Job", "Namespace")])
+        self._roll_out()
+        with _step("pruning", "the new version serves; what the old one needed is not all removed"):
+            self._prune()
+
+    def _ensure_namespace(self) -> None:
+        with _step("preparing", "the servers are the old version's"):
+            self._apply(self.manifests.of_kind("Namespace"))
+
+    def _run_jobs(self) -> None:
+        if not (jobs := self.manifests.of_kind("Job")):
+            return
+        with _step("migrating", "the servers are the old version's; the migration may go on"):
+            self._apply(self.manifests.needed_by_jobs())
+            for job in jobs:
+                # A Job can't be changed, and one that ended is not run again.
+                self.kubectl.read("delete", "job", job["metadata"]["name"], self._where, "--ignore-not-found")
+                self._apply([job])
+                wait_for_job(self.kubectl, job, self.timeout)
+
+    def _roll_out(self) -> None:
+        with _step("rolling out", "the rollout goes on by itself"):
+            for deployment in self.manifests.of_kind("Deployment"):
+                try:
+                    wait_for_deployment(self.kubectl, deployment, self.timeout)
+                except FailedError as error:
+                    raise FailedError(f"{error}; {self._roll_back(deployment)}") from None
+
+    def _roll_back(self, deployment: Object) -> str:
+        if not self.rollback:
+            return "it was left as it is"
+        return roll_back(self.kubectl, deployment, self.timeout)
+
+    def _prune(self) -> None:
+        for item in find_obsolete(self.kubectl, self.manifests):
+            remove(self.kubectl, item)
+
+    def _apply(self, objects: list[Object]) -> None:
+        if objects:
+            self.kubectl.read("apply", *SERVER_SIDE, "--filename=-", stdin=to_yaml(objects))
+
+    @property
+    def _where(self) -> str:
+        return f"--namespace={self.manifests.namespace}"
+
+
+def push_image(program: Path, manifests: Manifests) -> None:
+    """Push the image of the Deployment by its digest.
+
+    Raises:
+        FailedError: it could not be pushed.
+
+    """
+    image = manifests.of_kind("Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+    repository = image.partition("@")[0]
+    with _step(f"pushing {image}", "the cluster was not changed"):
+        if code := subprocess.run([program, "--repository", repository], check=False).returncode:
+            raise FailedError(f"the image was not pushed to {repository} (exit code {code})")
+
+
+def remove(kubectl: Kubectl, item: Object) -> None:
+    """Delete an object that may be gone already."""
+    where = f"--namespace={item['metadata']['namespace']}"
+    group = item["apiVersion"].rpartition("/")[0]
+    kind = ".".join(
+        filter(None, [item["kind"], item["apiVersion"].rpartition("/")[2] if group else "", group])
+    )
+    kubectl.read("delete", f"{kind}/{item['metadata']['name']}", where, "--ignore-not-found")
+    click.echo(f"  - {name_of(item)}")
+
+
+@contextmanager
+def _step(name: str, state: str) -> Iterator[None]:
+    """Say what is done now, and if it is stopped, how the cluster was left."""
+    click.secho(f"{name} ...", bold=True)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(f"stopped while {name}: {state}. Deploy again to finish.") from None
+    except KubectlError as error:
+        raise KubectlError(f"while {name}: {error}") from None

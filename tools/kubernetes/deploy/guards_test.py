@@ -1,0 +1,121 @@
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools.kubernetes.deploy.guards import (
+    RefusedError,
+    Settings,
+    change_cause,
+    check_cluster,
+    check_context,
+    check_images,
+)
+from tools.kubernetes.deploy.kubectl import Kubectl
+from tools.kubernetes.deploy.manifests import Manifests
+
+RELEASE = Settings(contexts=("prod",), release=True)
+ANYWHERE = Settings()
+
+
+def of_image(image: str) -> Manifests:
+    """Return a Deployment with one container."""
+    pod = {"spec": {"containers": [{"image": image}]}}
+    return Manifests([{"kind": "Deployment", "metadata": {"name": "s"}, "spec": {"template": pod}}])
+
+
+@pytest.fixture
+def work_tree(tmp_path: Path) -> Path:
+    """Return a git work tree with one commit."""
+    (tmp_path / "file").write_text("committed")
+    for command in (["init"], ["add", "."], ["commit", "--message=first"]):
+        git(tmp_path, "-c", "user.name=test", "-c", "user.email=test@example.com", *command)
+    return tmp_path
+
+
+def git(work_tree: Path, *arguments: str) -> str:
+    """Run git and return what it prints."""
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=work_tree, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_release_is_not_deployed_to_the_current_context() -> None:
+    """Whoever forgets --context is told which there are."""
+    with pytest.raises(RefusedError, match=r"prod is not deployed.*--context NAME \(prod\)"):
+        check_context(RELEASE, "prod", None)
+
+
+def test_a_context_that_is_not_on_the_list_is_refused() -> None:
+    """The name of another cluster is a mistake, and the error has the right ones."""
+    with pytest.raises(RefusedError, match="prod may not be deployed to context 'staging', only to prod"):
+        check_context(RELEASE, "prod", "staging")
+
+
+def test_a_context_on_the_list_is_taken() -> None:
+    """So is any where there is no list."""
+    check_context(RELEASE, "prod", "prod")
+    check_context(ANYWHERE, "dev", None)
+    check_context(ANYWHERE, "dev", "whatever")
+
+
+def test_an_image_that_was_never_built_is_refused() -> None:
+    """The digest in the repository's files is of no image."""
+    image = f"registry.example.com/s@sha256:{64 * '0'}"
+    with pytest.raises(RefusedError, match=r"Deployment/s: no image was built for registry\.example\.com/s"):
+        check_images(ANYWHERE, of_image(image))
+
+
+@pytest.mark.parametrize("image", ["postgres:18", "postgres", "r.example.com:5000/s:v1", "s@sha256:abc"])
+def test_a_release_has_no_mutable_image(image: str) -> None:
+    """A tag may be another image tomorrow; trials may use one all the same."""
+    with pytest.raises(RefusedError, match="has no digest"):
+        check_images(RELEASE, of_image(image))
+    check_images(ANYWHERE, of_image(image))
+
+
+def test_an_image_with_a_digest_is_taken() -> None:
+    """It is the same image for ever."""
+    check_images(RELEASE, of_image(f"r.example.com/s@sha256:{64 * 'a'}"))
+
+
+def test_a_clean_work_tree_is_named_by_its_commit(work_tree: Path) -> None:
+    """The Deployment's history says which commit runs."""
+    cause = change_cause(RELEASE, "prod", work_tree, allow_dirty=False)
+    assert cause == f"deploy_prod of {git(work_tree, 'rev-parse', 'HEAD')[:12]}"
+
+
+def test_a_release_has_no_uncommitted_change(work_tree: Path) -> None:
+    """The changed files are named, and the override is written down."""
+    (work_tree / "file").write_text("changed")
+    with pytest.raises(RefusedError, match=r"(?s)--allow-dirty.*file"):
+        change_cause(RELEASE, "prod", work_tree, allow_dirty=False)
+    assert "with uncommitted changes" in change_cause(RELEASE, "prod", work_tree, allow_dirty=True)
+    assert "with uncommitted changes" in change_cause(ANYWHERE, "dev", work_tree, allow_dirty=False)
+
+
+def test_a_release_comes_from_a_commit(tmp_path: Path) -> None:
+    """A folder that git does not know is no source of a release."""
+    with pytest.raises(RefusedError, match="is not a git work tree"):
+        change_cause(RELEASE, "prod", tmp_path, allow_dirty=False)
+
+
+def test_a_mistake_in_the_settings_is_told(tmp_path: Path) -> None:
+    """A key that nobody reads is an error with the file's name."""
+    file = tmp_path / "deploy.yaml"
+    file.write_text("context: prod\n")
+    with pytest.raises(RefusedError, match=r"(?s)deploy.yaml.*context.*Extra inputs"):
+        Settings.read(file)
+
+
+def test_a_cluster_that_does_not_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is pushed for a cluster that can't be reached; kubectl's own reason is shown."""
+    config = tmp_path / "config"
+    config.write_text(
+        "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c}}],"
+        " clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]}"
+    )
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    kubectl = Kubectl(Path(os.environ["KUBECTL"]).absolute(), "c")
+    with pytest.raises(RefusedError, match=r"(?s)context 'c' can't be used:.*refused"):
+        check_cluster(kubectl)

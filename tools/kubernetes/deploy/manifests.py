@@ -1,0 +1,80 @@
+"""The objects of a rendered overlay."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+type Object = dict[str, Any]
+
+SET_LABEL = "grpc-on-kubernetes/deployed-as"
+"""On every object that is deployed; what has it and is no longer rendered is pruned."""
+
+_CHANGE_CAUSE = "kubernetes.io/change-cause"
+"""What `kubectl rollout history` shows of a revision."""
+
+_NEEDED_BY_JOBS = {
+    *("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Secret"),
+    *("NetworkPolicy", "Service", "StatefulSet", "PersistentVolumeClaim"),
+}
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """The objects of an overlay, in the order in which they are applied."""
+
+    objects: list[Object]
+
+    @classmethod
+    def read(cls, file: Path) -> Manifests:
+        """Read what `kustomize build` printed."""
+        return cls([item for item in yaml.load_all(file.read_text(), yaml.CSafeLoader) if item])
+
+    @property
+    def namespace(self) -> str:
+        """Where the Deployments are, and with them all else."""
+        return str(self.of_kind("Deployment")[0]["metadata"]["namespace"])
+
+    @property
+    def name(self) -> str:
+        """The name of the first Deployment, by which the whole is known in the cluster."""
+        return str(self.of_kind("Deployment")[0]["metadata"]["name"])
+
+    def of_kind(self, *kinds: str) -> list[Object]:
+        """Return the objects of these kinds."""
+        return [item for item in self.objects if item["kind"] in kinds]
+
+    def needed_by_jobs(self) -> list[Object]:
+        """Return what must be there before a Job runs."""
+        return self.of_kind(*_NEEDED_BY_JOBS)
+
+    def images(self) -> Iterator[tuple[str, str]]:
+        """Yield (object, image) of every container."""
+        for item in self.of_kind("Deployment", "StatefulSet", "DaemonSet", "Job"):
+            pod = item["spec"]["template"]["spec"]
+            for container in pod.get("initContainers", []) + pod["containers"]:
+                yield name_of(item), container["image"]
+
+    def marked(self, cause: str) -> Manifests:
+        """Return the same objects with the label, and with the cause of the change on Deployments."""
+        return Manifests([_marked(item, self.name, cause) for item in self.objects])
+
+
+def to_yaml(objects: list[Object]) -> str:
+    """Return objects as kubectl reads them."""
+    return yaml.dump_all(objects, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True)
+
+
+def name_of(item: Object) -> str:
+    """Return what people call an object: `Deployment/user-service`."""
+    return f"{item['kind']}/{item['metadata']['name']}"
+
+
+def _marked(item: Object, deployed_as: str, cause: str) -> Object:
+    metadata = dict(item["metadata"])
+    metadata["labels"] = metadata.get("labels", {}) | {SET_LABEL: deployed_as}
+    if item["kind"] == "Deployment":
+        metadata["annotations"] = metadata.get("annotations", {}) | {_CHANGE_CAUSE: cause}
+    return item | {"metadata": metadata}

@@ -1,0 +1,123 @@
+"""Waiting for Jobs and Deployments, and saying why they failed."""
+
+import time
+from collections.abc import Iterator
+
+import click
+
+from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
+from tools.kubernetes.deploy.manifests import Object, name_of
+
+_LOG_LINES = 20
+
+
+class FailedError(click.ClickException):
+    """The new version did not come up; why was printed already."""
+
+
+def wait_for_job(kubectl: Kubectl, job: Object, timeout: float) -> None:
+    """Wait until a Job has completed.
+
+    Args:
+        kubectl: for the Job's cluster.
+        job: its manifest.
+        timeout: seconds.
+
+    Raises:
+        FailedError: it failed, or was not done in time.
+
+    """
+    deadline = time.monotonic() + timeout
+    while (state := _state(kubectl, job)) != "Complete":
+        if state == "Failed" or time.monotonic() > deadline:
+            explain(kubectl, job)
+            raise FailedError(f"{name_of(job)} {'failed' if state else f'was not done after {timeout:g} s'}")
+        time.sleep(1)
+
+
+def wait_for_deployment(kubectl: Kubectl, deployment: Object, timeout: float) -> None:
+    """Wait until all pods of a Deployment are new ones and available, while kubectl shows how far it is.
+
+    Raises:
+        FailedError: they are not within `timeout` seconds or the Deployment's progressDeadlineSeconds.
+
+    """
+    where = f"--namespace={deployment['metadata']['namespace']}"
+    if kubectl.show("rollout", "status", name_of(deployment), where, f"--timeout={timeout:g}s"):
+        explain(kubectl, deployment)
+        raise FailedError(f"{name_of(deployment)} was not rolled out")
+
+
+def roll_back(kubectl: Kubectl, deployment: Object, timeout: float) -> str:
+    """Bring back the pods of the version before, within `timeout` seconds, and return what was done."""
+    where = f"--namespace={deployment['metadata']['namespace']}"
+    try:
+        kubectl.read("rollout", "undo", name_of(deployment), where)
+        kubectl.read("rollout", "status", name_of(deployment), where, f"--timeout={timeout:g}s")
+    except KubectlError as error:
+        return f"{name_of(deployment)} was not rolled back: {error}"
+    return (
+        f"{name_of(deployment)} was rolled back to the pods of the version before;"
+        " the other objects are the new version's"
+    )
+
+
+def explain(kubectl: Kubectl, workload: Object) -> None:
+    """Print the state, the warnings and the last logs of the pods that keep a workload from being done."""
+    for pod in _unready(kubectl, workload)[:3]:
+        click.secho(
+            f"Pod/{pod['metadata']['name']}: {', '.join(_reasons(pod)) or 'not ready'}", fg="red", err=True
+        )
+        for line in (*_warnings(kubectl, pod), *_logs(kubectl, pod)):
+            click.echo(f"    {line}", err=True)
+
+
+def _state(kubectl: Kubectl, job: Object) -> str:
+    where = f"--namespace={job['metadata']['namespace']}"
+    path = "--output=jsonpath={.status.conditions[?(@.status=='True')].type}"
+    conditions = kubectl.read("get", name_of(job), where, path).split()
+    return next((state for state in ("Complete", "Failed") if state in conditions), "")
+
+
+def _unready(kubectl: Kubectl, workload: Object) -> list[Object]:
+    labels = workload["spec"]["template"]["metadata"]["labels"]
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+    where = f"--namespace={workload['metadata']['namespace']}"
+    pods = kubectl.objects("pods", where, f"--selector={selector}", "--sort-by=.metadata.creationTimestamp")
+    return [pod for pod in reversed(pods) if not _is_ready(pod)]
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _reasons(pod: Object) -> Iterator[str]:
+    status = pod.get("status", {})
+    for container in status.get("containerStatuses", []):
+        for state in (container.get("state", {}), container.get("lastState", {})):
+            for detail in (state.get("waiting"), state.get("terminated")):
+                if detail:
+                    yield " ".join(
+                        str(detail[key]) for key in ("reason", "exitCode", "message") if detail.get(key)
+                    )
+    for condition in status.get("conditions", []):
+        if condition["status"] == "False" and condition.get("message"):
+            yield condition["message"]
+
+
+def _warnings(kubectl: Kubectl, pod: Object) -> Iterator[str]:
+    about = f"--field-selector=type=Warning,involvedObject.name={pod['metadata']['name']}"
+    for event in kubectl.objects("events", f"--namespace={pod['metadata']['namespace']}", about):
+        yield f"{event['reason']}: {event['message']}"
+
+
+def _logs(kubectl: Kubectl, pod: Object) -> Iterator[str]:
+    """Yield the last lines of a container that ended, or else of the one that runs."""
+    name, where = f"Pod/{pod['metadata']['name']}", f"--namespace={pod['metadata']['namespace']}"
+    command = ["logs", name, where, f"--tail={_LOG_LINES}"]
+    _, output, _ = kubectl.run(*command, "--previous")
+    if not output:
+        _, output, error = kubectl.run(*command)
+        output = output or f"no logs{f' ({error})' if error else ''}"
+    yield from output.splitlines()
