@@ -21,5 +21,5 @@ mount -o remount,bind,ro "$root"
 mount --rbind "$root/etc" /etc
 mount --rbind "$root/usr" /usr
 
-export PATH=/usr/sbin:/usr/bin
+export CLOSED_NETWORK_ROOT=$root PATH=/usr/sbin:/usr/bin
 exec "$@"

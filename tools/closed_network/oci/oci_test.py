@@ -43,6 +43,11 @@ def test_image_says_how_to_run_it():
     assert blob("app", root("app"))["annotations"] == {"org.opencontainers.image.licenses": "Apache-2.0"}
 
 
+def test_labels_may_be_a_file():
+    """Labels that a program writes, such as stamps, are lines of a file."""
+    assert config("arm64")["config"]["Labels"] == {"title": "arm64", "equation": "1 + 1 = 2"}
+
+
 def test_layers_are_the_bases_and_then_the_images_own():
     """A layer keeps its compression, and the configuration has the digest of what is in it."""
     layers = blob("app", root("app"))["layers"]

@@ -58,6 +58,9 @@ def _image_impl(ctx):
     if ctx.attr.created:
         args.add("--created", ctx.file.created)
         inputs.append(ctx.file.created)
+    if ctx.attr.labels_file:
+        args.add("--labels-file", ctx.file.labels_file)
+        inputs.append(ctx.file.labels_file)
     args.add_all(ctx.files.tars)
     return _write_layout(ctx, args, inputs)
 
@@ -73,6 +76,7 @@ oci_image_rule = rule(
         "env": attr.string_dict(),
         "exposed_ports": attr.string_list(),
         "labels": attr.string_dict(),
+        "labels_file": attr.label(allow_single_file = True),
         "os": attr.string(),
         "tars": attr.label_list(allow_files = _LAYERS),
         "user": attr.string(),

@@ -147,6 +147,7 @@ def _main() -> None:
     image.add_argument("--settings", type=Path, required=True)
     image.add_argument("--base", type=Path)
     image.add_argument("--created", type=Path)
+    image.add_argument("--labels-file", type=Path)
     image.add_argument("tars", type=Path, nargs="*")
     commands.add_parser("index").add_argument("images", type=Path, nargs="+")
     arguments = parser.parse_args()
@@ -156,6 +157,9 @@ def _main() -> None:
         descriptor = _write_index(layout, arguments.images)
     else:
         settings = json.loads(arguments.settings.read_bytes())
+        if arguments.labels_file:
+            lines = arguments.labels_file.read_text().splitlines()
+            settings["config"]["config"]["Labels"] = dict(line.split("=", 1) for line in lines)
         descriptor = _write_image(layout, settings, arguments.base, arguments.created, arguments.tars)
     layout.finish(descriptor)
     arguments.digest.write_text(f"{descriptor['digest']}\n")

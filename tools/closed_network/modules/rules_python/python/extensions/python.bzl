@@ -49,6 +49,8 @@ def _interpreter_impl(rctx):
 _interpreter = repository_rule(
     implementation = _interpreter_impl,
     attrs = {"python_version": attr.string(mandatory = True)},
+    # enter.sh sets it: another root has another interpreter.
+    environ = ["CLOSED_NETWORK_ROOT"],
 )
 
 def _hub_impl(rctx):
