@@ -34,8 +34,9 @@ def find_changes(kubectl: Kubectl, manifests: Manifests) -> Changes:
 
     """
     if not kubectl.objects("namespaces", f"--field-selector=metadata.name={manifests.namespace}"):
-        # The cluster compares nothing in a namespace that it does not have.
-        return Changes([f"+ {name_of(item)}" for item in manifests.objects], to_yaml(manifests.objects))
+        # The cluster compares nothing in a namespace that it does not have. kubectl would mask Secrets.
+        shown = [item for item in manifests.objects if item["kind"] != "Secret"]
+        return Changes([f"+ {name_of(item)}" for item in manifests.objects], to_yaml(shown))
     # A Job can't be changed and is made anew: there is nothing to compare.
     jobs = manifests.of_kind("Job")
     diff = _diff(kubectl, [item for item in manifests.objects if item not in jobs])

@@ -1,5 +1,6 @@
 """Brings an overlay into a cluster, in steps that may be repeated."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,18 +101,19 @@ def push_image(program: Path, manifests: Manifests) -> None:
     """
     image = manifests.of_kind("Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
     repository = image.partition("@")[0]
+    # A program in the runfiles of this one finds its own there.
+    environment = os.environ | {"RUNFILES_DIR": str(Path.cwd().parent)}
     with _step(f"pushing {image}", "the cluster was not changed"):
-        if code := subprocess.run([program, "--repository", repository], check=False).returncode:
+        command = [program, "--repository", repository]
+        if code := subprocess.run(command, env=environment, check=False).returncode:
             raise FailedError(f"the image was not pushed to {repository} (exit code {code})")
 
 
 def remove(kubectl: Kubectl, item: Object) -> None:
     """Delete an object that may be gone already."""
     where = f"--namespace={item['metadata']['namespace']}"
-    group = item["apiVersion"].rpartition("/")[0]
-    kind = ".".join(
-        filter(None, [item["kind"], item["apiVersion"].rpartition("/")[2] if group else "", group])
-    )
+    group, _, version = item["apiVersion"].rpartition("/")
+    kind = f"{item['kind']}.{version}.{group}" if group else item["kind"]
     kubectl.read("delete", f"{kind}/{item['metadata']['name']}", where, "--ignore-not-found")
     click.echo(f"  - {name_of(item)}")
 

@@ -146,6 +146,19 @@ def test_a_first_deployment_makes_everything(app: App) -> None:
     )
 
 
+def test_no_secret_is_shown(app: App) -> None:
+    """--diff has all lines but those of Secrets, whether they are new or change."""
+    app.objects["Secret"] = _object("v1", "Secret", "secret", stringData={"key": "hunter2"})
+    app.objects["Secret"]["metadata"]["namespace"] = app.namespace
+    output = app.deploy("--diff")
+    assert "image: registry.example.com/app" in output
+    app.objects["Secret"]["stringData"]["key"] = "hunter3"
+    output += app.deploy("--diff")
+    assert "~ Secret/secret" in output
+    assert "hunter" not in output
+    assert "aHVudGVy" not in output  # its Base64
+
+
 def test_the_migration_ends_before_the_servers_change(app: App) -> None:
     """A server never meets a schema that is older than it needs."""
     app.deploy()
