@@ -9,8 +9,8 @@ The mapping is that of envoyproxy/gateway (release 1.9):
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.edges.objects import Object, fields, given, of_groups, only, retry_policy
-from tests.interop.envoy_proxy import cluster, listener, type_url
+from tests.edges.objects import Object, fields, given, of_groups, only
+from tests.interop.envoy_proxy import cluster, listener, retry_policy, type_url
 
 _GROUPS = ("gateway.networking.k8s.io", "gateway.envoyproxy.io")
 _KINDS = ("BackendTrafficPolicy", "ClientTrafficPolicy", "Gateway", "GRPCRoute")

@@ -9,8 +9,8 @@ Mutual TLS between sidecars, and what the server's own sidecar does, are left ou
 from collections.abc import Sequence
 from typing import Any
 
-from tests.edges.objects import Object, fields, given, of_groups, only, retry_policy
-from tests.interop.envoy_proxy import cluster, listener
+from tests.edges.objects import Object, fields, given, of_groups, only
+from tests.interop.envoy_proxy import cluster, listener, retry_policy
 
 _PORT = 50051
 _UNLIMITED = 2**32 - 1

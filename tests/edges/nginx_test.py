@@ -8,7 +8,7 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 from k8s.checks.rendered import load
 from tests.edges.nginx import running_nginx
-from tests.edges.servers import REPLICAS, running_servers
+from tests.edges.servers import REPLICAS, running_servers, settings
 
 LONGER_THAN_A_MINUTE = 62
 """Seconds; nginx's own timeouts are 60."""
@@ -25,20 +25,9 @@ def overlay():
 @pytest.fixture(scope="module")
 def servers(overlay, tmp_path_factory):
     """Run servers with the overlay's settings, whose database may stall for longer than a minute."""
-    settings = server_settings(overlay, tmp_path_factory.mktemp("config") / "config.yaml")
-    with running_servers(**settings, DATABASE_STATEMENT_TIMEOUT="2m") as running:
+    variables = settings(overlay, tmp_path_factory.mktemp("config") / "config.yaml")
+    with running_servers(**variables, DATABASE_STATEMENT_TIMEOUT="2m") as running:
         yield running
-
-
-def server_settings(overlay, file) -> dict[str, str]:
-    """Return the environment of the overlay's pods, as far as it holds here; `file` gets config.yaml."""
-    [deployment] = [found for found in overlay if found["kind"] == "Deployment"]
-    [config] = [found["data"] for found in overlay if "config.yaml" in found.get("data", {})]
-    file.write_text(config["config.yaml"])
-    [container] = deployment["spec"]["template"]["spec"]["containers"]
-    plain = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
-    # Where the servers run here, and what the tests read of their log.
-    return plain | {"CONFIG_FILE": str(file), "LOGGING_FORMAT": "console", "OTEL_RESOURCE_ATTRIBUTES": ""}
 
 
 @pytest.fixture(scope="module")

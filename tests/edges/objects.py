@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tests.interop.envoy_proxy import type_url
-
 type Object = dict[str, Any]
 
-_UNTRANSLATED = "this test does not translate it for Envoy"
+_UNTRANSLATED = "this test does not translate it"
 
 
 def of_groups(objects: Sequence[Object], *groups: str, known: Sequence[str]) -> list[Object]:
@@ -52,18 +50,3 @@ def fields(value: Object, where: str, *known: str) -> Object:
 def given(**settings: Any) -> Object:
     """Return the settings that an object makes: those that are not None."""
     return {name: value for name, value in settings.items() if value is not None}
-
-
-def retry_policy(*, num_retries: int, retry_on: str, per_try_timeout: str | None = None) -> Object:
-    """Return the retry policy of a route; both control planes add that each try takes another server."""
-    other_servers = {
-        "name": "previous_hosts",
-        "typed_config": {"@type": type_url("retry.host.previous_hosts.v3.PreviousHostsPredicate")},
-    }
-    return given(
-        num_retries=num_retries,
-        retry_on=retry_on,
-        per_try_timeout=per_try_timeout,
-        retry_host_predicate=[other_servers],
-        host_selection_retry_max_attempts=5,
-    )

@@ -218,6 +218,21 @@ def _address(port: int) -> dict[str, Any]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
+def retry_policy(*, num_retries: int, retry_on: str, per_try_timeout: str | None = None) -> dict[str, Any]:
+    """Return the retry policy of a route, each try of which takes another server."""
+    other_servers = {
+        "name": "previous_hosts",
+        "typed_config": {"@type": type_url("retry.host.previous_hosts.v3.PreviousHostsPredicate")},
+    }
+    policy: dict[str, Any] = {
+        "num_retries": num_retries,
+        "retry_on": retry_on,
+        "retry_host_predicate": [other_servers],
+        "host_selection_retry_max_attempts": 5,
+    }
+    return policy | ({"per_try_timeout": per_try_timeout} if per_try_timeout else {})
+
+
 def type_url(name: str) -> str:
     """Return the type of one of Envoy's extensions, as an "@type" says it."""
     return f"type.googleapis.com/envoy.extensions.{name}"
