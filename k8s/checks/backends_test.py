@@ -34,8 +34,9 @@ ROUTE = "spec.http.0.route.0.destination"
 )
 def test_backend_that_is_not_there(name, manifest, path, field):
     """Each kind of route is told which Service it misses."""
+    namespace = "user-service" if name == "prod" else "user-service-trial"
     assert texts(backends.lead_to_services, changed(name, (manifest, path, "x"))) == [
-        f"{manifest}: {field}: there is no Service x in namespace 'user-service'; name one that is there"
+        f"{manifest}: {field}: there is no Service x in namespace {namespace!r}; name one that is there"
     ]
 
 
@@ -61,7 +62,7 @@ def test_port_that_the_service_has_not(name, manifest, path, port):
 
 def test_long_names_of_a_mesh():
     """A host may be written with its namespace; another namespace is another Service."""
-    for host in ("user-service.user-service", "user-service.user-service.svc.cluster.local"):
+    for host in ("user-service.user-service-trial", "user-service.user-service-trial.svc.cluster.local"):
         change = ("VirtualService/user-service", f"{ROUTE}.host", host)
         assert texts(backends.lead_to_services, changed("istio", change)) == []
     change = ("VirtualService/user-service", f"{ROUTE}.host", "user-service.other")

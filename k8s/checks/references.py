@@ -53,11 +53,20 @@ _TYPED = {
     "BackendTLSPolicy": ["spec.targetRefs[]"],
     "BackendTrafficPolicy": ["spec.targetRefs[]"],
     "Certificate": ["spec.issuerRef"],
+    "ClientTrafficPolicy": ["spec.targetRefs[]"],
     "ClusterRoleBinding": ["roleRef", "subjects[]"],
     "RoleBinding": ["roleRef", "subjects[]"],
     "HorizontalPodAutoscaler": ["spec.scaleTargetRef"],
 }
 """Fields with kind and name of an object."""
+
+_SECTIONS = {
+    "Gateway": "spec.listeners[].name",
+    "GRPCRoute": "spec.rules[].name",
+    "HTTPRoute": "spec.rules[].name",
+    "Service": "spec.ports[].name",
+}
+"""What the sectionName beside the name of an object means."""
 
 _DATA: Mapping[str, Sequence[tuple[str, str, Sequence[str]]]] = {
     "BackendTLSPolicy": [("spec.validation.caCertificateRefs[]", "ConfigMap", ("ca.crt",))],
@@ -86,6 +95,26 @@ def name_what_exists(manifests: Manifests) -> Iterator[Problem]:
             if keys is not None and key not in keys:
                 what = f"{use.kind} {use.name} has no key {key}, only {', '.join(sorted(keys))}"
                 yield Problem(use.manifest, use.field, what, "take one of these, or add the key")
+
+
+def name_sections_that_exist(manifests: Manifests) -> Iterator[Problem]:
+    """Each sectionName is there: a policy of a rule that is not would hold for nothing."""
+    for manifest in manifests.objects:
+        for path in ("spec.parentRefs[]", "spec.targetRefs[]"):
+            for field, reference in find(manifest, path):
+                section = reference.get("sectionName")
+                names = _sections(manifests, reference, metadata(manifest, "namespace"))
+                if section and names is not None and section not in names:
+                    what = f"{reference['name']} has no {section}"
+                    fix = f"take one of {', '.join(names)}" if names else f"name one of its parts {section}"
+                    yield Problem(manifest, f"{field}.sectionName", what, fix)
+
+
+def _sections(manifests: Manifests, reference: Manifest, namespace: str) -> list[str] | None:
+    """Return the names that a sectionName may be, None if they are unknown here."""
+    kind = reference.get("kind", "Gateway")
+    found = manifests.named(kind, reference["name"], reference.get("namespace") or namespace)
+    return [name for _, name in find(found, _SECTIONS[kind])] if found and kind in _SECTIONS else None
 
 
 def unused(external: Iterable[External], overlays: Iterable[Manifests]) -> list[External]:
@@ -167,6 +196,8 @@ def _of_pod(pod: Pod) -> Iterator[Use]:
 
 
 def _of_volume(pod: Pod, field: str, source: Manifest) -> Iterator[Use]:
+    if claim := get(source, "persistentVolumeClaim.claimName"):
+        yield Use(pod.workload, field, "PersistentVolumeClaim", claim)
     for kind, key in (("Secret", "secret"), ("ConfigMap", "configMap")):
         reference = source.get(key)
         if reference and not reference.get("optional"):

@@ -58,6 +58,13 @@ def missing(name, *changes):
             "x",
             "there is no GRPCRoute x",
         ),
+        (
+            "gateway-api",
+            "ClientTrafficPolicy/user-service",
+            "spec.targetRefs.0.name",
+            "x",
+            "there is no Gateway x",
+        ),
         ("istio", "StatefulSet/user-service-postgres", "spec.serviceName", "x", "there is no Service x"),
     ],
 )
@@ -118,6 +125,14 @@ def test_volumes():
     ]
 
 
+def test_claim_that_is_not_there():
+    """The pod would wait for its volume for ever."""
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "x"}}
+    assert missing("dev", (DEPLOYMENT, f"{POD}.volumes.0", claim)) == [
+        f"{DEPLOYMENT}: {POD}.volumes[data]: there is no PersistentVolumeClaim x"
+    ]
+
+
 def test_server_whose_certificates_nobody_makes():
     """A server with client certificates needs ca.crt, which an ACME certificate does not have."""
     volume = {"name": "certificates", "secret": {"secretName": "user-service-edge-tls"}}
@@ -170,3 +185,46 @@ def test_middleware_of_another_provider():
     """Traefik's names with a provider are not Kubernetes' objects."""
     change = ("IngressRoute/user-service", "spec.routes.0.middlewares.0.name", "gzip@file")
     assert missing("prod", change) == []
+
+
+@pytest.mark.parametrize(
+    ("manifest", "path", "fix"),
+    [
+        (
+            "BackendTrafficPolicy/user-service-get-user",
+            "spec.targetRefs",
+            "take one of get-user, list-users, other-methods",
+        ),
+        (
+            "GRPCRoute/user-service",
+            "spec.parentRefs",
+            "take one of grpc",
+        ),
+    ],
+)
+def test_section_that_is_not_there(manifest, path, fix):
+    """A policy of a misspelt rule, and a route of a misspelt listener, would be ignored by the Gateway."""
+    manifests = changed("gateway-api", (manifest, f"{path}.0.sectionName", "x"))
+    assert texts(references.name_sections_that_exist, manifests) == [
+        f"{manifest}: {path}[user-service].sectionName: user-service has no x; {fix}"
+    ]
+
+
+def test_section_of_a_route_without_names():
+    """Rules need no names, unless a policy is for one of them."""
+    rules = [{"backendRefs": [{"name": "user-service", "port": 50051}]}]
+    found = texts(
+        references.name_sections_that_exist,
+        changed("gateway-api", ("GRPCRoute/user-service", "spec.rules", rules)),
+    )
+    assert [text.rpartition("; ")[2] for text in found] == [
+        "name one of its parts get-user",
+        "name one of its parts list-users",
+    ]
+
+
+def test_section_of_somebody_else():
+    """What the sections of an object from elsewhere are is not known."""
+    parents = [{"name": "shared", "namespace": "edge", "sectionName": "grpc"}]
+    change = ("GRPCRoute/user-service", "spec.parentRefs", parents)
+    assert texts(references.name_sections_that_exist, changed("gateway-api", change)) == []

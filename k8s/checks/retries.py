@@ -1,14 +1,18 @@
 """No proxy repeats a method that is not safe to repeat: CreateUser would create a second user."""
 
+import re
 from collections.abc import Iterator
 
 from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifests, Problem, annotations, find, get, metadata
 from k8s.checks.mesh import istio_routes
 from k8s.checks.methods import UNSAFE
+from k8s.checks.servers import servers
 from k8s.checks.traefik import traefik_answers
 
-_NGINX_NEXT = "nginx.ingress.kubernetes.io/proxy-next-upstream"
+_MESH = ("DestinationRule", "PeerAuthentication", "VirtualService")
+
+_NGINX_REPEATS = re.compile(r"grpc_next_upstream\s[^;]*\bnon_idempotent\b")
 
 
 def repeat_nothing_unsafe_in_a_mesh(manifests: Manifests) -> Iterator[Problem]:
@@ -23,12 +27,24 @@ def repeat_nothing_unsafe_in_a_mesh(manifests: Manifests) -> Iterator[Problem]:
                     yield Problem(service, f"{field}.retries.attempts", what, "set it to 0")
 
 
+def route_every_name_in_a_mesh(manifests: Manifests) -> Iterator[Problem]:
+    """Each Service of a server in a mesh is a host of a VirtualService: else Istio's default of 2 holds."""
+    routes = manifests.of_kind("VirtualService")
+    hosts = {host.partition(".")[0] for route in routes for _, host in find(route, "spec.hosts[]")}
+    for server in servers(manifests) if manifests.of_kind(*_MESH) else ():
+        for service in manifests.services_of(server.pod):
+            if metadata(service, "name") not in hosts:
+                what = f"is no host of a VirtualService, so Istio repeats {UNSAFE[0]} twice"
+                yield Problem(service, "metadata.name", what, "add it to the VirtualService's hosts")
+
+
 def repeat_nothing_unsafe_behind_nginx(manifests: Manifests) -> Iterator[Problem]:
-    """ingress-nginx repeats no POST that was sent, and so no gRPC call, unless it is told to."""
+    """No snippet has nginx repeat calls that were sent; its annotations do not reach gRPC's directives."""
     for ingress in manifests.of_kind("Ingress"):
-        if "non_idempotent" in annotations(ingress).get(_NGINX_NEXT, ""):
-            what = "non_idempotent repeats every gRPC call, CreateUser too"
-            yield Problem(ingress, f"metadata.annotations[{_NGINX_NEXT}]", what, "leave it out")
+        for key, value in annotations(ingress).items():
+            if _NGINX_REPEATS.search(value):
+                what = f"non_idempotent repeats every call, {UNSAFE[0]} too"
+                yield Problem(ingress, f"metadata.annotations[{key}]", what, "leave it out")
 
 
 def repeat_nothing_unsafe_behind_traefik(manifests: Manifests) -> Iterator[Problem]:

@@ -2,7 +2,7 @@ import pytest
 
 from k8s.checks import retries
 from k8s.checks.methods import UNSAFE
-from k8s.checks.testing import REMOVED, changed, texts
+from k8s.checks.testing import REMOVED, changed, overlay, texts, without
 from k8s.checks.traefik import traefik_answers
 
 CREATE = "/user.UserService/CreateUser"
@@ -59,14 +59,38 @@ def test_routes_after_the_one_that_takes_all():
     )
 
 
+@pytest.mark.parametrize("missing", ["user-service", "user-service-headless"])
+def test_name_that_a_mesh_does_not_route(missing):
+    """Calls to a name that no VirtualService has are repeated as Istio does by default."""
+    hosts = [name for name in ("user-service", "user-service-headless") if name != missing]
+    [text] = texts(retries.route_every_name_in_a_mesh, changed("istio", (VIRTUAL, "spec.hosts", hosts)))
+    assert text == (
+        f"Service/{missing}: metadata.name: is no host of a VirtualService, so Istio repeats {CREATE} twice; "
+        "add it to the VirtualService's hosts"
+    )
+
+
+def test_mesh_without_routes():
+    """Without a VirtualService that is so for every name; without a mesh nobody repeats anything."""
+    assert len(texts(retries.route_every_name_in_a_mesh, without("istio", VIRTUAL))) == 2
+    assert texts(retries.route_every_name_in_a_mesh, overlay("prod")) == []
+
+
+def test_long_names_that_a_mesh_routes():
+    """A host may be written as DNS has it."""
+    hosts = [f"{name}.user-service.svc.cluster.local" for name in ("user-service", "user-service-headless")]
+    assert texts(retries.route_every_name_in_a_mesh, changed("istio", (VIRTUAL, "spec.hosts", hosts))) == []
+
+
 def test_nginx_that_repeats_what_was_sent():
     """`non_idempotent` repeats POST, and every gRPC call is one."""
-    key = "nginx.ingress.kubernetes.io/proxy-next-upstream"
-    change = ("Ingress/user-service", f"metadata.annotations[{key}]", "error timeout non_idempotent")
+    key = "nginx.ingress.kubernetes.io/configuration-snippet"
+    snippet = "grpc_next_upstream error timeout non_idempotent;"
+    change = ("Ingress/user-service", f"metadata.annotations[{key}]", snippet)
     [text] = texts(retries.repeat_nothing_unsafe_behind_nginx, changed("nginx-ingress", change))
     assert text == (
         f"Ingress/user-service: metadata.annotations[{key}]: "
-        "non_idempotent repeats every gRPC call, CreateUser too; leave it out"
+        f"non_idempotent repeats every call, {CREATE} too; leave it out"
     )
 
 
@@ -172,8 +196,8 @@ def test_gateway_rule_that_asks_for_headers():
             "nginx-ingress",
             (
                 "Ingress/user-service",
-                "metadata.annotations[nginx.ingress.kubernetes.io/proxy-next-upstream]",
-                "error",
+                "metadata.annotations[nginx.ingress.kubernetes.io/configuration-snippet]",
+                "grpc_next_upstream error; proxy_next_upstream non_idempotent;",
             ),
         ),
         (

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from grpc_common import ChannelConfig
+from grpc_common.durations import parse_duration
 from k8s.checks.manifests import Manifest, Manifests, Problem, get
 from k8s.checks.servers import Server, servers
 
@@ -86,6 +87,18 @@ def take_clients_pings(manifests: Manifests) -> Iterator[Problem]:
         if time < allowed:
             what = f"keepalive.min_time {allowed:g} s cuts off clients, which ping every {time:g} s"
             yield server.problem("env", what, f"{time:g} s or less")
+
+
+def take_proxies_pings(manifests: Manifests) -> Iterator[Problem]:
+    """Traefik does not ping more often than the server allows; without a readIdleTimeout it never does."""
+    field = "spec.forwardingTimeouts.readIdleTimeout"
+    for server in servers(manifests):
+        allowed = server.config.server.keepalive.min_time
+        for transport in manifests.of_kind("ServersTransport"):
+            time = parse_duration(str(get(transport, field) or "0s"))
+            if 0 < time < allowed:
+                what = f"{time:g} s, and a server with keepalive.min_time {allowed:g} s hangs up"
+                yield Problem(transport, field, what, f"{allowed:g} s or more")
 
 
 def let_streams_end(manifests: Manifests) -> Iterator[Problem]:

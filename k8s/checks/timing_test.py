@@ -105,6 +105,16 @@ def test_server_that_cuts_off_pinging_clients():
     )
 
 
+@pytest.mark.parametrize(("value", "problems"), [("4s", 1), ("5s", 0), ("0s", 0), (REMOVED, 0)])
+def test_server_that_cuts_off_a_pinging_traefik(value, problems):
+    """Traefik pings a server that has said nothing for readIdleTimeout."""
+    path = "spec.forwardingTimeouts.readIdleTimeout"
+    manifests = changed("prod", ("ServersTransport/user-service", path, value))
+    text = f"{path}: 4 s, and a server with keepalive.min_time 5 s hangs up; 5 s or more"
+    found = texts(timing.take_proxies_pings, manifests)
+    assert found == problems * [f"ServersTransport/user-service: {text}"]
+
+
 @pytest.mark.parametrize(
     ("variables", "grace", "longest"),
     [

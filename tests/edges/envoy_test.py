@@ -16,7 +16,7 @@ from user import user_service_pb2 as pb
 from k8s.checks.rendered import load
 from tests.edges import gateway, istio
 from tests.edges.envoy import EDGES, running_edge
-from tests.edges.servers import REPLICAS, running_servers
+from tests.edges.servers import REPLICAS, running_servers, settings
 
 # The streams of a minute run while the other tests do.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -33,7 +33,7 @@ CALLERS = 8
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
 async def streams(tmp_path_factory):
     """Begin to list users through each edge, from servers that nothing else happens to."""
-    with running_servers(DATABASE_STATEMENT_TIMEOUT="2m") as servers:
+    with running_servers(**as_deployed(tmp_path_factory), DATABASE_STATEMENT_TIMEOUT="2m") as servers:
         await servers.seed(PAGE)
         task = asyncio.create_task(list_from_a_stalled_database(servers, tmp_path_factory))
         yield task
@@ -63,10 +63,19 @@ async def received(page):
 
 
 @pytest.fixture(scope="module")
-def servers():
+def servers(tmp_path_factory):
     """Run servers for the tests that are hard on them."""
-    with running_servers(DATABASE_STATEMENT_TIMEOUT="3s") as running:
+    with running_servers(**as_deployed(tmp_path_factory), DATABASE_STATEMENT_TIMEOUT="3s") as running:
         yield running
+
+
+def as_deployed(tmp_path_factory) -> dict[str, str]:
+    """Return the environment of the pods, which is the same in both overlays."""
+    istio_pods, gateway_pods = (
+        settings(load(overlay), tmp_path_factory.mktemp("settings") / "config.yaml") for overlay in EDGES
+    )
+    assert istio_pods | {"CONFIG_FILE": ""} == gateway_pods | {"CONFIG_FILE": ""}
+    return istio_pods
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -44,6 +45,8 @@ def registry(tmp_path):
             address = next(
                 filter(None, (re.search(r"listening on (127[\d.]+:\d+)", line) for line in process.stderr))
             )
+            # It would stop once the pipe were full, after about twenty layers.
+            threading.Thread(target=process.stderr.read).start()
             yield address[1]
         finally:
             process.kill()

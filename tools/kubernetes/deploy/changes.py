@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, Object, name_of, to_yaml
 
-FIELD_MANAGER = "--field-manager=grpc-on-kubernetes"
-
-SERVER_SIDE = ("--server-side", FIELD_MANAGER, "--force-conflicts")
+SERVER_SIDE = ("--server-side", "--field-manager=grpc-on-kubernetes", "--force-conflicts")
 """What is rendered holds over `kubectl edit` and `rollout undo`; fields that it does not have stay theirs."""
 
 _MADE_FROM_LABELS = {"Endpoints", "Event"}
 """Kubernetes makes these with a Service's labels, and they have no owner that would tell."""
+
+_DATA = {"PersistentVolumeClaim"}
+"""What goes with its namespace only."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,18 @@ def find_obsolete(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
 
 
 def find_deployed(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
-    """Return all objects of the namespace that were deployed from here."""
-    kinds = kubectl.read("api-resources", "--namespaced", "--verbs=list,delete", "--output=name").split()
+    """Return all objects of the namespace that were deployed from here, but for the volumes' claims."""
+    # Where an extension of the API (metrics, say) does not answer, it fails and lists the other kinds.
+    command = ["api-resources", "--namespaced", "--verbs=list,delete", "--output=name"]
+    _, kinds, error = kubectl.run(*command)
+    if not kinds:
+        raise KubectlError(error)
     selector = f"--selector={SET_LABEL}={manifests.name}"
-    found = kubectl.objects(",".join(kinds), f"--namespace={manifests.namespace}", selector)
+    found = kubectl.objects(",".join(kinds.split()), f"--namespace={manifests.namespace}", selector)
     return [
         item
         for item in found
-        if item["kind"] not in _MADE_FROM_LABELS and "ownerReferences" not in item["metadata"]
+        if item["kind"] not in _MADE_FROM_LABELS | _DATA and "ownerReferences" not in item["metadata"]
     ]
 
 

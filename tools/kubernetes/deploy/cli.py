@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from tools.kubernetes.deploy.guards import (
     check_context,
     check_images,
     check_kinds,
+    check_namespace,
+    check_objects,
 )
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
 
-_EPILOG = "Exit codes: 0 done, 1 failed or not confirmed, 2 wrong usage, 3 refused, 130 stopped by Ctrl-C."
+_EPILOG = "Exit codes: 0 done, 1 failed or not confirmed, 2 wrong usage, 3 refused, 130 Ctrl-C or SIGTERM."
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Overlay:
 
         """
         check_context(self.settings, self.name, context)
-        kubectl = Kubectl(self.kubectl, context)
+        check_objects(self.manifests)
+        kubectl = Kubectl(self.kubectl, context).pinned()
         check_cluster(kubectl)
         return kubectl
 
@@ -53,7 +57,7 @@ class _Duration(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d+)([smh])", str(value))
+        match = re.fullmatch(r"([1-9]\d*)([smh])", str(value))
         if not match:
             self.fail(f"{value!r} is not a duration such as 90s, 5m or 1h", param, ctx)
         return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
@@ -76,6 +80,8 @@ _file = click.Path(path_type=Path)
 @click.pass_context
 def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) -> None:
     """Deploy an overlay; Bazel's targets fill in the options."""
+    # What stops a job of a CI is taken as Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     context.obj = Overlay(
         name=overlay,
         manifests=Manifests.read(files["manifests"]),
@@ -120,7 +126,7 @@ def deploy(
     _show(find_changes(kubectl, manifests), diff=diff)
     if dry_run:
         return
-    _confirm(f"Deploy {overlay.name} to {_where(context, manifests)}?", yes=yes)
+    _confirm(f"Deploy {overlay.name} to {_where(kubectl, manifests)}?", yes=yes)
     if not no_push:
         push_image(overlay.push, manifests)
     Deployer(kubectl, manifests, timeout, rollback=not no_rollback).deploy()
@@ -148,12 +154,14 @@ def delete(overlay: Overlay, context: str | None, *, yes: bool, data: bool) -> N
     """Delete what was deployed; without --data, volumes and the namespace stay."""
     kubectl = overlay.cluster(context)
     namespace = overlay.manifests.namespace
+    if data:
+        check_namespace(kubectl, overlay.manifests)
     deployed = find_deployed(kubectl, overlay.manifests)
     click.echo("\n".join(f"  - {name_of(item)}" for item in deployed) or "nothing is deployed")
     if not deployed and not data:
         return
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
-    _confirm(f"Delete {what} from {_where(context, overlay.manifests)}?", yes=yes)
+    _confirm(f"Delete {what} from {_where(kubectl, overlay.manifests)}?", yes=yes)
     for item in deployed:
         remove(kubectl, item)
     if data:
@@ -164,13 +172,14 @@ def delete(overlay: Overlay, context: str | None, *, yes: bool, data: bool) -> N
 @click.argument("folder", type=_file)
 @click.pass_obj
 def render(overlay: Overlay, folder: Path) -> None:
-    """Write the overlay's objects into FOLDER, a file each, for tools that deploy from a repository."""
-    folder = Path(os.environ.get("BUILD_WORKING_DIRECTORY", ".")) / folder
-    folder.mkdir(parents=True, exist_ok=True)
-    for item in overlay.manifests.objects:
-        name = f"{item['kind']}-{item['metadata']['name']}.yaml".lower()
-        (folder / name).write_text(to_yaml([item]))
-    click.echo(f"wrote {len(overlay.manifests.objects)} files to {folder}")
+    """Write the overlay's objects into FOLDER, for tools that deploy from a repository.
+
+    They are in one file, which the next time replaces: of a file each, old ones would stay.
+    """
+    file = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), folder, f"{overlay.name}.yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(to_yaml(overlay.manifests.objects))
+    click.echo(f"wrote {len(overlay.manifests.objects)} objects to {file}")
 
 
 def _show(changes: Changes, *, diff: bool) -> None:
@@ -187,8 +196,9 @@ def _confirm(question: str, *, yes: bool) -> None:
     click.confirm(question, abort=True)
 
 
-def _where(context: str | None, manifests: Manifests) -> str:
-    return f"namespace {manifests.namespace} of {f'context {context}' if context else 'the current context'}"
+def _where(kubectl: Kubectl, manifests: Manifests) -> str:
+    context = f"context {kubectl.context}" if kubectl.context else "the cluster of this pod"
+    return f"namespace {manifests.namespace} of {context}"
 
 
 def _work_tree() -> Path:

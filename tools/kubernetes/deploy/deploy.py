@@ -11,8 +11,8 @@ import click
 
 from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.manifests import Manifests, Object, name_of, to_yaml
-from tools.kubernetes.deploy.rollout import FailedError, roll_back, wait_for_deployment, wait_for_job
+from tools.kubernetes.deploy.manifests import Manifests, Object, name_of, to_yaml, with_pods_of
+from tools.kubernetes.deploy.rollout import FailedError, serving, wait_for_deployment, wait_for_job
 
 
 class StoppedError(click.ClickException):
@@ -45,9 +45,13 @@ class Deployer:
         """
         self._ensure_namespace()
         self._run_jobs()
+        deployments = self.manifests.of_kind("Deployment")
         with _step("applying", "some objects are the new version's"):
+            before = [serving(self.kubectl, each) for each in deployments]
             self._apply([item for item in self.manifests.objects if item["kind"] not in ("Job", "Namespace")])
-        self._roll_out()
+        with _step("rolling out", "the rollout goes on by itself"):
+            for deployment, replica_set in zip(deployments, before, strict=True):
+                self._roll_out(deployment, replica_set)
         with _step("pruning", "the new version serves; what the old one needed is not all removed"):
             self._prune()
 
@@ -61,23 +65,37 @@ class Deployer:
         with _step("migrating", "the servers are the old version's; the migration may go on"):
             self._apply(self.manifests.needed_by_jobs())
             for job in jobs:
-                # A Job can't be changed, and one that ended is not run again.
-                self.kubectl.read("delete", "job", job["metadata"]["name"], self._where, "--ignore-not-found")
+                # A Job can't be changed, and one that ended is not run again. Its pods end first.
+                command = ["delete", name_of(job), self._where, "--ignore-not-found", "--cascade=foreground"]
+                self.kubectl.read(*command, f"--timeout={self.timeout:g}s")
                 self._apply([job])
                 wait_for_job(self.kubectl, job, self.timeout)
 
-    def _roll_out(self) -> None:
-        with _step("rolling out", "the rollout goes on by itself"):
-            for deployment in self.manifests.of_kind("Deployment"):
-                try:
-                    wait_for_deployment(self.kubectl, deployment, self.timeout)
-                except FailedError as error:
-                    raise FailedError(f"{error}; {self._roll_back(deployment)}") from None
+    def _roll_out(self, deployment: Object, before: Object | None) -> None:
+        try:
+            wait_for_deployment(self.kubectl, deployment, self.timeout)
+        except FailedError as error:
+            raise FailedError(f"{error}; {self._roll_back(deployment, before)}") from None
 
-    def _roll_back(self, deployment: Object) -> str:
+    def _roll_back(self, deployment: Object, before: Object | None) -> str:
+        """Bring back the pods that served before, and return what was done."""
         if not self.rollback:
             return "it was left as it is"
-        return roll_back(self.kubectl, deployment, self.timeout)
+        if not before:
+            return "no pod was ready before, and it was left as it is"
+        # Not `rollout undo`: what that brings back would stay, since it is not ours, in all later versions.
+        old = with_pods_of(deployment, before)
+        try:
+            with _step("rolling back", "the pods may be of either version"):
+                self._apply([old])
+                status = ["rollout", "status", name_of(old), self._where, f"--timeout={self.timeout:g}s"]
+                self.kubectl.read(*status)
+        except KubectlError as error:
+            return f"{name_of(old)} was not rolled back: {error}"
+        return (
+            f"{name_of(old)} was rolled back to the pods that served before;"
+            " the other objects are the new version's"
+        )
 
     def _prune(self) -> None:
         for item in find_obsolete(self.kubectl, self.manifests):
@@ -127,4 +145,4 @@ def _step(name: str, state: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise StoppedError(f"stopped while {name}: {state}. Deploy again to finish.") from None
     except KubectlError as error:
-        raise KubectlError(f"while {name}: {error}") from None
+        raise KubectlError(f"while {name}: {error}\nHow the cluster was left: {state}.") from None

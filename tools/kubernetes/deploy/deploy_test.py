@@ -44,6 +44,8 @@ class App:
     def __init__(self, running: cluster.Cluster, folder: Path, namespace: str) -> None:
         self.running = running
         self.folder = folder
+        self.kubectl = KUBECTL
+        self.environment = {"KUBECONFIG": str(running.kubeconfig)}
         self.namespace = namespace
         (folder / "deploy.yaml").write_text("{}")
         self.push = folder / "push"
@@ -57,6 +59,12 @@ class App:
         template: dict[str, Any] = self.objects["Deployment"]["spec"]["template"]
         return template
 
+    def wrap_kubectl(self, case: str) -> None:
+        """Have kubectl do something else where its arguments are as in a case of the shell."""
+        self.kubectl = self.folder / "kubectl"
+        self.kubectl.write_text(f'#!/bin/sh\ncase "$*" in\n{case}\n*) exec {KUBECTL} "$@" ;;\nesac\n')
+        self.kubectl.chmod(0o755)
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command on what the objects are now."""
         rendered = self.folder / "rendered.yaml"
@@ -64,8 +72,8 @@ class App:
         files = {"manifests": rendered, "settings": self.folder / "deploy.yaml", "push": self.push}
         options = [f"--{name}={file}" for name, file in files.items()]
         return subprocess.Popen(
-            [COMMAND, "--overlay=trial", f"--kubectl={KUBECTL}", *options, *arguments],
-            env=os.environ | {"KUBECONFIG": str(self.running.kubeconfig), "PYTHONUNBUFFERED": "1"},
+            [COMMAND, "--overlay=trial", f"--kubectl={self.kubectl}", *options, *arguments],
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -79,6 +87,13 @@ class App:
         output, _ = process.communicate(timeout=90)
         assert process.returncode == code, output
         return output
+
+    def start_until(self, line: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start to deploy, and return when a line begins so."""
+        process = self.start("deploy", "--yes", *arguments)
+        assert process.stdout
+        assert any(each.startswith(line) for each in process.stdout)
+        return process
 
     def deploy(self, *arguments: str, code: int = 0) -> str:
         """Deploy without questions."""
@@ -106,7 +121,7 @@ def app(running: cluster.Cluster, tmp_path: Path) -> App:
 
 
 def _objects(namespace: str) -> Objects:
-    pod = {
+    pod: dict[str, Any] = {
         "metadata": {"labels": {"app": "app"}, "annotations": {}},
         "spec": {"containers": [{"name": "app", "image": IMAGE + 64 * "1"}]},
     }
@@ -271,21 +286,180 @@ def test_what_was_edited_by_hand_is_put_right(app: App) -> None:
     assert app.get("configmap/config-1", ".data.key") == "value"
 
 
-@pytest.mark.parametrize("name", ["interrupted", "killed"])
+def test_a_version_that_dropped_a_field_does_not_get_it_back(app: App) -> None:
+    """What a rollback brought back is gone with the next version that does not have it."""
+    container = app.template["spec"]["containers"][0]
+    container["env"] = [{"name": "OLD", "value": "1"}]
+    app.deploy()
+    del container["env"]
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    assert "was rolled back" in app.deploy("--timeout=3s", code=1)
+    assert app.get("deployment/app", ".spec.template.spec.containers[0].env[*].name") == "OLD"
+    del app.template["metadata"]["annotations"][FAILS]
+    app.deploy()
+    assert not app.get("deployment/app", ".spec.template.spec.containers[0].env")
+
+
+def test_a_version_that_runs_already_is_not_replaced_by_an_older_one(app: App) -> None:
+    """A pod that is lost while nothing changes is no reason to go back to what has been pruned."""
+    app.objects["Deployment"]["spec"]["replicas"] = 2
+    app.deploy()
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.deploy()
+    pod = next(name for name in app.names("pods") if name.startswith("app-"))
+    states = [{"type": name, "status": "False"} for name in ("Ready", "ContainersReady")]
+    patch = json.dumps({"status": {"conditions": states}})
+    where = [f"--namespace={app.namespace}", "--subresource=status"]
+    app.running.kubectl("patch", "pod", pod, f"--patch={patch}", *where)
+    assert "was not rolled out" in app.deploy("--timeout=3s", code=1)
+    assert app.image() == "2"
+
+
+def test_a_first_version_that_fails_is_left(app: App) -> None:
+    """There is nothing to go back to, and the message says so."""
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    assert "no pod was ready before" in app.deploy("--timeout=3s", code=1)
+
+
+def test_pods_that_are_never_made_are_explained(app: App) -> None:
+    """Where there is no pod that could tell, the Deployment does."""
+    app.objects["Namespace"]["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}
+    del app.objects["Job"]
+    assert "violates PodSecurity" in app.deploy("--timeout=3s", code=1)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["*logs*) printf '\\377' ;;", '*"get events"*) echo forbidden >&2; false ;;'],
+    ids=["no text", "forbidden"],
+)
+def test_who_can_not_read_why_rolls_back_all_the_same(app: App, case: str) -> None:
+    """A log may be no text, and events may be refused."""
+    app.deploy()
+    app.wrap_kubectl(case)
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    output = app.deploy("--timeout=3s", code=1)
+    assert "\ufffd" in output or "forbidden" in output
+    assert "was rolled back" in output
+
+
+def test_where_an_error_leaves_the_cluster_is_told(app: App) -> None:
+    """What the cluster refuses in the middle may have been applied in part."""
+    del app.objects["Job"]
+    app.objects["Service"]["spec"]["ports"] = [{"port": 0}]
+    output = app.deploy(code=1)
+    assert "Invalid value: 0" in output
+    assert "How the cluster was left: some objects are the new version's." in output
+
+
+def test_the_context_stays_when_people_switch(app: App) -> None:
+    """What was current at the start is deployed to and pruned, to the end."""
+    config = app.folder / "kubeconfig"
+    text = json.loads(app.running.kubeconfig.read_text())
+    text["clusters"] += [{"name": "other", "cluster": {"server": "http://127.0.0.1:1"}}]
+    text["contexts"] += [{"name": "other", "context": {"cluster": "other"}}]
+    config.write_text(json.dumps(text))
+    app.environment["KUBECONFIG"] = str(config)
+    app.push.write_text(f"#!/bin/sh\n{KUBECTL} config use-context other\n")
+    app.deploy()
+    assert app.get("deployment/app", ".status.availableReplicas") == "1"
+
+
+def test_volumes_are_kept(app: App) -> None:
+    """A claim that is no longer rendered stays, and so it does when all else is deleted."""
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    app.objects["PersistentVolumeClaim"] = _object("v1", "PersistentVolumeClaim", "data", spec=claim)
+    app.objects["PersistentVolumeClaim"]["metadata"]["namespace"] = app.namespace
+    app.deploy()
+    del app.objects["PersistentVolumeClaim"]
+    app.deploy()
+    app.run("delete", "--yes")
+    assert app.get("persistentvolumeclaim/data", ".metadata.deletionTimestamp") == ""
+    assert app.names("persistentvolumeclaims") == {"data"}
+
+
+def test_a_diff_of_ones_own_is_not_called(app: App) -> None:
+    """KUBECTL_EXTERNAL_DIFF may print anything, or nothing, and changes are told all the same."""
+    app.deploy()
+    app.environment["KUBECTL_EXTERNAL_DIFF"] = "true"
+    app.objects["ConfigMap"]["data"]["key"] = "new"
+    assert "~ ConfigMap/config-1" in app.deploy("--dry-run")
+
+
+def test_a_version_that_is_not_preferred_is_taken(app: App) -> None:
+    """The cluster knows it, and prefers another."""
+    spec = {
+        "maxReplicas": 2,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+    }
+    app.objects["Autoscaler"] = _object("autoscaling/v1", "HorizontalPodAutoscaler", "app", spec=spec)
+    app.objects["Autoscaler"]["metadata"]["namespace"] = app.namespace
+    app.deploy()
+    assert app.names("horizontalpodautoscalers") == {"app"}
+
+
+def test_an_extension_of_the_api_that_is_down_does_not_matter(app: App) -> None:
+    """Without metrics, kubectl lists the other kinds and fails; there is deployed and pruned all the same."""
+    app.wrap_kubectl(f'*api-resources*) {KUBECTL} "$@"; echo stale GroupVersion discovery >&2; false ;;')
+    app.deploy()
+    app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
+    app.deploy()
+    assert "config-1" not in app.names("configmaps")
+
+
+def test_a_migration_ends_before_the_next_begins(app: App) -> None:
+    """The Job is deleted with its pods, and only then made anew."""
+    app.deploy()
+    (pod,) = (name for name in app.names("pods") if name.startswith("migrate"))
+
+    where = f"--namespace={app.namespace}"
+
+    def hold(finalizers: list[str]) -> None:
+        patch = json.dumps({"metadata": {"finalizers": finalizers}})
+        app.running.kubectl("patch", "pod", pod, "--type=merge", f"--patch={patch}", where)
+
+    hold(["example.com/held"])
+    assert "while migrating: error: timed out" in app.deploy("--timeout=1s", code=1)
+    process = app.start_until("migrating")
+    deleted = "--for=jsonpath={.metadata.deletionTimestamp}"
+    app.running.kubectl("wait", f"pod/{pod}", deleted, "--timeout=30s", where)
+    assert {name for name in app.names("pods") if name.startswith("migrate")} == {pod}
+    assert app.get("job/migrate", ".metadata.deletionTimestamp")
+    hold([])
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+
+
+def test_what_ctrl_c_in_a_rollback_leaves_is_told(app: App) -> None:
+    """The pods before come back, although the new version waited for their end, unless it is stopped."""
+    app.objects["Deployment"]["spec"]["strategy"] = {"type": "Recreate"}
+    app.template["metadata"]["annotations"][DELAY] = "2s"
+    app.deploy()
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    assert "was rolled back" in app.deploy("--timeout=5s", code=1)
+    assert app.image() == "1"
+    process = app.start_until("rolling back", "--timeout=3s")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped while rolling back: the pods may be of either version. Deploy again" in output
+
+
+SIGNALS = {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM, "killed": signal.SIGKILL}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
 def test_a_deployment_that_was_stopped_is_finished_by_the_next(app: App, name: str) -> None:
-    """After Ctrl-C the state of the cluster is told; after either the next run finishes and prunes."""
+    """Ctrl-C, or what a CI sends, tells the cluster's state; in any case the next run finishes and prunes."""
     app.deploy()
     app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
     app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
     app.template["metadata"]["annotations"][DELAY] = "5s"
-    process = app.start("deploy", "--yes")
-    assert process.stdout
-    for line in process.stdout:
-        if line.startswith("Waiting for deployment"):
-            break
-    os.killpg(process.pid, signal.SIGINT if name == "interrupted" else signal.SIGKILL)
+    process = app.start_until("Waiting for deployment")
+    os.killpg(process.pid, SIGNALS[name])
     output, _ = process.communicate(timeout=30)
-    if name == "interrupted":
+    if name != "killed":
         assert process.returncode == 130
         assert "stopped while rolling out: the rollout goes on by itself. Deploy again to finish." in output
     assert "config-1" in app.names("configmaps")
@@ -307,10 +481,19 @@ def test_delete_keeps_the_namespace_and_what_others_made(app: App) -> None:
     assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
 
 
-def test_render_writes_a_file_for_each_object(app: App) -> None:
-    """GitOps tools take the folder as it is."""
-    app.run("render", str(app.folder / "out"))
-    files = sorted(file.name for file in (app.folder / "out").iterdir())
-    assert "deployment-app.yaml" in files
-    assert len(files) == len(app.objects)
-    assert yaml.safe_load((app.folder / "out/deployment-app.yaml").read_text()) == app.objects["Deployment"]
+def test_a_namespace_of_others_is_not_deleted(app: App) -> None:
+    """Nobody loses a namespace that the overlay was only put into."""
+    app.running.kubectl("create", "namespace", app.namespace)
+    del app.objects["Namespace"]
+    app.deploy()
+    assert "that was made by deploying app" in app.run("delete", "--yes", "--data", code=3)
+    assert app.get("deployment/app", ".status.availableReplicas") == "1"
+
+
+def test_render_writes_the_objects_into_a_folder(app: App) -> None:
+    """GitOps tools take the folder as it is; a file of the last time is replaced."""
+    for _ in range(2):
+        app.run("render", str(app.folder / "out"))
+    [file] = (app.folder / "out").iterdir()
+    assert file.name == "trial.yaml"
+    assert list(yaml.safe_load_all(file.read_text())) == list(app.objects.values())

@@ -9,7 +9,7 @@ import pydantic
 import yaml
 
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.manifests import Manifests, Object
+from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, name_of, to_yaml
 
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _NO_IMAGE = "sha256:" + 64 * "0"
@@ -50,15 +50,22 @@ class Settings(pydantic.BaseModel, extra="forbid", frozen=True):
 
 def check_context(settings: Settings, overlay: str, context: str | None) -> None:
     """Refuse a context that is not meant for the overlay."""
-    if not settings.contexts:
-        return
-    allowed = ", ".join(settings.contexts)
-    if context is None:
+    allowed = ", ".join(settings.contexts) or "any"
+    if not context and (settings.contexts or settings.release):
         raise RefusedError(
             f"{overlay} is not deployed to whatever context is current: --context NAME ({allowed})"
         )
-    if context not in settings.contexts:
+    if settings.contexts and context not in settings.contexts:
         raise RefusedError(f"{overlay} may not be deployed to context {context!r}, only to {allowed}")
+
+
+def check_objects(manifests: Manifests) -> None:
+    """Refuse an overlay whose objects could not be found again."""
+    deployments = manifests.of_kind("Deployment")
+    if not deployments:
+        raise RefusedError("the overlay has no Deployment, by whose name its objects are found again")
+    if "namespace" not in deployments[0]["metadata"]:
+        raise RefusedError(f"{name_of(deployments[0])} has no namespace: set it in kustomization.yaml")
 
 
 def check_cluster(kubectl: Kubectl) -> None:
@@ -81,15 +88,27 @@ def check_images(settings: Settings, manifests: Manifests) -> None:
 
 def check_kinds(kubectl: Kubectl, manifests: Manifests) -> None:
     """Refuse a cluster that misses what a component needs, before anything is half there."""
-    rows = [row.split()[-3:] for row in kubectl.read("api-resources", "--no-headers").splitlines()]
-    known = {(version, kind) for version, _, kind in rows}
-    missing = {
-        f"{item['kind']} ({item['apiVersion']})" for item in manifests.objects if _kind(item) not in known
-    }
+    command = ["create", "--dry-run=client", "--validate=false", "--filename=-"]
+    code, _, error = kubectl.run(*command, stdin=to_yaml(manifests.objects))
+    missing = re.findall(r'no matches for kind "(.+?)" in version "(.+?)"', error)
     if missing:
+        kinds = ", ".join(f"{kind} ({version})" for kind, version in sorted(set(missing)))
         raise RefusedError(
-            f"the cluster does not know {', '.join(sorted(missing))};"
-            " the README.md of each component says what it needs"
+            f"the cluster does not know {kinds}; the README.md of each component says what it needs"
+        )
+    if code:
+        raise KubectlError(error)
+
+
+def check_namespace(kubectl: Kubectl, manifests: Manifests) -> None:
+    """Refuse a namespace that was not made by deploying the overlay, and so may have what is others'."""
+    selectors = [
+        f"--field-selector=metadata.name={manifests.namespace}",
+        f"--selector={SET_LABEL}={manifests.name}",
+    ]
+    if not kubectl.objects("namespaces", *selectors):
+        raise RefusedError(
+            f"there is no namespace {manifests.namespace} that was made by deploying {manifests.name}"
         )
 
 
@@ -100,21 +119,22 @@ def change_cause(settings: Settings, overlay: str, work_tree: Path, *, allow_dir
         RefusedError: there are changes that are in no commit, and they were not allowed.
 
     """
-    commit = _git(work_tree, "rev-parse", "--short=12", "HEAD")
-    changes = _git(work_tree, "status", "--porcelain") if commit else f"{work_tree} is not a git work tree"
+    try:
+        commit = _git(work_tree, "rev-parse", "--short=12", "HEAD")
+        # Not as the user's own settings have it.
+        changes = _git(work_tree, "status", "--porcelain", "--untracked-files=normal")
+    except subprocess.CalledProcessError as error:
+        commit, changes = "no commit", f"git in {work_tree}: {error.stderr.strip()}"
+    except FileNotFoundError:
+        commit, changes = "no commit", "git is not on PATH"
     if changes and settings.release and not allow_dirty:
         raise RefusedError(
             f"{overlay} is deployed from a commit, and these changes are in none"
             f" (--allow-dirty overrules):\n{changes}"
         )
-    return f"deploy_{overlay} of {commit or 'no commit'}{' with uncommitted changes' if changes else ''}"
-
-
-def _kind(item: Object) -> tuple[str, str]:
-    return item["apiVersion"], item["kind"]
+    return f"deploy_{overlay} of {commit}{' with uncommitted changes' if changes else ''}"
 
 
 def _git(work_tree: Path, *arguments: str) -> str:
     command = ["git", *arguments]
-    done = subprocess.run(command, cwd=work_tree, capture_output=True, text=True, check=False)
-    return done.stdout.rstrip() if done.returncode == 0 else ""
+    return subprocess.run(command, cwd=work_tree, capture_output=True, text=True, check=True).stdout.rstrip()

@@ -11,6 +11,7 @@ from tools.kubernetes.deploy.guards import (
     check_cluster,
     check_context,
     check_images,
+    check_objects,
 )
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.manifests import Manifests
@@ -59,6 +60,22 @@ def test_a_context_on_the_list_is_taken() -> None:
     check_context(ANYWHERE, "dev", "whatever")
 
 
+def test_a_release_without_a_list_has_a_context() -> None:
+    """Any is taken, but somebody has to name it."""
+    release = Settings(release=True)
+    with pytest.raises(RefusedError, match=r"--context NAME \(any\)"):
+        check_context(release, "prod", None)
+    check_context(release, "prod", "whatever")
+
+
+def test_objects_that_would_not_be_found_again_are_refused() -> None:
+    """The Deployment has the name and the namespace by which all are found."""
+    with pytest.raises(RefusedError, match="has no Deployment"):
+        check_objects(Manifests([{"kind": "Service", "metadata": {"name": "s"}}]))
+    with pytest.raises(RefusedError, match=r"Deployment/s has no namespace: set it in kustomization\.yaml"):
+        check_objects(of_image("s"))
+
+
 def test_an_image_that_was_never_built_is_refused() -> None:
     """The digest in the repository's files is of no image."""
     image = f"registry.example.com/s@sha256:{64 * '0'}"
@@ -72,6 +89,15 @@ def test_a_release_has_no_mutable_image(image: str) -> None:
     with pytest.raises(RefusedError, match="has no digest"):
         check_images(RELEASE, of_image(image))
     check_images(ANYWHERE, of_image(image))
+
+
+def test_containers_of_every_kind_are_looked_at() -> None:
+    """A CronJob, or a kind that nobody here knows, has no mutable image either."""
+    pod = {"spec": {"containers": [], "initContainers": [{"image": "s:v1"}]}}
+    spec = {"jobTemplate": {"spec": {"template": pod}}}
+    cron_job = {"kind": "CronJob", "metadata": {"name": "s"}, "spec": spec}
+    with pytest.raises(RefusedError, match="CronJob/s: image s:v1 has no digest"):
+        check_images(RELEASE, Manifests([cron_job]))
 
 
 def test_an_image_with_a_digest_is_taken() -> None:
@@ -96,8 +122,35 @@ def test_a_release_has_no_uncommitted_change(work_tree: Path) -> None:
 
 def test_a_release_comes_from_a_commit(tmp_path: Path) -> None:
     """A folder that git does not know is no source of a release."""
-    with pytest.raises(RefusedError, match="is not a git work tree"):
+    with pytest.raises(RefusedError, match="not a git repository"):
         change_cause(RELEASE, "prod", tmp_path, allow_dirty=False)
+    cause = change_cause(RELEASE, "prod", tmp_path, allow_dirty=True)
+    assert cause == "deploy_prod of no commit with uncommitted changes"
+
+
+def test_a_new_file_is_a_change(work_tree: Path) -> None:
+    """Also for who has git not show them."""
+    git(work_tree, "config", "status.showUntrackedFiles", "no")
+    (work_tree / "new").touch()
+    with pytest.raises(RefusedError, match=r"\?\? new"):
+        change_cause(RELEASE, "prod", work_tree, allow_dirty=False)
+
+
+def test_what_git_refuses_is_told(work_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's folder, as in many containers, or an index that can't be read are not clean."""
+    (work_tree / ".git/index").write_text("no index")
+    with pytest.raises(RefusedError, match="index file"):
+        change_cause(RELEASE, "prod", work_tree, allow_dirty=False)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "true")
+    with pytest.raises(RefusedError, match="dubious ownership"):
+        change_cause(RELEASE, "prod", work_tree, allow_dirty=False)
+
+
+def test_a_machine_without_git_deploys_no_release(work_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can't say what it deploys."""
+    monkeypatch.setenv("PATH", str(work_tree))
+    with pytest.raises(RefusedError, match="git is not on PATH"):
+        change_cause(RELEASE, "prod", work_tree, allow_dirty=False)
 
 
 def test_a_mistake_in_the_settings_is_told(tmp_path: Path) -> None:

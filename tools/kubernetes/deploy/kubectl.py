@@ -1,8 +1,9 @@
 """kubectl with one context, whose errors are exceptions in its own words."""
 
 import json
+import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,23 @@ class Kubectl:
     context: str | None
     """The context of the kubeconfig; None is the current one."""
 
+    def pinned(self) -> Kubectl:
+        """Return kubectl for the context that is current now, and stays so when people switch to another."""
+        code, current, _ = self.run("config", "current-context")
+        # There is none in a pod, where kubectl takes the pod's own cluster.
+        return self if self.context or code else replace(self, context=current.strip())
+
     def run(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
         """Run a command, and return its exit code and what it printed to stdout and stderr."""
         done = subprocess.run(
-            self._command(*arguments), input=stdin, capture_output=True, text=True, check=False
+            self._command(*arguments),
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # logs may be anything
+            # What people have `kubectl diff` call prints something else.
+            env=os.environ | {"KUBECTL_EXTERNAL_DIFF": ""},
+            check=False,
         )
         return done.returncode, done.stdout, done.stderr.strip()
 

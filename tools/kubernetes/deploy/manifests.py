@@ -51,10 +51,9 @@ class Manifests:
         return self.of_kind(*_NEEDED_BY_JOBS)
 
     def images(self) -> Iterator[tuple[str, str]]:
-        """Yield (object, image) of every container."""
-        for item in self.of_kind("Deployment", "StatefulSet", "DaemonSet", "Job"):
-            pod = item["spec"]["template"]["spec"]
-            for container in pod.get("initContainers", []) + pod["containers"]:
+        """Yield (object, image) of every container, of whatever kind the object is."""
+        for item in self.objects:
+            for container in _containers(item):
                 yield name_of(item), container["image"]
 
     def marked(self, cause: str) -> Manifests:
@@ -70,6 +69,32 @@ def to_yaml(objects: list[Object]) -> str:
 def name_of(item: Object) -> str:
     """Return what people call an object: `Deployment/user-service`."""
     return f"{item['kind']}/{item['metadata']['name']}"
+
+
+def with_pods_of(deployment: Object, replica_set: Object) -> Object:
+    """Return a Deployment with the pods of one of its ReplicaSets, and what caused them."""
+    pods = replica_set["spec"]["template"]
+    labels = {key: text for key, text in pods["metadata"]["labels"].items() if key != "pod-template-hash"}
+    template = pods | {"metadata": pods["metadata"] | {"labels": labels}}
+    annotations = deployment["metadata"].get("annotations", {}) | {
+        _CHANGE_CAUSE: replica_set["metadata"]["annotations"].get(_CHANGE_CAUSE, "unknown")
+    }
+    return deployment | {
+        "metadata": deployment["metadata"] | {"annotations": annotations},
+        "spec": deployment["spec"] | {"template": template},
+    }
+
+
+def _containers(node: Any) -> Iterator[Object]:
+    if isinstance(node, list):
+        for each in node:
+            yield from _containers(each)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in ("containers", "initContainers"):
+                yield from value
+            else:
+                yield from _containers(value)
 
 
 def _marked(item: Object, deployed_as: str, cause: str) -> Object:

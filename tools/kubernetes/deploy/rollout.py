@@ -10,6 +10,9 @@ from tools.kubernetes.deploy.manifests import Object, name_of
 
 _LOG_LINES = 20
 
+_BAD_WHEN_TRUE = {"Failed", "ReplicaFailure"}
+"""Conditions of Jobs and Deployments; the others are bad when they are false."""
+
 
 class FailedError(click.ClickException):
     """The new version did not come up; why was printed already."""
@@ -48,28 +51,43 @@ def wait_for_deployment(kubectl: Kubectl, deployment: Object, timeout: float) ->
         raise FailedError(f"{name_of(deployment)} was not rolled out")
 
 
-def roll_back(kubectl: Kubectl, deployment: Object, timeout: float) -> str:
-    """Bring back the pods of the version before, within `timeout` seconds, and return what was done."""
-    where = f"--namespace={deployment['metadata']['namespace']}"
-    try:
-        kubectl.read("rollout", "undo", name_of(deployment), where)
-        kubectl.read("rollout", "status", name_of(deployment), where, f"--timeout={timeout:g}s")
-    except KubectlError as error:
-        return f"{name_of(deployment)} was not rolled back: {error}"
-    return (
-        f"{name_of(deployment)} was rolled back to the pods of the version before;"
-        " the other objects are the new version's"
-    )
+def serving(kubectl: Kubectl, deployment: Object) -> Object | None:
+    """Return that ReplicaSet of a Deployment which has the most pods that are ready now, if any is."""
+    name, namespace = (deployment["metadata"][key] for key in ("name", "namespace"))
+    ready = [
+        item
+        for item in kubectl.objects("replicasets", f"--namespace={namespace}")
+        if item["status"].get("readyReplicas")
+        and any(owner["name"] == name for owner in item["metadata"].get("ownerReferences", []))
+    ]
+    return max(ready, key=lambda item: item["status"]["readyReplicas"], default=None)
 
 
 def explain(kubectl: Kubectl, workload: Object) -> None:
-    """Print the state, the warnings and the last logs of the pods that keep a workload from being done."""
-    for pod in _unready(kubectl, workload)[:3]:
-        click.secho(
-            f"Pod/{pod['metadata']['name']}: {', '.join(_reasons(pod)) or 'not ready'}", fg="red", err=True
-        )
-        for line in (*_warnings(kubectl, pod), *_logs(kubectl, pod)):
+    """Print why a workload is not done: its own state, and that of its pods with their last logs."""
+    try:
+        _explain(kubectl, workload["kind"], *_live(kubectl, workload))
+        for pod in _unready(kubectl, workload)[:3]:
+            _explain(kubectl, "Pod", pod)
+            for line in _logs(kubectl, pod):
+                click.echo(f"    {line}", err=True)
+    except KubectlError as error:
+        # Who may not read events may deploy, and roll back, all the same.
+        click.echo(f"    {error}", err=True)
+
+
+def _explain(kubectl: Kubectl, kind: str, *items: Object) -> None:
+    for item in items:
+        reasons = ", ".join(_reasons(item)) or "not ready"
+        click.secho(f"{kind}/{item['metadata']['name']}: {reasons}", fg="red", err=True)
+        for line in _warnings(kubectl, kind, item):
             click.echo(f"    {line}", err=True)
+
+
+def _live(kubectl: Kubectl, workload: Object) -> list[Object]:
+    metadata = workload["metadata"]
+    selector = f"--field-selector=metadata.name={metadata['name']}"
+    return kubectl.objects(workload["kind"], f"--namespace={metadata['namespace']}", selector)
 
 
 def _state(kubectl: Kubectl, job: Object) -> str:
@@ -102,14 +120,16 @@ def _reasons(pod: Object) -> Iterator[str]:
                         str(detail[key]) for key in ("reason", "exitCode", "message") if detail.get(key)
                     )
     for condition in status.get("conditions", []):
-        if condition["status"] == "False" and condition.get("message"):
+        is_bad = condition["status"] == ("True" if condition["type"] in _BAD_WHEN_TRUE else "False")
+        if is_bad and condition.get("message"):
             yield condition["message"]
 
 
-def _warnings(kubectl: Kubectl, pod: Object) -> Iterator[str]:
-    about = f"--field-selector=type=Warning,involvedObject.name={pod['metadata']['name']}"
-    for event in kubectl.objects("events", f"--namespace={pod['metadata']['namespace']}", about):
-        yield f"{event['reason']}: {event['message']}"
+def _warnings(kubectl: Kubectl, kind: str, item: Object) -> Iterator[str]:
+    about = f"type=Warning,involvedObject.kind={kind},involvedObject.name={item['metadata']['name']}"
+    where = f"--namespace={item['metadata']['namespace']}"
+    for event in kubectl.objects("events", where, f"--field-selector={about}"):
+        yield f"{event.get('reason')}: {event.get('message')}"
 
 
 def _logs(kubectl: Kubectl, pod: Object) -> Iterator[str]:
