@@ -5,7 +5,11 @@ def _impl(ctx):
     ctx.actions.run(
         executable = ctx.attr._sbom[DefaultInfo].files_to_run,
         arguments = [ctx.file.image.path, ctx.file.requirements_lock.path, output.path],
-        inputs = [ctx.file.image, ctx.file.requirements_lock],
+        # The image's folder may link to its layers, which then are runfiles.
+        inputs = depset(
+            [ctx.file.image, ctx.file.requirements_lock],
+            transitive = [ctx.attr.image[DefaultInfo].default_runfiles.files],
+        ),
         outputs = [output],
         mnemonic = "ImageSBOM",
         progress_message = "Writing the bill of materials %{label}",

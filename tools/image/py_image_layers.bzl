@@ -18,7 +18,7 @@ _NOT_OF_PYTHON = [
     "include/*",
     "share/*",
     "lib/itcl*",
-    "lib/libpython*.so",
+    "lib/lib*",
     "lib/pkgconfig/*",
     "lib/tcl*",
     "lib/thread*",
@@ -75,8 +75,12 @@ def _write(ctx, name, files, roots, arguments, others = []):
         arguments = [args],
         inputs = depset(others, transitive = [files]),
         outputs = [output],
-        # The order of sets must not be another one each time.
-        env = {"PYTHONHASHSEED": "0"},
+        # The order of sets must not be another one each time. Bytecode shares constants with modules
+        # that are loaded, differently if those come from bytecode themselves: so none do.
+        env = {
+            "PYTHONHASHSEED": "0",
+            "PYTHONPYCACHEPREFIX": "/dev/null/none",
+        },
         mnemonic = "PyImageLayer",
         progress_message = "Writing the layer %s of %%{label}" % name,
     )
@@ -104,7 +108,8 @@ def _impl(ctx):
             "packages",
             depset(packages),
             [root for root in imports if root.endswith("/site-packages")],
-            ["--prefix=" + _PACKAGES],
+            # Who unpacked the wheels; not always in their RECORD.
+            ["--prefix=" + _PACKAGES, "--leave-out=*.dist-info/INSTALLER"],
         ),
         _write(
             ctx,

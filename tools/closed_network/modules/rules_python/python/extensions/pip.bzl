@@ -129,6 +129,7 @@ def _pip_impl(mctx):
 pip = module_extension(
     implementation = _pip_impl,
     tag_classes = {"parse": tag_class(attrs = {
+        "enable_implicit_namespace_pkgs": attr.bool(),  # always so here
         "hub_name": attr.string(mandatory = True),
         "python_version": attr.string(mandatory = True),
         "requirements_lock": attr.label(mandatory = True),

@@ -71,8 +71,17 @@ def _python_impl(mctx):
 
 python = module_extension(
     implementation = _python_impl,
-    tag_classes = {"toolchain": tag_class(attrs = {
-        "is_default": attr.bool(),
-        "python_version": attr.string(mandatory = True),
-    })},
+    tag_classes = {
+        # What it is about is not downloaded here.
+        "single_version_platform_override": tag_class(attrs = {
+            "platform": attr.string(mandatory = True),
+            "python_version": attr.string(mandatory = True),
+            "sha256": attr.string(),
+            "urls": attr.string_list(),
+        }),
+        "toolchain": tag_class(attrs = {
+            "is_default": attr.bool(),
+            "python_version": attr.string(mandatory = True),
+        }),
+    },
 )
