@@ -1,0 +1,150 @@
+import json
+import os
+import signal
+
+import pytest
+
+from tools.kubernetes.deploy.testing import DELAY, FAILS, IMAGE, App
+
+
+def test_a_version_that_does_not_come_up_is_explained_and_rolled_back(app: App) -> None:
+    """The pod's reason and warnings are shown, and what the old version needs is still there."""
+    app.deploy()
+    app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.template["metadata"]["annotations"][FAILS] = "ImagePullBackOff"
+    output = app.deploy("--timeout=3s", code=1)
+    assert "ImagePullBackOff" in output
+    assert "Failed: simulated" in output
+    assert "was rolled back" in output
+    assert app.image() == "1"
+    assert app.get("deployment/app", ".status.availableReplicas") == "1"
+    assert "config-1" in app.names("configmaps")
+
+
+def test_a_failed_version_is_left_when_told_so(app: App) -> None:
+    """--no-rollback leaves the pods to be looked at; the next deployment repairs."""
+    app.deploy()
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    assert "left as it is" in app.deploy("--timeout=3s", "--no-rollback", code=1)
+    assert app.image() == "2"
+    del app.template["metadata"]["annotations"][FAILS]
+    app.deploy()
+    assert app.get("deployment/app", ".status.availableReplicas") == "1"
+
+
+def test_a_failed_migration_keeps_the_old_servers(app: App) -> None:
+    """Why it failed is shown, and no pod is touched."""
+    app.deploy()
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][FAILS] = "Error"
+    output = app.deploy(code=1)
+    assert "Job/migrate failed" in output
+    assert "exit" in output.lower() or "Error 1" in output
+    assert app.image() == "1"
+
+
+def test_a_version_that_dropped_a_field_does_not_get_it_back(app: App) -> None:
+    """What a rollback brought back is gone with the next version that does not have it."""
+    container = app.template["spec"]["containers"][0]
+    container["env"] = [{"name": "OLD", "value": "1"}]
+    app.deploy()
+    del container["env"]
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    assert "was rolled back" in app.deploy("--timeout=3s", code=1)
+    assert app.get("deployment/app", ".spec.template.spec.containers[0].env[*].name") == "OLD"
+    del app.template["metadata"]["annotations"][FAILS]
+    app.deploy()
+    assert not app.get("deployment/app", ".spec.template.spec.containers[0].env")
+
+
+def test_a_version_that_runs_already_is_not_replaced_by_an_older_one(app: App) -> None:
+    """A pod that is lost while nothing changes is no reason to go back to what has been pruned."""
+    app.objects["Deployment"]["spec"]["replicas"] = 2
+    app.deploy()
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.deploy()
+    pod = next(name for name in app.names("pods") if name.startswith("app-"))
+    states = [{"type": name, "status": "False"} for name in ("Ready", "ContainersReady")]
+    patch = json.dumps({"status": {"conditions": states}})
+    where = [f"--namespace={app.namespace}", "--subresource=status"]
+    app.running.kubectl("patch", "pod", pod, f"--patch={patch}", *where)
+    assert "was not rolled out" in app.deploy("--timeout=3s", code=1)
+    assert app.image() == "2"
+
+
+def test_a_first_version_that_fails_is_left(app: App) -> None:
+    """There is nothing to go back to, and the message says so."""
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    assert "no pod was ready before" in app.deploy("--timeout=3s", code=1)
+
+
+def test_pods_that_are_never_made_are_explained(app: App) -> None:
+    """Where there is no pod that could tell, the Deployment does."""
+    app.objects["Namespace"]["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}
+    del app.objects["Job"]
+    assert "violates PodSecurity" in app.deploy("--timeout=3s", code=1)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["*logs*) printf '\\377' ;;", '*"get events"*) echo forbidden >&2; false ;;'],
+    ids=["no text", "forbidden"],
+)
+def test_who_can_not_read_why_rolls_back_all_the_same(app: App, case: str) -> None:
+    """A log may be no text, and events may be refused."""
+    app.deploy()
+    app.wrap_kubectl(case)
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    output = app.deploy("--timeout=3s", code=1)
+    assert "\ufffd" in output or "forbidden" in output
+    assert "was rolled back" in output
+
+
+def test_where_an_error_leaves_the_cluster_is_told(app: App) -> None:
+    """What the cluster refuses in the middle may have been applied in part."""
+    del app.objects["Job"]
+    app.objects["Service"]["spec"]["ports"] = [{"port": 0}]
+    output = app.deploy(code=1)
+    assert "Invalid value: 0" in output
+    assert "How the cluster was left: some objects are the new version's." in output
+
+
+def test_what_ctrl_c_in_a_rollback_leaves_is_told(app: App) -> None:
+    """The pods before come back, although the new version waited for their end, unless it is stopped."""
+    app.objects["Deployment"]["spec"]["strategy"] = {"type": "Recreate"}
+    app.template["metadata"]["annotations"][DELAY] = "2s"
+    app.deploy()
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
+    assert "was rolled back" in app.deploy("--timeout=5s", code=1)
+    assert app.image() == "1"
+    process = app.start_until("rolling back", "--timeout=3s")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped while rolling back: the pods may be of either version. Deploy again" in output
+
+
+SIGNALS = {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM, "killed": signal.SIGKILL}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_deployment_that_was_stopped_is_finished_by_the_next(app: App, name: str) -> None:
+    """Ctrl-C, or what a CI sends, tells the cluster's state; in any case the next run finishes and prunes."""
+    app.deploy()
+    app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.template["metadata"]["annotations"][DELAY] = "5s"
+    process = app.start_until("Waiting for deployment")
+    os.killpg(process.pid, SIGNALS[name])
+    output, _ = process.communicate(timeout=30)
+    if name != "killed":
+        assert process.returncode == 130
+        assert "stopped while rolling out: the rollout goes on by itself. Deploy again to finish." in output
+    assert "config-1" in app.names("configmaps")
+    app.deploy()
+    assert app.image() == "2"
+    assert app.get("deployment/app", ".status.availableReplicas") == "1"
+    assert "config-1" not in app.names("configmaps")
