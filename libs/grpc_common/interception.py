@@ -21,6 +21,7 @@ from grpc_common.config import ServerSection
 from grpc_common.durations import format_duration
 from grpc_common.errors import StatusError, status_of
 from grpc_common.metrics import UNKNOWN_METHOD, CallMetrics
+from grpc_common.streams import Streams
 
 type Context = grpc.aio.ServicerContext[Any, Any]
 type _Handler = grpc.RpcMethodHandler[Any, Any]
@@ -52,6 +53,7 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         self.config = config
         self.observers = observers
         self.authorizer = authorizer
+        self.streams = Streams()
         self._metrics = metrics
         self._handlers: dict[str, _Handler] = {}
         self._built_in_calls: set[asyncio.Timeout] = set()
@@ -136,6 +138,7 @@ class _Guard:
         self._behavior = behavior
         self._built_in = method.service in BUILT_IN
         self._streams_requests = method.type in {CallType.CLIENT_STREAM, CallType.BIDI_STREAM}
+        self._streams_responses = method.type in {CallType.SERVER_STREAM, CallType.BIDI_STREAM}
         config = interceptor.config
         self._default_deadline: float | None = (
             config.default_deadline if method.type is CallType.UNARY else config.default_stream_deadline
@@ -148,7 +151,8 @@ class _Guard:
 
     async def respond_with_stream(self, request: Any, context: Context) -> None:
         # A coroutine, not a generator: when the call is cancelled this code runs on at once.
-        await self._run(context, lambda: self._responses(request, context))
+        respond = self._responses if self._built_in else self._counted_responses
+        await self._run(context, lambda: respond(request, context))
 
     def parse(self, message: bytes) -> Any:
         """Return the request that a client has sent.
@@ -190,6 +194,10 @@ class _Guard:
     def _request(self, request: Any) -> Any:
         return request if self._streams_requests else self.parse(request)
 
+    async def _counted_responses(self, request: Any, context: Context) -> None:
+        with self._interceptor.streams.running(context.peer()):
+            await self._responses(request, context)
+
     async def _responses(self, request: Any, context: Context) -> None:
         responses = self._behavior(self._request(request), context)
         if not isinstance(responses, AsyncIterable):
@@ -209,6 +217,9 @@ class _Guard:
                     result = await respond()
                     if self._streams_requests:
                         await asyncio.sleep(_CANCELLATION_DELAY)
+                    if self._streams_responses and not self._built_in:
+                        timeout.reschedule(None)  # the servicer was in time
+                        await self._interceptor.streams.sent(call.peer)
         except asyncio.CancelledError:
             overdue = call.deadline is not None and context.time_remaining() < _DEADLINE_SLACK
             call.code = grpc.StatusCode.DEADLINE_EXCEEDED if overdue else grpc.StatusCode.CANCELLED

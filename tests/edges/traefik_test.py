@@ -38,12 +38,7 @@ async def streams(tmp_path_factory):
     """Begin to list users for a minute, from servers that nothing else happens to."""
     overlay, folder = load("traefik"), tmp_path_factory.mktemp("streams")
     issue_secrets(overlay, folder)
-    variables = environment(overlay, folder) | {
-        "DATABASE_STATEMENT_TIMEOUT": "2m",
-        # A server resets a connection that is too old right behind its last call, and Traefik at times loses
-        # the end of a page by it: see the component's README.
-        "KEEPALIVE_MAX_CONNECTION_AGE": "5m",
-    }
+    variables = environment(overlay, folder) | {"DATABASE_STATEMENT_TIMEOUT": "2m"}
     with ExitStack() as stack:
         servers = stack.enter_context(running_servers(**variables))
         edge, stopping = (
