@@ -139,8 +139,8 @@ def remove(kubectl: Kubectl, item: Object) -> None:
 @contextmanager
 def _step(name: str, state: str) -> Iterator[None]:
     """Say what is done now, and if it is stopped, how the cluster was left."""
-    click.secho(f"{name} ...", bold=True)
     try:
+        click.secho(f"{name} ...", bold=True)
         yield
     except KeyboardInterrupt:
         raise StoppedError(f"stopped while {name}: {state}. Deploy again to finish.") from None
