@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tools.cluster import cluster
+from tools.cluster.testing import running_or_skipped
 
 COMMAND = Path("tools/kubernetes/deploy/cli").absolute()
 KUBECTL = Path(os.environ.get("KUBECTL", "kubectl")).absolute()
@@ -27,11 +28,7 @@ OVERLAYS = {
 @pytest.fixture(scope="module")
 def running() -> Iterator[cluster.Cluster]:
     """Return a cluster with the kinds that overlays use."""
-    try:
-        cluster.programs()
-    except cluster.MissingProgramError as missing:
-        pytest.skip(str(missing))
-    with cluster.running() as running:
+    with running_or_skipped() as running:
         rows = running.kubectl("api-resources", "--no-headers").splitlines()
         known = {(version, kind) for version, _, kind in (row.split()[-3:] for row in rows)}
         used = {(item["apiVersion"], item["kind"]) for items in OVERLAYS.values() for item in items}

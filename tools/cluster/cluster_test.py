@@ -13,21 +13,15 @@ from pathlib import Path
 import pytest
 
 from tools.cluster import cluster
+from tools.cluster.testing import DELAY, FAILS, running_or_skipped
 
 COMMAND = Path("tools/cluster/cluster").absolute()
-
-FAILS = "pod-start.stage.kwok.x-k8s.io/fails"
-DELAY = "pod-start.stage.kwok.x-k8s.io/delay"
 
 
 @pytest.fixture(scope="module")
 def running():
     """Return a cluster that all tests share, each in a namespace of its own."""
-    try:
-        cluster.programs()
-    except cluster.MissingProgramError as missing:
-        pytest.skip(str(missing))
-    with cluster.running() as running:
+    with running_or_skipped() as running:
         yield running
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools.cluster import cluster
+from tools.cluster.testing import running_or_skipped
 from tools.kubernetes.deploy.testing import App
 
 _numbers = itertools.count()
@@ -15,11 +16,7 @@ _numbers = itertools.count()
 @pytest.fixture(scope="module")
 def running() -> Iterator[cluster.Cluster]:
     """Return a cluster that all tests share, each in a namespace of its own."""
-    try:
-        cluster.programs()
-    except cluster.MissingProgramError as missing:
-        pytest.skip(str(missing))
-    with cluster.running() as running:
+    with running_or_skipped() as running:
         yield running
 
 

@@ -4,7 +4,8 @@ import signal
 
 import pytest
 
-from tools.kubernetes.deploy.testing import DELAY, FAILS, IMAGE, App
+from tools.cluster.testing import DELAY, FAILS
+from tools.kubernetes.deploy.testing import IMAGE, App
 
 
 def test_a_version_that_does_not_come_up_is_explained_and_rolled_back(app: App) -> None:

@@ -13,10 +13,6 @@ from tools.cluster import cluster
 COMMAND = Path("tools/kubernetes/deploy/cli").absolute()
 KUBECTL = Path(os.environ.get("KUBECTL", "kubectl")).absolute()
 
-FAILS = "pod-start.stage.kwok.x-k8s.io/fails"
-DELAY = "pod-start.stage.kwok.x-k8s.io/delay"
-"""What simulated pods do; see tools/cluster/pods.yaml."""
-
 IMAGE = "registry.example.com/app@sha256:"
 
 type Objects = dict[str, dict[str, Any]]
