@@ -17,7 +17,6 @@ from user.user_service_pb2_grpc import UserServiceStub
 from services.user import server
 from services.user.config import DatabaseConfig, UserServiceConfig
 from services.user.storage import migrate_storage, schema
-from services.user.testing_postgresql import PostgreSQL
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -54,16 +53,6 @@ def running(url: str):
             yield grpc.aio.insecure_channel(f"127.0.0.1:{port[1]}")
         finally:
             process.kill()
-
-
-@contextmanager
-def stopped(postgresql: PostgreSQL):
-    """Stop the database for the block."""
-    postgresql.stop()
-    try:
-        yield
-    finally:
-        postgresql.start()
 
 
 async def health(channel, name: str):
@@ -162,7 +151,7 @@ async def test_start_before_the_database(postgresql, postgresql_database):
     """Without its database a server starts, lives and is not ready; with it, it is, and works."""
     await migrate_storage(postgresql_database)
     with ExitStack() as stack:
-        with stopped(postgresql):
+        with postgresql.stopped():
             channel = stack.enter_context(running(postgresql_database.url))
             create = UserServiceStub(channel).CreateUser
             request = pb.CreateUserRequest(name="Ada", email="ada@example.com")

@@ -71,6 +71,15 @@ class PostgreSQL:
         """Stop it, and wait for its end; `mode` is pg_ctl's."""
         self._control("stop", f"--mode={mode}")
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop it for the block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
     def restart(self) -> None:
         """Stop it, which cuts all connections, and start it again."""
         self._control("restart", "--mode=fast", f"--log={self._log}")

@@ -1,6 +1,6 @@
 import asyncio
 import time
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
 import pytest
@@ -8,7 +8,6 @@ import pytest
 from services.user.config import DatabaseConfig
 from services.user.idempotency import IdempotencyKey
 from services.user.storage import SchemaError, StorageError, migrate_storage, open_storage
-from services.user.testing_postgresql import PostgreSQL
 from services.user.users import new_user
 
 
@@ -40,16 +39,6 @@ async def locked_users(config: DatabaseConfig):
     async with administrator(config) as locking, administrator(config) as admin, locking.transaction():
         await locking.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         yield admin
-
-
-@contextmanager
-def stopped(postgresql: PostgreSQL):
-    """Stop the database for the block."""
-    postgresql.stop()
-    try:
-        yield
-    finally:
-        postgresql.start()
 
 
 async def service_connections(connection: asyncpg.Connection, condition: str = "true") -> int:
@@ -128,7 +117,7 @@ async def test_database_that_restarts(database, postgresql):
     """While it is down calls fail at once; when it is there again they work, without a new storage."""
     async with open_storage(database) as storage:
         ada = await storage.create(new_user("Ada", "ada@example.com"))
-        with stopped(postgresql):
+        with postgresql.stopped():
             for _ in range(5):
                 with pytest.raises(StorageError):
                     await storage.get(ada.id)
@@ -159,7 +148,7 @@ async def test_idle_connections_that_were_cut(database):
 async def test_start_before_the_database(database, postgresql):
     """A storage opens without its database, is not ready, and works once the database is there."""
     async with AsyncExitStack() as stack:
-        with stopped(postgresql):
+        with postgresql.stopped():
             storage = await stack.enter_async_context(open_storage(database))
             with pytest.raises(StorageError):
                 await storage.ping()
@@ -170,7 +159,7 @@ async def test_start_before_the_database(database, postgresql):
 async def test_wrong_schema_that_is_seen_late(postgresql, postgresql_database):
     """If the database was down at the start its schema is checked later: not ready until it is right."""
     async with AsyncExitStack() as stack:
-        with stopped(postgresql):
+        with postgresql.stopped():
             storage = await stack.enter_async_context(open_storage(postgresql_database))
         with pytest.raises(SchemaError, match="run `server migrate` first"):
             await storage.ping()
