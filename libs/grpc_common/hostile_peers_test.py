@@ -273,7 +273,8 @@ async def test_thousands_of_idle_connections_slow_nobody_down(descriptors):
     ):
         before = memory(pid, "VmRSS")
         assert await asyncio.to_thread(client.stdout.readline) == b"open\n"
-        assert len(connections(port)) == count
+        # The kernel's list is no snapshot: one may be missed or told twice while others come and go.
+        assert len(connections(port)) == pytest.approx(count, rel=0.01)
         each = (memory(pid, "VmRSS") - before) / count
         seconds = await assert_serves(port)
         median, longest = statistics.median(seconds), max(seconds)

@@ -241,7 +241,7 @@ def break_file(path: Path) -> None:
 
 
 async def test_deadline_while_the_database_waits(postgresql_database, postgresql):
-    """A call that waits for the database ends at its deadline, and the next ones work."""
+    """A call that waits for the database ends at its deadline, its statement too, and the next ones work."""
     await migrate_storage(postgresql_database)
     locking = await asyncpg.connect(postgresql.url)
     async with (
@@ -257,5 +257,9 @@ async def test_deadline_while_the_database_waits(postgresql_database, postgresql
                         pb.CreateUserRequest(name="Ada", email="ada@example.com"), timeout=0.2
                     )
                 assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            # Cancelled there too. Were the lock given up before, the last statement might still be done.
+            async with asyncio.timeout(10):
+                while await locking.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.02)
         await locking.close()
         await create(stub)
