@@ -3,11 +3,12 @@
 import difflib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from grpc_common import ConfigError
 from grpc_common.config_file import settings
 from k8s.checks.manifests import Manifests, Problem, content, get, metadata
-from k8s.checks.servers import Program, programs, servers
+from k8s.checks.servers import Program, Server, programs, servers, volume_at
 from services.user.config import UserServiceConfig
 
 _SETTINGS = "the settings are in libs/grpc_common/README.md and services/user/README.md"
@@ -71,6 +72,26 @@ def share_no_sqlite(manifests: Manifests) -> Iterator[Problem]:
         for scaler in manifests.of_kind("HorizontalPodAutoscaler"):
             if get(scaler, "spec.scaleTargetRef.name") == metadata(workload, "name"):
                 yield Problem(scaler, "spec.maxReplicas", "each replica has a SQLite file of its own", fix)
+
+
+def mount_what_is_read(manifests: Manifests) -> Iterator[Problem]:
+    """The folder with a server's certificates is in a volume, and so is that of its SQLite file."""
+    for server in servers(manifests):
+        for variable, folder in _folders(server):
+            mounted = (
+                volume_at(server.pod, server.container, str(each)) for each in (folder, *folder.parents)
+            )
+            if not any(mounted):
+                fix = "name the mountPath of one, or mount one there"
+                yield server.problem(f"env[{variable}]", f"{folder} is in no volume of the container", fix)
+
+
+def _folders(server: Server) -> Iterator[tuple[str, Path]]:
+    tls, database = server.config.server.tls.directory, server.config.database
+    if tls:
+        yield "TLS_DIRECTORY", Path(tls)
+    if database.url and not database.is_postgresql:
+        yield "DATABASE_URL", database.path.parent
 
 
 def hold_no_secret(manifests: Manifests) -> Iterator[Problem]:

@@ -3,7 +3,8 @@ import base64
 import pytest
 
 from k8s.checks import configuration
-from k8s.checks.testing import changed, texts
+from k8s.checks.servers import servers
+from k8s.checks.testing import changed, overlay, texts
 
 DEPLOYMENT = "Deployment/user-service"
 POD = "spec.template.spec"
@@ -185,3 +186,33 @@ def test_variables_of_maps():
     manifests = changed("dev", (f"ConfigMap/{CONFIG}", "data", data), (DEPLOYMENT, f"{PATH}.env", env))
     [text] = texts(configuration.load_configurations, manifests)
     assert "DRAIN_DELAY='400'" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value", "folder"),
+    [
+        ("prod", "TLS_DIRECTORY", "/etc/cert", "/etc/cert"),
+        ("dev", "DATABASE_URL", "sqlite:////date/users.db", "/date"),
+    ],
+)
+def test_folder_that_is_not_mounted(name, variable, value, folder):
+    """The root file system is read-only, and has no certificates."""
+    env = [
+        {"name": "CONFIG_FILE", "value": "/etc/user-service/config.yaml"},
+        {"name": variable, "value": value},
+    ]
+    assert texts(configuration.mount_what_is_read, changed(name, (DEPLOYMENT, f"{PATH}.env", env))) == [
+        (
+            f"{DEPLOYMENT}: {FIELD}.env[{variable}]: {folder} is in no volume of the container; "
+            "name the mountPath of one, or mount one there"
+        )
+    ]
+
+
+def test_pools_of_all_pods_fit_the_database():
+    """The most replicas, those that a rollout adds and half as many that drain have their connections."""
+    prod = overlay("prod")
+    [scaler], [server] = prod.of_kind("HorizontalPodAutoscaler"), servers(prod)
+    most, surge = scaler["spec"]["maxReplicas"], server.pod.workload["spec"]["strategy"]["rollingUpdate"]
+    pods = most + surge["maxSurge"] + most // 2
+    assert pods * server.config.database.pool_size <= 100 - 3, "three are reserved for superusers"

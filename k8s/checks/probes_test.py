@@ -1,0 +1,55 @@
+import pytest
+
+from k8s.checks import probes
+from k8s.checks.testing import REMOVED, changed, texts
+
+DEPLOYMENT = "Deployment/user-service"
+PATH = "spec.template.spec.containers.0"
+FIELD = f"{DEPLOYMENT}: spec.template.spec.containers[user-service]"
+
+
+@pytest.mark.parametrize(
+    ("probe", "value", "right"),
+    [
+        ("livenessProbe", "readiness", "liveness"),
+        ("startupProbe", "readiness", "liveness"),
+        ("readinessProbe", "liveness", "readiness"),
+        ("readinessProbe", "ready", "readiness"),
+    ],
+)
+def test_probe_that_asks_for_something_else(probe, value, right):
+    """A lost database must restart no pod, and a pod without its database must get no calls."""
+    manifests = changed("prod", (DEPLOYMENT, f"{PATH}.{probe}.grpc.service", value))
+    assert texts(probes.ask_for_what_follows, manifests) == [
+        f"{FIELD}.{probe}.grpc.service: is {value}; set it to {right}"
+    ]
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe", "readinessProbe"])
+def test_probe_that_is_missing(probe):
+    """A server has all three."""
+    [text] = texts(probes.ask_for_what_follows, changed("dev", (DEPLOYMENT, f"{PATH}.{probe}", REMOVED)))
+    assert text.startswith(f"{FIELD}.{probe}.grpc.service: is missing; ")
+
+
+def test_pod_that_ends_before_anybody_knows():
+    """Endpoints, kube-proxy and ingresses take some seconds to hear of it."""
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle.preStop.sleep.seconds", 4))
+    assert texts(probes.take_calls_until_all_have_heard, manifests) == [
+        (
+            f"{FIELD}.lifecycle.preStop.sleep.seconds: preStop.sleep + drain.delay is 4 s, "
+            "and proxies still send it calls; 5 s or more in all"
+        )
+    ]
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle", REMOVED))
+    assert len(texts(probes.take_calls_until_all_have_heard, manifests)) == 1
+
+
+def test_delay_of_the_drain_counts():
+    """A server may wait by itself instead of its pod."""
+    env = [
+        {"name": "CONFIG_FILE", "value": "/etc/user-service/config.yaml"},
+        {"name": "DRAIN_DELAY", "value": "5s"},
+    ]
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle", REMOVED), (DEPLOYMENT, f"{PATH}.env", env))
+    assert texts(probes.take_calls_until_all_have_heard, manifests) == []

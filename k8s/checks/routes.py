@@ -1,0 +1,71 @@
+"""Edges and meshes let the service's methods through: a misspelt path stops no one from applying it."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from k8s.checks.backends import leading_to
+from k8s.checks.gateways import takers
+from k8s.checks.manifests import Manifest, Manifests, Problem, find, get, metadata
+from k8s.checks.mesh import istio_routes
+from k8s.checks.methods import METHODS
+from k8s.checks.servers import servers
+from k8s.checks.traefik import traefik_answers
+
+
+def let_every_method_through(manifests: Manifests) -> Iterator[Problem]:
+    """Each route to our servers takes each of the service's methods, and a mesh's policy allows it."""
+    for manifest, field, takes in _doors(manifests):
+        for path in METHODS:
+            if not takes(path):
+                yield Problem(manifest, field, f"{path} is not let through", "name /user.UserService/ there")
+
+
+def _doors(manifests: Manifests) -> Iterator[tuple[Manifest, str, Callable[[str], bool]]]:
+    """Yield what leads to our servers, with the field that decides and whether it takes a path."""
+    for server in servers(manifests):
+        doors = {id(each.manifest): each.manifest for each in leading_to(manifests, server.pod)}
+        for manifest in doors.values():
+            if manifest["kind"] in _DECIDES:
+                field, takes = _DECIDES[manifest["kind"]]
+                yield manifest, field, partial(takes, manifests, manifest)
+        for policy in manifests.of_kind("AuthorizationPolicy"):
+            if server.pod in manifests.select(
+                get(policy, "spec.selector") or {}, metadata(policy, "namespace")
+            ):
+                yield policy, "spec.rules", partial(_allows, policy)
+
+
+def _traefik(_: Manifests, route: Manifest, path: str) -> bool:
+    return any(True in traefik_answers(rule, path) for _, rule in find(route, "spec.routes[].match"))
+
+
+def _nginx(_: Manifests, ingress: Manifest, path: str) -> bool:
+    return any(path.startswith(prefix) for _, prefix in find(ingress, "spec.rules[].http.paths[].path"))
+
+
+def _gateway(manifests: Manifests, route: Manifest, path: str) -> bool:
+    return any(taker.route is route for taker in takers(manifests, path))
+
+
+def _mesh(_: Manifests, service: Manifest, path: str) -> bool:
+    return next(istio_routes(service, path), None) is not None
+
+
+_DECIDES = {
+    "GRPCRoute": ("spec.rules", _gateway),
+    "Ingress": ("spec.rules", _nginx),
+    "IngressRoute": ("spec.routes", _traefik),
+    "VirtualService": ("spec.http", _mesh),
+}
+
+
+def _allows(policy: Manifest, path: str) -> bool:
+    patterns = [pattern for _, pattern in find(policy, "spec.rules[].to[].operation.paths[]")]
+    return any(_matches(pattern, path) for pattern in patterns)
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Return whether Istio takes a path for one of a pattern: a star is at its end or its beginning."""
+    if pattern.endswith("*"):
+        return path.startswith(pattern[:-1])
+    return path.endswith(pattern[1:]) if pattern.startswith("*") else path == pattern
