@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tools.kubernetes.deploy.changes import Changes, find_changes, find_deployed
-from tools.kubernetes.deploy.deploy import Deployer, push_image, remove
+from tools.kubernetes.deploy.deploy import Deployer, StoppedError, push_image, remove, step
 from tools.kubernetes.deploy.guards import (
     RefusedError,
     Settings,
@@ -63,6 +63,15 @@ class _Duration(click.ParamType[float]):
         return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # click would say "Aborted!", with exit code 1.
+            raise StoppedError("stopped, and no step was under way") from None
+
+
 _context = click.option(
     "--context", metavar="NAME", help="The kubeconfig's context; else the current one, where that is allowed."
 )
@@ -70,7 +79,7 @@ _yes = click.option("--yes", is_flag=True, help="Don't ask.")
 _file = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=_Commands)
 @click.option("--overlay", hidden=True, required=True)
 @click.option("--manifests", hidden=True, required=True, type=_file)
 @click.option("--settings", hidden=True, required=True, type=_file)
@@ -97,7 +106,7 @@ def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) 
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @click.option("--diff", is_flag=True, help="Show every line that changes.")
 @click.option(
-    "--timeout", default="5m", type=_Duration(), help="For the migration, and again for the rollout (5m)."
+    "--timeout", default="15m", type=_Duration(), help="For the migration, and again for the rollout (15m)."
 )
 @click.option("--no-push", is_flag=True, help="The image is in its repository already.")
 @click.option("--no-rollback", is_flag=True, help="Leave a version that doesn't come up as it is.")
@@ -162,10 +171,11 @@ def delete(overlay: Overlay, context: str | None, *, yes: bool, data: bool) -> N
         return
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
     _confirm(f"Delete {what} from {_where(kubectl, overlay.manifests)}?", yes=yes)
-    for item in deployed:
-        remove(kubectl, item)
-    if data:
-        kubectl.read("delete", "namespace", namespace, "--ignore-not-found")
+    with step("deleting", "what is named below this line is gone", "Delete"):
+        for item in deployed:
+            remove(kubectl, item)
+        if data:
+            kubectl.read("delete", "namespace", namespace, "--ignore-not-found")
 
 
 @main.command(epilog=_EPILOG)

@@ -46,23 +46,23 @@ class Deployer:
         self._ensure_namespace()
         self._run_jobs()
         deployments = self.manifests.of_kind("Deployment")
-        with _step("applying", "some objects are the new version's"):
+        with step("applying", "some objects are the new version's"):
             before = [serving(self.kubectl, each) for each in deployments]
             self._apply([item for item in self.manifests.objects if item["kind"] not in ("Job", "Namespace")])
-        with _step("rolling out", "the rollout goes on by itself"):
+        with step("rolling out", "the rollout goes on by itself"):
             for deployment, replica_set in zip(deployments, before, strict=True):
                 self._roll_out(deployment, replica_set)
-        with _step("pruning", "the new version serves; what the old one needed is not all removed"):
+        with step("pruning", "the new version serves; what the old one needed is not all removed"):
             self._prune()
 
     def _ensure_namespace(self) -> None:
-        with _step("preparing", "the servers are the old version's"):
+        with step("preparing", "the servers are the old version's"):
             self._apply(self.manifests.of_kind("Namespace"))
 
     def _run_jobs(self) -> None:
         if not (jobs := self.manifests.of_kind("Job")):
             return
-        with _step("migrating", "the servers are the old version's; the migration may go on"):
+        with step("migrating", "the servers are the old version's; the migration may go on"):
             self._apply(self.manifests.needed_by_jobs())
             for job in jobs:
                 # A Job can't be changed, and one that ended is not run again. Its pods end first.
@@ -86,7 +86,7 @@ class Deployer:
         # Not `rollout undo`: what that brings back would stay, since it is not ours, in all later versions.
         old = with_pods_of(deployment, before)
         try:
-            with _step("rolling back", "the pods may be of either version"):
+            with step("rolling back", "the pods may be of either version"):
                 self._apply([old])
                 status = ["rollout", "status", name_of(old), self._where, f"--timeout={self.timeout:g}s"]
                 self.kubectl.read(*status)
@@ -121,7 +121,7 @@ def push_image(program: Path, manifests: Manifests) -> None:
     repository = image.partition("@")[0]
     # A program in the runfiles of this one finds its own there.
     environment = os.environ | {"RUNFILES_DIR": str(Path.cwd().parent)}
-    with _step(f"pushing {image}", "the cluster was not changed"):
+    with step(f"pushing {image}", "the cluster was not changed"):
         command = [program, "--repository", repository]
         if code := subprocess.run(command, env=environment, check=False).returncode:
             raise FailedError(f"the image was not pushed to {repository} (exit code {code})")
@@ -137,12 +137,12 @@ def remove(kubectl: Kubectl, item: Object) -> None:
 
 
 @contextmanager
-def _step(name: str, state: str) -> Iterator[None]:
-    """Say what is done now, and if it is stopped, how the cluster was left."""
+def step(name: str, state: str, command: str = "Deploy") -> Iterator[None]:
+    """Say what is done now, and if it is stopped, how the cluster was left and which command finishes it."""
     try:
         click.secho(f"{name} ...", bold=True)
         yield
     except KeyboardInterrupt:
-        raise StoppedError(f"stopped while {name}: {state}. Deploy again to finish.") from None
+        raise StoppedError(f"stopped while {name}: {state}. {command} again to finish.") from None
     except KubectlError as error:
         raise KubectlError(f"while {name}: {error}\nHow the cluster was left: {state}.") from None

@@ -46,6 +46,16 @@ def test_a_failed_migration_keeps_the_old_servers(app: App) -> None:
     assert app.image() == "1"
 
 
+def test_a_migration_that_is_tried_again_says_so(app: App) -> None:
+    """Nobody stares at a silent line while Kubernetes waits longer and longer between its pods."""
+    job = app.objects["Job"]["spec"]
+    job["backoffLimit"] = 5
+    job["template"]["metadata"]["annotations"][FAILS] = "Error"
+    process = app.start_until("Job/migrate: 1 of its pods failed; another will try")
+    process.terminate()
+    assert process.wait(timeout=30) == 130
+
+
 def test_a_version_that_dropped_a_field_does_not_get_it_back(app: App) -> None:
     """What a rollback brought back is gone with the next version that does not have it."""
     container = app.template["spec"]["containers"][0]
@@ -149,3 +159,19 @@ def test_a_deployment_that_was_stopped_is_finished_by_the_next(app: App, name: s
     assert app.image() == "2"
     assert app.get("deployment/app", ".status.availableReplicas") == "1"
     assert "config-1" not in app.names("configmaps")
+
+
+def test_a_deletion_that_is_stopped_tells_what_is_gone(app: App) -> None:
+    """Ctrl-C is told with its own exit code outside of deploying too; the next time deletes the rest."""
+    app.deploy()
+    app.wrap_kubectl('*"delete Deployment.v1.apps/app"*) sleep 60 ;;')
+    process = app.start("delete", "--yes")
+    assert process.stdout
+    assert any(line.startswith("deleting") for line in process.stdout)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped while deleting" in output
+    app.wrap_kubectl("*none*) ;;")
+    app.run("delete", "--yes")
+    assert app.names("deployments") == set()

@@ -1,5 +1,6 @@
 """Waiting for Jobs and Deployments, and saying why they failed."""
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -31,10 +32,14 @@ def wait_for_job(kubectl: Kubectl, job: Object, timeout: float) -> None:
 
     """
     deadline = time.monotonic() + timeout
-    while (state := _state(kubectl, job)) != "Complete":
+    told = 0
+    while (state := _state(status := _status(kubectl, job))) != "Complete":
         if state == "Failed" or time.monotonic() > deadline:
             explain(kubectl, job)
             raise FailedError(f"{name_of(job)} {'failed' if state else f'was not done after {timeout:g} s'}")
+        if (failed := status.get("failed", 0)) > told:
+            told = failed
+            click.echo(f"{name_of(job)}: {failed} of its pods failed; another will try")
         time.sleep(1)
 
 
@@ -90,10 +95,14 @@ def _live(kubectl: Kubectl, workload: Object) -> list[Object]:
     return kubectl.objects(workload["kind"], f"--namespace={metadata['namespace']}", selector)
 
 
-def _state(kubectl: Kubectl, job: Object) -> str:
+def _status(kubectl: Kubectl, job: Object) -> Object:
     where = f"--namespace={job['metadata']['namespace']}"
-    path = "--output=jsonpath={.status.conditions[?(@.status=='True')].type}"
-    conditions = kubectl.read("get", name_of(job), where, path).split()
+    status: Object = json.loads(kubectl.read("get", name_of(job), where, "--output=json"))["status"]
+    return status
+
+
+def _state(status: Object) -> str:
+    conditions = {each["type"] for each in status.get("conditions", []) if each["status"] == "True"}
     return next((state for state in ("Complete", "Failed") if state in conditions), "")
 
 
