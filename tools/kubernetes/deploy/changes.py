@@ -40,11 +40,25 @@ def find_changes(kubectl: Kubectl, manifests: Manifests) -> Changes:
         return Changes([f"+ {name_of(item)}" for item in manifests.objects], to_yaml(shown))
     # A Job can't be changed and is made anew: there is nothing to compare.
     jobs = manifests.of_kind("Job")
-    diff = _diff(kubectl, [item for item in manifests.objects if item not in jobs])
+    diff = show_difference(kubectl, [item for item in manifests.objects if item not in jobs])
     changed = re.split(r"^diff .*\n", diff, flags=re.MULTILINE)[1:]
     summary = [f"{'+' if '@@ -0,0 ' in each else '~'} {_object_of(each)}" for each in changed]
     summary += [f"- {name_of(item)}" for item in find_obsolete(kubectl, manifests)]
     return Changes(summary + [f"* {name_of(item)}" for item in jobs], diff)
+
+
+def show_difference(kubectl: Kubectl, objects: list[Object]) -> str:
+    """Return what `kubectl diff` prints: nothing where the cluster has the objects as they are.
+
+    Raises:
+        KubectlError: the cluster can't tell.
+
+    """
+    command = ["diff", *SERVER_SIDE, "--filename=-"]
+    code, output, error = kubectl.run(*command, stdin=to_yaml(objects))
+    if code > 1:  # 1 says that there is a difference
+        raise KubectlError(error)
+    return output
 
 
 def find_obsolete(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
@@ -68,15 +82,6 @@ def find_deployed(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
         for item in found
         if item["kind"] not in _MADE_FROM_LABELS | _DATA and "ownerReferences" not in item["metadata"]
     ]
-
-
-def _diff(kubectl: Kubectl, objects: list[Object]) -> str:
-    """Return what `kubectl diff` prints; its exit code 1 means that there is a difference."""
-    command = ["diff", *SERVER_SIDE, "--filename=-"]
-    code, output, error = kubectl.run(*command, stdin=to_yaml(objects))
-    if code > 1:
-        raise KubectlError(error)
-    return output
 
 
 def _object_of(section: str) -> str:

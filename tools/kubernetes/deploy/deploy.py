@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete
+from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete, show_difference
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.manifests import Manifests, Object, name_of, to_yaml, with_pods_of
 from tools.kubernetes.deploy.rollout import FailedError, serving, wait_for_deployment, wait_for_job
@@ -40,7 +40,7 @@ class Deployer:
 
         Raises:
             KubectlError: the cluster refused something.
-            FailedError: the new version did not come up.
+            FailedError: the new version did not come up, or somebody deployed another one meanwhile.
 
         """
         self._ensure_namespace()
@@ -53,6 +53,8 @@ class Deployer:
             for deployment, replica_set in zip(deployments, before, strict=True):
                 self._roll_out(deployment, replica_set)
         with step("pruning", "the new version serves; what the old one needed is not all removed"):
+            if self._is_overtaken(deployments):
+                raise FailedError("another version was deployed meanwhile, and nothing was removed")
             self._prune()
 
     def _ensure_namespace(self) -> None:
@@ -86,6 +88,8 @@ class Deployer:
         # Not `rollout undo`: what that brings back would stay, since it is not ours, in all later versions.
         old = with_pods_of(deployment, before)
         try:
+            if self._is_overtaken([deployment]):
+                return "another version was deployed meanwhile, and it was left as it is"
             with step("rolling back", "the pods may be of either version"):
                 self._apply([old])
                 status = ["rollout", "status", name_of(old), self._where, f"--timeout={self.timeout:g}s"]
@@ -96,6 +100,9 @@ class Deployer:
             f"{name_of(old)} was rolled back to the pods that served before;"
             " the other objects are the new version's"
         )
+
+    def _is_overtaken(self, deployments: list[Object]) -> bool:
+        return bool(show_difference(self.kubectl, deployments))
 
     def _prune(self) -> None:
         for item in find_obsolete(self.kubectl, self.manifests):

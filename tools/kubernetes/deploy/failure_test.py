@@ -175,3 +175,30 @@ def test_a_deletion_that_is_stopped_tells_what_is_gone(app: App) -> None:
     app.wrap_kubectl("*none*) ;;")
     app.run("delete", "--yes")
     assert app.names("deployments") == set()
+
+
+def test_a_deployment_that_was_overtaken_removes_nothing(app: App) -> None:
+    """Of two at once, the one that finds the other's pods leaves what those need."""
+    app.deploy()
+    app.template["metadata"]["annotations"][DELAY] = "20s"
+    first = app.start_until("rolling out")
+    del app.template["metadata"]["annotations"][DELAY]
+    app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.deploy()
+    output, _ = first.communicate(timeout=90)
+    assert first.returncode == 1
+    assert "another version was deployed meanwhile, and nothing was removed" in output
+    assert "config-2" in app.names("configmaps")
+
+
+def test_a_failed_deployment_that_was_overtaken_rolls_nothing_back(app: App) -> None:
+    """The pods that it would bring back are not those before the other's."""
+    app.deploy()
+    app.template["metadata"]["annotations"][FAILS] = "ImagePullBackOff"
+    first = app.start_until("rolling out", "--timeout=15s")
+    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.deploy("--timeout=1s", "--no-rollback", code=1)
+    output, _ = first.communicate(timeout=90)
+    assert "another version was deployed meanwhile, and it was left as it is" in output
+    assert app.image() == "2"
