@@ -1,7 +1,11 @@
 """The cluster of tests, and what its simulated pods do."""
 
+import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +14,9 @@ from tools.cluster import cluster
 FAILS = "pod-start.stage.kwok.x-k8s.io/fails"
 DELAY = "pod-start.stage.kwok.x-k8s.io/delay"
 """Annotations of pods; see pods.yaml."""
+
+_GIVEN = "TEST_KUBECONFIG"
+"""The kubeconfig of a cluster to take instead of our own. Not KUBECONFIG: it may be production."""
 
 
 @contextmanager
@@ -21,3 +28,19 @@ def running_or_skipped() -> Iterator[cluster.Cluster]:
         pytest.skip(str(missing))
     with cluster.running() as running:
         yield running
+
+
+@contextmanager
+def given_or_running() -> Iterator[cluster.Cluster]:
+    """Yield the cluster of TEST_KUBECONFIG, where KWOK must have our pods.yaml; without one, run one."""
+    if not (kubeconfig := os.environ.get(_GIVEN)):
+        with running_or_skipped() as running:
+            yield running
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # A copy keeps the context that is current now.
+        view = ["config", "view", "--minify", "--flatten", "--raw", "--output=json"]
+        command = [os.environ.get("KUBECTL", "kubectl"), f"--kubeconfig={kubeconfig}", *view]
+        copy = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        Path(folder, "kubeconfig").write_text(copy)
+        yield cluster.Cluster(Path(folder))
