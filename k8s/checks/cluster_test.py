@@ -1,5 +1,6 @@
-"""Every overlay in a real cluster, whose API server knows the custom kinds by name only."""
+"""Every overlay, and mistakes in its objects, given to a real API server with the real custom kinds."""
 
+import copy
 import json
 import os
 import re
@@ -27,38 +28,9 @@ OVERLAYS = {
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[cluster.Cluster]:
-    """Return a cluster with the kinds that overlays use."""
-    with running_or_skipped() as running:
-        rows = running.kubectl("api-resources", "--no-headers").splitlines()
-        known = {(version, kind) for version, _, kind in (row.split()[-3:] for row in rows)}
-        used = {(item["apiVersion"], item["kind"]) for items in OVERLAYS.values() for item in items}
-        custom = [definition(*each) for each in sorted(used - known)]
-        running.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(custom))
-        running.kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
+    """Return a cluster with the custom kinds of the overlays, as their projects define them."""
+    with running_or_skipped(crds=True) as running:
         yield running
-
-
-def definition(api_version: str, kind: str) -> dict[str, Any]:
-    """Return a definition that takes any field: the schemas are tested elsewhere."""
-    group, version = api_version.split("/")
-    plural = re.sub("(?<![aeiou])y$", "ie", kind.lower()) + "s"
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": f"{plural}.{group}",
-            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
-        },
-        "spec": {
-            "group": group,
-            "names": {"kind": kind, "plural": plural},
-            "scope": "Namespaced",
-            "versions": [
-                {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
-            ],
-        },
-    }
 
 
 def deploy(running: cluster.Cluster, overlay: str, folder: Path, *arguments: str) -> str:
@@ -99,3 +71,84 @@ def live(running: cluster.Cluster, namespace: dict[str, Any]) -> set[tuple[str, 
 def test_there_are_overlays() -> None:
     """The test above was given some."""
     assert {"dev", "prod"} <= OVERLAYS.keys()
+
+
+MISTAKES = [
+    # Each kind of mistake in each family: unknown field, wrong type, value that is not of the enumeration.
+    ("istio", "VirtualService", "spec.http[0].retries.perTryTimout", "8s"),
+    ("istio", "VirtualService", "spec.http[0].retries.attempts", "2"),
+    ("istio", "DestinationRule", "spec.trafficPolicy.loadBalancer.simple", "ROUND"),
+    ("istio", "PeerAuthentication", "spec.mtl", {"mode": "STRICT"}),
+    ("istio", "PeerAuthentication", "spec.mtls.mode", "STRIC"),
+    ("istio", "AuthorizationPolicy", "spec.rules[0].to[0].operation.port", ["50051"]),
+    ("istio", "AuthorizationPolicy", "spec.rules[0].to[0].operation.ports", [50051]),
+    ("istio", "AuthorizationPolicy", "spec.action", "ALOW"),
+    ("traefik", "IngressRoute", "spec.routes[0].services[0].serverTransport", "user-service"),
+    ("traefik", "IngressRoute", "spec.routes[0].services[0].port", 50051.5),
+    ("traefik", "IngressRoute", "spec.routes[0].kind", "Rul"),
+    ("traefik", "Middleware", "spec.retries", {"attempts": 3}),
+    ("traefik", "Middleware", "spec.retry.attempts", "3"),
+    ("prod", "ServersTransport", "spec.rootCA", ["user-service-tls"]),
+    ("prod", "ServersTransport", "spec.certificatesSecrets", "user-service-client-tls"),
+    ("prod", "Certificate", "spec.privateKey.rotation", "Always"),
+    ("prod", "Certificate", "spec.dnsNames", "user-service"),
+    ("prod", "Certificate", "spec.privateKey.rotationPolicy", "Alwys"),
+    ("prod", "Issuer", "spec.selfsigned", {}),
+    ("prod", "PodMonitor", "spec.podMetricsEndpoints[0].intervall", "15s"),
+    ("prod", "PodMonitor", "spec.podMetricsEndpoints[0].port", 9090),
+    ("prod", "PodMonitor", "spec.podMetricsEndpoints[0].scheme", "ftp"),
+    ("prod", "PrometheusRule", "spec.groups[0].rules[0].annotation", {"summary": "-"}),
+    ("prod", "PrometheusRule", "spec.groups[0].rules[0].for", 5),
+    ("gateway-api", "GRPCRoute", "spec.rules[0].matches[0].method.methods", ["GetUser"]),
+    ("gateway-api", "GRPCRoute", "spec.rules[0].backendRefs[0].port", "grpc"),
+    ("gateway-api", "GRPCRoute", "spec.rules[0].matches[0].method.type", "Prefix"),
+    ("gateway-api", "Gateway", "spec.listeners[0].tls.certificateRef", {"name": "a"}),
+    ("gateway-api", "Gateway", "spec.listeners[0].port", 65536),
+    ("gateway-api", "Gateway", "spec.listeners[0].tls.mode", "Terminated"),
+    ("gateway-api", "BackendTrafficPolicy", "spec.timeouts", {}),
+    ("gateway-api", "BackendTrafficPolicy", "spec.targetRefs[0].kind", 1),
+    ("gateway-api", "ClientTrafficPolicy", "spec.connection.buferLimit", "2Mi"),
+    ("gateway-api", "ClientTrafficPolicy", "spec.http2.initialStreamWindowSize", ["2Mi"]),
+    # What the published schemas of Kubernetes pass.
+    ("dev", "Deployment", "spec.template.spec.containers[0].imagePullPolicy", "Alwys"),
+]
+
+RULES = [
+    # CEL rules; cert-manager and Prometheus Operator have none for our objects.
+    ("istio", "VirtualService", "spec.http[0].timeout", "0s", "must be a valid duration greater than 1ms"),
+    ("istio", "PeerAuthentication", "spec.selector", {}, "portLevelMtls requires selector"),
+    ("istio", "AuthorizationPolicy", "spec.targetRefs", [], "only one of targetRefs or selector can be set"),
+    ("gateway-api", "Gateway", "spec.listeners[0].protocol", "HTTP", "tls must not be specified for"),
+    ("gateway-api", "GRPCRoute", "spec.rules[0].matches[0].method.service", "a/b", "must only contain valid"),
+    ("gateway-api", "BackendTrafficPolicy", "spec.mergeType", "JSONMerge", "can only be used with xRoute"),
+    ("gateway-api", "ClientTrafficPolicy", "spec.targetRefs[0].kind", "GRPCRoute", "kind of Gateway or"),
+    ("prod", "ServersTransport", "spec.rootCAs[0].configMap", "a", "cannot have both Secret and ConfigMap"),
+]
+
+
+def refusal(running: cluster.Cluster, overlay: str, kind: str, field: str, value: Any) -> str:
+    """Return why the first object of a kind in an overlay is refused with this value in a field."""
+    manifest = node = copy.deepcopy(next(item for item in OVERLAYS[overlay] if item["kind"] == kind))
+    manifest["metadata"]["namespace"] = "default"
+    *path, last = re.findall(r"\w+", field)
+    for step in path:
+        node = node[int(step) if step.isdecimal() else step]
+    node[last] = value
+    command = ["create", "--dry-run=server", "--validate=strict", "--filename=-"]
+    with pytest.raises(cluster.ClusterError) as refused:
+        running.kubectl(*command, stdin=json.dumps(manifest))
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=str)
+def test_mistakes(running: cluster.Cluster, mistake: tuple[Any, ...]) -> None:
+    """An unknown field, a wrong type or a value out of range is refused, with the path where it is."""
+    _, _, field, _ = mistake
+    assert field in refusal(running, *mistake)
+
+
+@pytest.mark.parametrize("mistake", RULES, ids=str)
+def test_rules(running: cluster.Cluster, mistake: tuple[Any, ...]) -> None:
+    """What no type forbids but a rule of the project is refused, in the rule's words."""
+    *spoilt, rule = mistake
+    assert rule in refusal(running, *spoilt)

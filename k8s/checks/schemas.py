@@ -1,7 +1,7 @@
 """Validates objects against the schemas that Kubernetes publishes of its own kinds.
 
 They come with the package kubernetes-validate, and are strict: an unknown field is an error. Of
-values they know the type only; custom_resources.py knows more, where it can run.
+values they know the type only; the API server of cluster_test knows more, where it can run.
 """
 
 from collections.abc import Iterator

@@ -50,7 +50,7 @@ class ClusterError(Exception):
 
 
 class MissingProgramError(ClusterError):
-    """The programs were not built yet; the message says how to."""
+    """build.sh or crds.sh has not run yet; the message says which."""
 
 
 def programs() -> Path:
@@ -63,10 +63,24 @@ def programs() -> Path:
     recipe = b"".join((_HERE / name).read_bytes() for name in ("go.mod", "go.sum", "build.sh"))
     version = re.search(r"k8s.io/kubernetes (v\S+)", recipe.decode())
     assert version
+    return _made_by("build.sh", f"kubernetes-{version[1]}", recipe)
+
+
+def crds() -> Path:
+    """Return the folder of the CustomResourceDefinitions that crds.sh fetched, for `Cluster.add_crds`.
+
+    Raises:
+        MissingProgramError: they are not there.
+
+    """
+    return _made_by("crds.sh", "crds", (_HERE / "crds.sh").read_bytes())
+
+
+def _made_by(script: str, name: str, recipe: bytes) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "grpc-on-kubernetes/bin"
-    folder = cache / f"kubernetes-{version[1]}-{hashlib.sha256(recipe).hexdigest()[:12]}"
+    folder = cache / f"{name}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     if not folder.is_dir():
-        raise MissingProgramError(f"there is no {folder}: run tools/cluster/build.sh once (it needs Go)")
+        raise MissingProgramError(f"there is no {folder}: run tools/cluster/{script} once (it needs Go)")
     return folder
 
 

@@ -20,13 +20,16 @@ _GIVEN = "TEST_KUBECONFIG"
 
 
 @contextmanager
-def running_or_skipped() -> Iterator[cluster.Cluster]:
-    """Run a cluster, or skip the test and say what has to be built for it."""
+def running_or_skipped(*, crds: bool = False) -> Iterator[cluster.Cluster]:
+    """Run a cluster, `crds` with those of crds.sh, or skip the test and say what has to be built for it."""
     try:
         cluster.programs()
+        folder = cluster.crds() if crds else None
     except cluster.MissingProgramError as missing:
         pytest.skip(str(missing))
     with cluster.running() as running:
+        if folder:
+            running.add_crds(folder)
         yield running
 
 
