@@ -44,6 +44,7 @@ def given_or_running() -> Iterator[cluster.Cluster]:
         # A copy keeps the context that is current now.
         view = ["config", "view", "--minify", "--flatten", "--raw", "--output=json"]
         command = [os.environ.get("KUBECTL", "kubectl"), f"--kubeconfig={kubeconfig}", *view]
-        copy = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        Path(folder, "kubeconfig").write_text(copy)
+        copy = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert not copy.returncode, f"{_GIVEN}={kubeconfig}: {copy.stderr}"
+        Path(folder, "kubeconfig").write_text(copy.stdout)
         yield cluster.Cluster(Path(folder))
