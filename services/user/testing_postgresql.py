@@ -5,7 +5,6 @@ import select
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+
+from services.user.testing_ports import held_port
 
 PATIENCE = 60
 """Seconds that a program of PostgreSQL may take."""
@@ -44,17 +45,17 @@ class PostgreSQL:
     Programs that fail raise subprocess.CalledProcessError, whose message is on stderr.
     """
 
-    def __init__(self, binaries: Path, folder: Path) -> None:
+    def __init__(self, binaries: Path, folder: Path, port: int) -> None:
         self._binaries = binaries
         self._data = folder / "data"
         self._log = folder / "log"
-        self._port = _free_port()
-        self.url = f"postgresql://postgres@127.0.0.1:{self._port}/users"
         self._run(
             "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale"
         )
+        self._port = port
+        self.url = f"postgresql://postgres@127.0.0.1:{port}/users"
         with (self._data / "postgresql.conf").open("a") as file:
-            file.write(_SETTINGS.format(port=self._port))
+            file.write(_SETTINGS.format(port=port))
         self.start()
         self.new_database()
 
@@ -130,8 +131,8 @@ def running_postgresql() -> Iterator[PostgreSQL]:
     """Run a PostgreSQL server for the block; skip the test if the machine has none."""
     binaries = _binaries()
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
-    with _removed_whatever_happens(binaries, folder):
-        yield PostgreSQL(binaries, folder)
+    with held_port() as port, _removed_whatever_happens(binaries, folder):
+        yield PostgreSQL(binaries, folder, port)
 
 
 @contextmanager
@@ -163,9 +164,3 @@ def _killed(pid: int) -> int | None:
     with suppress(ProcessLookupError):  # a backend may end by itself
         signal.pidfd_send_signal(end, signal.SIGKILL)
     return end
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

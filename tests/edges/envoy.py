@@ -18,7 +18,7 @@ from tests.interop.envoy_proxy import Envoy, configured
 EDGES = ("istio", "gateway-api")
 """The overlays."""
 
-FASTER = 10
+FASTER = 4
 """By which the outlier detection's times are shortened, or a server would come back after 40 s only."""
 
 

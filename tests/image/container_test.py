@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
@@ -97,12 +98,21 @@ def test_users_survive_their_container(podman, flags, volume):
         assert UserServiceStub(channel).GetUser(pb.GetUserRequest(id=user.id)) == user
 
 
+def arguments_of_the_job() -> list[str]:
+    """Return what production's migration Job gives to the server."""
+    objects = yaml.safe_load_all(Path("k8s/prod.yaml").read_text())
+    [job] = [each for each in objects if each["kind"] == "Job"]
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    return container["args"]
+
+
 def test_migrates_as_the_job_does(podman, flags, volume):
-    """`migrate` is an argument: it makes the schema, and finds it up to date the next time."""
-    output = podman("run", "--rm", *flags, volume, IMAGE, "migrate")
+    """It makes the schema, and finds it up to date the next time."""
+    migrate = ["run", "--rm", *flags, volume, IMAGE, *arguments_of_the_job()]
+    output = podman(*migrate)
     assert re.fullmatch(r"/data/users\.db: schema none -> (\w+)", output)
     version = output.rpartition(" ")[2]
-    output = podman("run", "--rm", *flags, volume, IMAGE, "migrate")
+    output = podman(*migrate)
     assert output == f"/data/users.db: schema {version} -> {version}"
 
 
