@@ -171,7 +171,7 @@ async def _load(echo: _Call, callers: int, seconds: float) -> list[float]:
 
     async def call() -> None:
         now = time.perf_counter()
-        while now < end:
+        while not durations or now < end:
             start = now
             await echo(MESSAGE, timeout=DEADLINE)
             now = time.perf_counter()

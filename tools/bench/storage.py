@@ -81,14 +81,14 @@ async def _load(users: UserStorage, seconds: float) -> Figures:
 
     async def read() -> None:
         nonlocal reads
-        while time.perf_counter() < end:
+        while not reads or time.perf_counter() < end:
             await users.get(first.id)
             reads += 1
             await asyncio.sleep(0)
 
     async def create() -> None:
         nonlocal creates
-        while time.perf_counter() < end:
+        while not creates or time.perf_counter() < end:
             await users.create(new_user("user", f"user-{creates}@example.com"))
             creates += 1
             await asyncio.sleep(0)
