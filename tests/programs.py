@@ -16,7 +16,7 @@ import grpc
 SERVER = Path("services/user/server").absolute()
 CLIENT = Path("services/user/client").absolute()
 
-PATIENCE = 30
+PATIENCE = 60
 """Seconds that a program may take for what it does in one."""
 
 
@@ -103,4 +103,4 @@ def environment(database: Path | str, **variables: str) -> dict[str, str]:
 def client(server: Server, *arguments: str | bytes) -> subprocess.CompletedProcess[str]:
     """Run the client command against `server`."""
     command = [CLIENT, "--target", server.target, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)

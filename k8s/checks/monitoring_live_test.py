@@ -98,10 +98,24 @@ def call_broken(prometheus, channel):
             UserServiceStub(channel).GetUser(pb.GetUserRequest(id="019b2f60-7c00-7000-8000-000000000000"))
         return caught.value.code()
 
+    both = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    codes = []
     with ThreadPoolExecutor() as threads:
-        codes = set(threads.map(call, range(2)))
-    assert codes == {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    prometheus.wait_for(f'sum({SERIES}{{pod="{BROKEN}", grpc_service="user.UserService"}})', 2)
+        # On a busy machine the second may come when the first, which waits for a second, has ended.
+        while set(codes) != both and len(codes) < 10:
+            codes += threads.map(call, range(2))
+    assert set(codes) == both
+    prometheus.wait_for(f'sum({SERIES}{{pod="{BROKEN}", grpc_service="user.UserService"}})', len(codes))
+
+
+def test_adapter_tells_the_calls_that_were_made(prometheus):
+    """It is the mean of a minute; health checks don't count, and a pod without calls has 0."""
+    # First of all tests, or the calls would be out of that minute.
+    rates = {labels["pod"]: rate for labels, rate in prometheus.results(QUERIES["adapter"], 3)}
+    # The rate goes on for up to a scrape after the last one; health checks would double it.
+    assert CALLS / 60 <= rates[BUSY] < 1.8 * CALLS / 60
+    assert rates.keys() == {BUSY, BROKEN, IDLE}
+    assert rates[IDLE] == 0
 
 
 def test_pods_have_the_labels_that_queries_select(prometheus):
@@ -156,8 +170,7 @@ def test_alerts_can_be_evaluated(prometheus, expression):
 @pytest.mark.parametrize("title", PANELS)
 def test_panels_show_something(prometheus, title):
     """Each panel has data, and names each line by labels that it has."""
-    results = prometheus.query(PANELS[title])
-    assert results
+    results = prometheus.results(PANELS[title], 1)
     (legend,) = (
         target["legendFormat"]
         for panel in DASHBOARD["panels"]
@@ -186,12 +199,3 @@ def test_adapter_finds_the_series(prometheus):
     assert {re.sub(RULE["name"]["matches"], RULE["name"]["as"], labels["__name__"]) for labels in found} == {
         *wanted
     }
-
-
-def test_adapter_tells_the_calls_that_were_made(prometheus):
-    """It is the mean of a minute; health checks don't count, and a pod without calls has 0."""
-    rates = {labels["pod"]: rate for labels, rate in prometheus.query(QUERIES["adapter"])}
-    # The rate goes on for half a scrape before the first and after the last.
-    assert rates[BUSY] == pytest.approx(CALLS / 60, rel=0.3)
-    assert rates.keys() == {BUSY, BROKEN, IDLE}
-    assert rates[IDLE] == 0

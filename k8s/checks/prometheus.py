@@ -61,6 +61,17 @@ class Prometheus:
             assert time.monotonic() < end, f"{expression} is {now}, not {value}, after {PATIENCE} s"
             time.sleep(_POLL)
 
+    def results(self, expression: str, count: int) -> list[tuple[Series, float]]:
+        """Wait until the expression has at least `count` series, and return what `query` does.
+
+        Prometheus forgets the series of a server whose last scrape took too long.
+        """
+        end = time.monotonic() + PATIENCE
+        while len(found := self.query(expression)) < count:
+            assert time.monotonic() < end, f"{expression} has {found} after {PATIENCE} s"
+            time.sleep(_POLL)
+        return found
+
     def series(self, selector: str) -> list[Series]:
         """Return the labels of all series that a selector matches."""
         found: list[Series] = self._get("series", **{"match[]": selector})

@@ -55,7 +55,7 @@ class Log:
 
     async def next(self, event: str) -> dict:
         """Wait for the next line with this event."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while (line := await self._lines.get())["event"] != event:
                 pass
         return line
@@ -156,7 +156,7 @@ async def test_broken_file_changes_nothing(tmp_path, log, broken, mistakes):
         structlog.get_logger().info("suppressed as before")
         assert not log.events()
         config_map.update(text(logging={"level": "debug"}))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not log.events():  # "configuration reloaded" itself comes before the level is taken over
                 await asyncio.sleep(0.05)
                 structlog.get_logger().debug("detail")

@@ -141,7 +141,7 @@ async def test_probe_that_hangs_fails():
                 pass
             database.hangs = True
             await cache.answer(2)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(5):  # three probes with the default timeout would take 6
                 assert await watch.next() == NOT_SERVING
             database.hangs = False
             assert await watch.next() == SERVING

@@ -110,7 +110,7 @@ async def nothing(_context) -> None:
 async def test_observers_see_a_call_from_start_to_end(name):
     """An observer is told of a call with its method, peer, metadata and deadline, and of its code."""
     async with serving(nothing) as (channel, recorder, _):
-        call = start(channel, name, timeout=5, metadata=[("k", "v")])
+        call = start(channel, name, timeout=60, metadata=[("k", "v")])
         assert await code_of(call) is grpc.StatusCode.OK
         seen = await recorder.finished.get()
     assert seen.method == Method("test.Servicer", name, CallType(TYPES[name]))
@@ -118,8 +118,8 @@ async def test_observers_see_a_call_from_start_to_end(name):
     assert seen.peer.startswith("ipv4:127.0.0.1:")
     assert ("k", "v") in seen.metadata
     assert seen.deadline is not None
-    assert 4 < seen.deadline < 5.1
-    assert 0 < seen.elapsed < 5
+    assert 50 < seen.deadline < 60.1
+    assert 0 < seen.elapsed < 50
 
 
 @ALL_METHODS
@@ -213,12 +213,15 @@ async def test_client_that_cancels_while_requests_are_awaited():
 @ALL_METHODS
 async def test_clients_deadline_is_kept(name):
     """When the client's deadline is over the servicer stops, and observers see DEADLINE_EXCEEDED."""
+    entered = asyncio.Event()
 
     async def wait(_context):
+        entered.set()
         await asyncio.Event().wait()
 
     async with serving(wait) as (channel, recorder, _):
-        assert await code_of(start(channel, name, timeout=0.1)) is grpc.StatusCode.DEADLINE_EXCEEDED
+        while not entered.is_set():  # on a busy machine a call may be over before it comes to the servicer
+            assert await code_of(start(channel, name, timeout=0.1)) is grpc.StatusCode.DEADLINE_EXCEEDED
         assert (await recorder.finished.get()).code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 

@@ -60,7 +60,7 @@ def test_call_is_counted_at_its_start_and_its_end(side, of):
     assert value(f"grpc_{side}_handled_total", method, grpc_code="OK") == 1
     assert value(f"grpc_{side}_handling_seconds_count", method) == 1
     assert value(f"grpc_{side}_handling_seconds_bucket", method, le="0.01") == 0
-    assert value(f"grpc_{side}_handling_seconds_sum", method) == pytest.approx(0.02, abs=0.01)
+    assert 0.02 <= value(f"grpc_{side}_handling_seconds_sum", method) <= call.elapsed
 
 
 @pytest.mark.parametrize(

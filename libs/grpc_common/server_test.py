@@ -155,7 +155,7 @@ async def test_draining_server_takes_no_new_connections():
         call = channel.unary_unary("/test.Gate/Wait")(b"hello")
         await gate.entered.wait()
         os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await accepts(line["grpc_port"]):
                 await asyncio.sleep(0.01)
         second = channel.unary_unary("/test.Gate/Wait")(b"again")

@@ -57,8 +57,9 @@ def test_server_survives_rotation_under_concurrent_handshakes(tmp_path):
     server = context.Process(target=serve, args=(directory.path, sender), daemon=True)
     server.start()
     try:
+        port = receiver.recv()
         end, handshakes = time.monotonic() + SECONDS, []
-        arguments = (receiver.recv(), tmp_path / "ca.pem", end, handshakes)
+        arguments = (port, tmp_path / "ca.pem", end, handshakes)
         clients = [threading.Thread(target=shake_hands, args=arguments) for _ in range(CLIENTS)]
         for client in clients:
             client.start()

@@ -56,7 +56,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
     async def take(self, count):
         """Wait for `count` spans; return them in the order in which they began, and forget them."""
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(30), self._changed:
             await self._changed.wait_for(lambda: len(self.spans) >= count)
         assert len(self.spans) == count
         spans, self.spans = self.spans, []
@@ -432,7 +432,7 @@ async def test_failing_collector_disturbs_nothing(collector, caplog):
         raise structlog.DropEvent
 
     structlog.configure(processors=[record])
-    async with tracing() as traces, echo(traces) as service, asyncio.timeout(10):
+    async with tracing() as traces, echo(traces) as service, asyncio.timeout(30):
         while collector.refused < 20:  # three batches, each sent six times
             await call(service.channel, "Unary")
         records = [record for record in caplog.records if "opentelemetry" in record.name]
@@ -475,7 +475,7 @@ def test_shutdown_is_bounded(monkeypatch, listens):
         begin = time.monotonic()
         with structlog.testing.capture_logs() as captured:
             traces.shutdown(0.2)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 5  # the exporter's own bound is 10
         assert [line["event"] for line in captured] == [
             "spans were lost, since they could not be exported in time"
         ]

@@ -199,7 +199,7 @@ def _checked_cluster(ports: Sequence[int], service: str, tls: dict[str, Any] | N
         },
         "health_checks": [
             {
-                "timeout": "1s",
+                "timeout": "10s",
                 "interval": f"{HEALTH_CHECK_INTERVAL}s",
                 "no_traffic_interval": f"{HEALTH_CHECK_INTERVAL}s",
                 "healthy_threshold": 1,

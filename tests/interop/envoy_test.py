@@ -16,8 +16,11 @@ ECHO = f"/{SERVICE}/Echo"
 SERVERS = 3
 CALLERS = 8
 FAILED = "/failed_active_hc"
-DRAIN = {"delay": f"{5 * HEALTH_CHECK_INTERVAL * 1000:.0f}ms", "grace": "20s"}
-"""As in production: before a server takes no more connections, Envoy has asked for its health."""
+DRAIN = {"delay": f"{20 * HEALTH_CHECK_INTERVAL * 1000:.0f}ms", "grace": "20s"}
+"""As in production: before a server takes no more connections, Envoy has asked for its health.
+
+Five checks would do, but for a machine that is busy.
+"""
 
 
 @asynccontextmanager
@@ -64,7 +67,7 @@ async def load(client):
 async def further_calls(server, count=100):
     """Wait until `server` has got some calls more."""
     goal = server.calls + count
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while server.calls < goal:
             await asyncio.sleep(0.01)
 
@@ -113,7 +116,7 @@ async def test_server_that_is_not_ready_is_left_and_found_again(tmp_path):
         await further_calls(tired)
         tired.ready = False
         await proxy.until_health(tired.port, FAILED)
-        await further_calls(servers[1], 10)  # those that were on their way have arrived
+        await further_calls(servers[1])  # those that were on their way have arrived
         calls = tired.calls
         await further_calls(servers[1])
         assert tired.calls == calls
@@ -156,20 +159,20 @@ async def test_streams_pass(tmp_path):
 async def test_deadline_passes(tmp_path):
     """The server knows the caller's deadline, and its handler is cancelled once that has passed."""
     async with serving(1) as [server], through_envoy(tmp_path, [server]) as (_proxy, client):
-        await client.unary_unary(ECHO)(b"x", timeout=7)
-        assert server.deadline == pytest.approx(7, abs=1)
-        error = await failure(client, "Hang", 0.2)
+        await client.unary_unary(ECHO)(b"x", timeout=70)
+        assert server.deadline == pytest.approx(70, abs=10)
+        error = await failure(client, "Hang", 2)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await asyncio.wait_for(server.hung_up.wait(), 20)
 
 
 async def test_cancellation_passes(tmp_path):
     """A handler is cancelled when its caller hangs up."""
     async with serving(1) as [server], through_envoy(tmp_path, [server]) as (_proxy, client):
         call = client.unary_unary(f"/{SERVICE}/Hang")(b"x", timeout=10)
-        await asyncio.wait_for(server.entered.wait(), 5)
+        await asyncio.wait_for(server.entered.wait(), 20)
         call.cancel()
-        await asyncio.wait_for(server.hung_up.wait(), 5)
+        await asyncio.wait_for(server.hung_up.wait(), 20)
 
 
 async def test_statuses_pass(tmp_path):

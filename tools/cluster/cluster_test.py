@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def test_failing_version(kubectl, reason):
     roll_out(kubectl)
     apply(kubectl, deployment(**{FAILS: reason}))
     until(lambda: "simulated" in kubectl("events", "--types=Warning"))
-    with pytest.raises(cluster.ClusterError, match="timed out"):
+    # On a busy machine kubectl may not even have read in time what it is to wait for.
+    with pytest.raises(cluster.ClusterError, match=r"timed out|unable to sync caches"):
         roll_out(kubectl, "1s")
     pods = get(kubectl, "pods")["items"]
     states = [pod["status"]["containerStatuses"][0] for pod in pods]
@@ -133,9 +135,11 @@ def test_failing_version(kubectl, reason):
 def test_slow_version(kubectl):
     """A pod that starts late gets ready all the same."""
     apply(kubectl, deployment(1, **{DELAY: "2s"}))
-    with pytest.raises(cluster.ClusterError, match="timed out"):
-        roll_out(kubectl, "1s")
     roll_out(kubectl)
+    [pod] = get(kubectl, "pods")["items"]
+    times = pod["metadata"]["creationTimestamp"], pod["status"]["startTime"]
+    created, started = map(datetime.fromisoformat, times)
+    assert started - created >= timedelta(seconds=2)
 
 
 def test_job(kubectl):

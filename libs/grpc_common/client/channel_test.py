@@ -67,10 +67,10 @@ async def test_start_is_bounded():
         port = unused.getsockname()[1]
     start = time.monotonic()
     with pytest.raises(
-        NotReadyError, match=rf"^127.0.0.1:{port} was not ready within 0.2 s: .*Connection refused"
+        NotReadyError, match=rf"^127.0.0.1:{port} was not ready within 1 s: .*Connection refused"
     ):
-        await channel(f"127.0.0.1:{port}", ready_timeout=0.2).__aenter__()
-    assert time.monotonic() - start < 2
+        await channel(f"127.0.0.1:{port}", ready_timeout=1).__aenter__()
+    assert time.monotonic() - start < 8  # by default it would be 10
 
 
 async def test_start_tells_that_no_server_is_healthy():
@@ -78,7 +78,7 @@ async def test_start_tells_that_no_server_is_healthy():
     async with Backend.serving() as (backend, address):
         await backend.health.set("", NOT_SERVING)
         with pytest.raises(NotReadyError, match="backend unhealthy"):
-            await channel(address, ready_timeout=0.2).__aenter__()
+            await channel(address, ready_timeout=1).__aenter__()
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ async def test_start_tells_that_no_server_is_healthy():
 )
 async def test_start_tells_that_there_is_no_endpoint(endpoints, reason):
     """A service without an endpoint is told from one whose endpoints don't answer, or aren't known."""
-    with pytest.raises(NotReadyError, match=f"within 0.1 s: {reason}"):
-        await channel(KUBERNETES, endpoints=FedEndpoints(*endpoints), ready_timeout=0.1).__aenter__()
+    with pytest.raises(NotReadyError, match=f"within 1 s: {reason}"):
+        await channel(KUBERNETES, endpoints=FedEndpoints(*endpoints), ready_timeout=1).__aenter__()
 
 
 async def test_start_fails_with_the_source_of_endpoints():
@@ -140,7 +140,7 @@ async def test_dns_is_asked_again():
                     echo = client.unary_unary(ECHO)
                     await echo(b"")
                     addresses.append("127.0.0.2")
-                    async with asyncio.timeout(5):
+                    async with asyncio.timeout(20):
                         while not second.calls:
                             await echo(b"")
     assert first.calls
@@ -168,7 +168,7 @@ async def test_stopped_server_is_found():
         process.kill()
         await asyncio.to_thread(process.join)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-    assert time.monotonic() - start < 5 + 1 + 2
+    assert time.monotonic() - start < 5 + 1 + 4  # with the default times it would be 13
 
 
 def test_client_agrees_with_the_server():
@@ -221,20 +221,16 @@ async def test_certificate_must_be_for_the_name_of_the_target(ca, tmp_path):
     credentials = server_credentials(tmp_path / "server", require_client_certificate=True)
     async with Backend.serving(credentials=credentials) as (_backend, address):
 
-        def dial(target, **tls):
-            return channel(
-                target,
-                tls=ClientTLS(directory=client_files.path, **tls),
-                endpoints=FedEndpoints([address]),
-                ready_timeout=1,
-            )
+        def dial(target, server_name=None, ready_timeout=20):
+            tls = ClientTLS(client_files.path, server_name)
+            return channel(target, tls=tls, endpoints=FedEndpoints([address]), ready_timeout=ready_timeout)
 
         async with dial("kubernetes:///backend.test:1") as client:
             await client.unary_unary(ECHO)(b"")
         async with dial("kubernetes:///other.test:1", server_name="backend.test") as client:
             await client.unary_unary(ECHO)(b"")
         with pytest.raises(NotReadyError, match="Hostname Verification Check failed"):
-            await dial("kubernetes:///other.test:1").__aenter__()
+            await dial("kubernetes:///other.test:1", ready_timeout=2).__aenter__()
 
 
 async def test_hundred_rotations_of_the_client_certificate_under_load(ca, tmp_path, monkeypatch):
@@ -251,7 +247,7 @@ async def test_hundred_rotations_of_the_client_certificate_under_load(ca, tmp_pa
         for _ in range(100):
             files.rotate()
             certificate = (files.path / "tls.crt").read_bytes()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 while backend.certificate != certificate:
                     await asyncio.gather(*(echo(b"") for _ in range(4)))
 
@@ -274,7 +270,7 @@ async def test_unusable_certificate_files_change_nothing(ca, tmp_path, monkeypat
         await echo(b"")
         assert backend.certificate == first
         files.rotate()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while backend.certificate == first:
                 await echo(b"")
 
@@ -298,7 +294,7 @@ def kubeconfig(url: str) -> dict:
 
 
 async def test_kubernetes_target_follows_endpoint_slices(tmp_path, monkeypatch):
-    """The endpoints of the target's service get the traffic, and a new one within a second."""
+    """The endpoints of the target's service get the traffic, and a new one too."""
     async with (
         ApiServer().serve() as api,
         Backend.serving() as (first, address),
@@ -315,6 +311,6 @@ async def test_kubernetes_target_follows_endpoint_slices(tmp_path, monkeypatch):
             api.put(
                 endpoint_slice("backend-2", ["127.0.0.2"], service="backend", namespace="test", ports=ports)
             )
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(20):
                 while not second.calls:
                     await echo(b"")

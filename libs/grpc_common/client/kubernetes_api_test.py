@@ -23,7 +23,7 @@ from grpc_common.client.testing_api_server import ApiServer, kubeconfig
 
 async def list_with(load, server):
     """List the slices of a Service; return the request that the API server saw."""
-    async with asyncio.timeout(10), connect(load) as api:
+    async with asyncio.timeout(30), connect(load) as api:
         await list_slices(api, "echo", "default")
     return await server.seen.get()
 

@@ -138,7 +138,7 @@ async def test_observer_sees_the_end_of_a_forgotten_stream(setup):
     async for _ in client.unary_stream(path("Watch"))(b"", timeout=0.1):
         break
     gc.collect()
-    await asyncio.wait_for(recorder.all_ended.wait(), 5)
+    await asyncio.wait_for(recorder.all_ended.wait(), 20)
     assert recorder.codes()[0] in {CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
@@ -172,15 +172,15 @@ async def test_every_call_has_a_deadline():
         channel(address, config=config, observers=[recorder]) as client,
     ):
         await client.unary_unary(path("Echo"))(b"")
-        assert backend.deadline == pytest.approx(20, abs=1)
+        assert backend.deadline == pytest.approx(20, abs=4)
         await client.stream_unary(path("Collect"))(iter([]))
-        assert backend.deadline == pytest.approx(200, abs=1)
+        assert backend.deadline == pytest.approx(200, abs=4)
         await client.unary_unary(path("Create"))(b"")
-        assert backend.deadline == pytest.approx(50, abs=1)
+        assert backend.deadline == pytest.approx(50, abs=4)
         await client.unary_unary(path("Create"))(b"", timeout=70)
-        assert backend.deadline == pytest.approx(70, abs=1)
+        assert backend.deadline == pytest.approx(70, abs=4)
         await client.unary_unary(path("Create"))(b"", timeout=7)
-        assert backend.deadline == pytest.approx(7, abs=1)
+        assert backend.deadline == pytest.approx(7, abs=4)
     assert [call.deadline for call in recorder.calls] == [20, 200, 50, 70, 7]
 
 

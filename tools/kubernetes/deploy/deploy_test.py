@@ -43,9 +43,9 @@ def test_nothing_changes_when_nothing_changed(app: App) -> None:
     app.deploy()
     app.objects.pop("Job")
     app.deploy()
-    pods = app.names("pods")
+    pods = app.server_pods()
     assert "nothing changes" in app.deploy()
-    assert app.names("pods") == pods
+    assert app.server_pods() == pods
 
 
 def test_a_new_version_replaces_the_pods_and_prunes(app: App) -> None:

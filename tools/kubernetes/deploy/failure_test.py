@@ -74,13 +74,16 @@ def test_a_version_that_runs_already_is_not_replaced_by_an_older_one(app: App) -
     """A pod that is lost while nothing changes is no reason to go back to what has been pruned."""
     app.objects["Deployment"]["spec"]["replicas"] = 2
     app.deploy()
+    old = app.server_pods()
     app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
     app.deploy()
-    pod = next(name for name in app.names("pods") if name.startswith("app-"))
+    [pod, _] = app.server_pods() - old
     states = [{"type": name, "status": "False"} for name in ("Ready", "ContainersReady")]
     patch = json.dumps({"status": {"conditions": states}})
-    where = [f"--namespace={app.namespace}", "--subresource=status"]
-    app.running.kubectl("patch", "pod", pod, f"--patch={patch}", *where)
+    where = f"--namespace={app.namespace}"
+    app.running.kubectl("patch", "pod", pod, f"--patch={patch}", "--subresource=status", where)
+    lost = "--for=jsonpath={.status.unavailableReplicas}=1"
+    app.running.kubectl("wait", "deployment/app", lost, "--timeout=30s", where)
     assert "was not rolled out" in app.deploy("--timeout=3s", code=1)
     assert app.image() == "2"
 

@@ -84,6 +84,10 @@ class App:
         listed = self.running.kubectl("get", kind, f"--namespace={self.namespace}", "--output=name")
         return {name.rpartition("/")[2] for name in listed.split()}
 
+    def server_pods(self) -> set[str]:
+        """Return the names of the Deployment's pods."""
+        return {name for name in self.names("pods") if name.startswith("app-")}
+
     def get(self, name: str, path: str) -> str:
         """Return a field of an object."""
         where = f"--namespace={self.namespace}"
