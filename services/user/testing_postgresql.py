@@ -14,7 +14,7 @@ from typing import Literal
 
 import pytest
 
-from services.user.testing_ports import held_port
+from tools.ports import held_port
 
 PATIENCE = 60
 """Seconds that a program of PostgreSQL may take."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import asyncpg
 
-from services.user.testing_ports import held_port
 from services.user.testing_postgresql import running_postgresql
 from tests.programs import PATIENCE, SERVER, Server, environment
+from tools.ports import held_port
 
 REPLICAS = 3
 

