@@ -1,13 +1,12 @@
 import uuid
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.user.paging import page_size, parse_token, token_after
 
 
-@settings(deadline=None)
 @given(st.uuids())
 def test_token_round_trip(user_id):
     """A token leads back to the id that it was made of."""
@@ -19,7 +18,6 @@ def test_no_token_is_the_first_page():
     assert parse_token("") is None
 
 
-@settings(deadline=None)
 @given(st.one_of(st.text(min_size=1), st.text("ABCDwxyz0189-_=", min_size=20, max_size=26)))
 def test_forged_tokens_are_refused(token):
     """Only the one spelling that the service gives is a token."""

@@ -125,7 +125,7 @@ async def test_default_page_has_50_users(stub):
     assert len((await page(stub, 0, token))[0]) == 1
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     numbers=st.lists(st.integers(0, 30), max_size=30),
     size=st.integers(1, 40),

@@ -2,7 +2,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.user.users import InvalidUserError, new_user, normalized_email, normalized_name
@@ -10,7 +10,6 @@ from services.user.users import InvalidUserError, new_user, normalized_email, no
 printable = st.characters(exclude_categories=["C", "Z", "M"])
 
 
-@settings(deadline=None)
 @given(st.text(printable, min_size=1, max_size=200))
 def test_normalizing_a_name_twice_changes_nothing(text):
     """What is stored is what a later request with the stored name would store."""
@@ -19,7 +18,6 @@ def test_normalizing_a_name_twice_changes_nothing(text):
     assert unicodedata.is_normalized("NFC", name)
 
 
-@settings(deadline=None)
 @given(
     st.text(printable, min_size=1, max_size=20),
     st.sampled_from(
@@ -33,7 +31,6 @@ def test_control_characters_are_refused_anywhere(text, control):
     assert str(caught.value).isprintable()
 
 
-@settings(deadline=None)
 @given(st.text(max_size=1000))
 def test_any_text_is_a_name_or_an_error(text):
     """No text makes the check fail in another way, and what passes is within bounds."""
@@ -84,7 +81,6 @@ def test_hostile_name_is_refused_at_once():
         normalized_name("a" + "\u0301\u0316" * 300_000)
 
 
-@settings(deadline=None)
 @given(st.emails())
 def test_normalizing_an_email_twice_changes_nothing(text):
     """An accepted email is its own normal form."""

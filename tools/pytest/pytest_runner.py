@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ class EveryFileHasATest:
             raise pytest.UsageError(message)
 
 
+class NoDeadlines:
+    """A plugin that lets an example of Hypothesis take its time: its 200 ms are too few on a busy machine."""
+
+    def pytest_configure(self) -> None:
+        """Change the default of every test, where Hypothesis is among its dependencies."""
+        if find_spec("hypothesis"):
+            from hypothesis import settings  # noqa: PLC0415 (most tests don't need it)
+
+            settings.register_profile("no deadlines", deadline=None)
+            settings.load_profile("no deadlines")
+
+
 def main(files: list[str]) -> int:
     """Return pytest's exit code for `files` (paths relative to the working directory)."""
     args = [*files, *OPTIONS]
@@ -41,7 +54,7 @@ def main(files: list[str]) -> int:
     test_filter = os.environ.get("TESTBRIDGE_TEST_ONLY")
     if test_filter:
         args.append(f"-k={test_filter}")
-    code = pytest.main(args, plugins=[EveryFileHasATest(files)])
+    code = pytest.main(args, plugins=[EveryFileHasATest(files), NoDeadlines()])
     if test_filter and code == pytest.ExitCode.NO_TESTS_COLLECTED:
         return 0  # the filter is meant for another target's tests
     return code

@@ -64,3 +64,18 @@ def test_report(run, tmp_path):
     """Bazel's XML_OUTPUT_FILE gets one entry a test."""
     run("def test_a(): pass\ndef test_b(): pass")
     assert 'tests="2"' in (tmp_path / "test.xml").read_text()
+
+
+SLOW_EXAMPLE = """
+import time
+from hypothesis import given, settings, strategies
+
+@settings(max_examples=1)
+@given(strategies.none())
+def test_a(value): time.sleep(0.3)
+"""
+
+
+def test_slow_example_passes(run):
+    """How long an example of Hypothesis takes is the machine's affair."""
+    assert run(SLOW_EXAMPLE).returncode == 0

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import structlog
 from aiohttp import web
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes_asyncio.client import Configuration
 
@@ -355,7 +355,6 @@ async def test_no_configuration_at_the_start_is_an_error():
             await anext(updates)
 
 
-@settings(deadline=None)
 @given(attempt=st.integers(0, 100_000))
 def test_backoff_is_bounded(attempt):
     """The bound doubles from 0.2 to 30 seconds, and never fails."""

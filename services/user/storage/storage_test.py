@@ -211,7 +211,7 @@ async def test_cancelled_create_happens_whole_or_not_at_all(storage):
     assert await storage.page(None, 100) == users
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(st.characters(exclude_categories=["C"]), min_size=1), email=st.emails())
 async def test_what_is_kept_is_what_was_given(storage: UserStorage, name: str, email: str):
     """Every text that PostgreSQL and SQLite can be given comes back as it was."""
