@@ -76,7 +76,7 @@ RULES: Sequence[Rule] = (
     configuration.mount_what_is_read,
     configuration.hold_no_secret,
     probes.ask_for_what_follows,
-    probes.take_calls_until_all_have_heard,
+    timing.take_calls_until_all_have_heard,
     timing.end_before_killed,
     timing.drain_every_connection,
     timing.kill_no_draining_server,

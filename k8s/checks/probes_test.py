@@ -30,26 +30,3 @@ def test_probe_that_is_missing(probe):
     """A server has all three."""
     [text] = texts(probes.ask_for_what_follows, changed("dev", (DEPLOYMENT, f"{PATH}.{probe}", REMOVED)))
     assert text.startswith(f"{FIELD}.{probe}.grpc.service: is missing; ")
-
-
-def test_pod_that_ends_before_anybody_knows():
-    """Endpoints, kube-proxy and ingresses take some seconds to hear of it."""
-    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle.preStop.sleep.seconds", 4))
-    assert texts(probes.take_calls_until_all_have_heard, manifests) == [
-        (
-            f"{FIELD}.lifecycle.preStop.sleep.seconds: preStop.sleep + drain.delay is 4 s, "
-            "and proxies still send it calls; 5 s or more in all"
-        )
-    ]
-    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle", REMOVED))
-    assert len(texts(probes.take_calls_until_all_have_heard, manifests)) == 1
-
-
-def test_delay_of_the_drain_counts():
-    """A server may wait by itself instead of its pod."""
-    env = [
-        {"name": "CONFIG_FILE", "value": "/etc/user-service/config.yaml"},
-        {"name": "DRAIN_DELAY", "value": "5s"},
-    ]
-    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle", REMOVED), (DEPLOYMENT, f"{PATH}.env", env))
-    assert texts(probes.take_calls_until_all_have_heard, manifests) == []

@@ -10,19 +10,36 @@ from k8s.checks.servers import Server, servers
 _EXIT = 5
 """Seconds that a server may take to exit after its drain; README of grpc_common."""
 
+_ENDPOINTS = 5
+"""Seconds until kube-proxy, DNS and ingresses have heard that a pod goes."""
+
 _AGE_JITTER = 1.1
 """How much later than max_connection_age gRPC ends a connection at most."""
 
 
+def _until_closed(server: Server) -> float:
+    """Return the seconds from the pod's deletion until it takes no new connections."""
+    sleep = get(server.container, "lifecycle.preStop.sleep.seconds") or 0
+    return float(sleep + server.config.server.drain.delay)
+
+
 def _until_ended(server: Server) -> float:
     """Return the seconds from the pod's deletion to the end of the drain."""
-    drain = server.config.server.drain
-    return float((get(server.container, "lifecycle.preStop.sleep.seconds") or 0) + drain.delay + drain.grace)
+    return _until_closed(server) + server.config.server.drain.grace
 
 
 def _until_failed(probe: Manifest) -> float:
     """Return the seconds in which a probe finds a server dead; the defaults are Kubernetes'."""
     return float(probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3))
+
+
+def take_calls_until_all_have_heard(manifests: Manifests) -> Iterator[Problem]:
+    """A pod that goes takes calls until nobody sends it any: by preStop, drain.delay, or both."""
+    for server in servers(manifests):
+        delay = _until_closed(server)
+        if delay < _ENDPOINTS:
+            what = f"preStop.sleep + drain.delay is {delay:g} s, and proxies still send it calls"
+            yield server.problem("lifecycle.preStop.sleep.seconds", what, f"{_ENDPOINTS} s or more in all")
 
 
 def end_before_killed(manifests: Manifests) -> Iterator[Problem]:

@@ -164,3 +164,22 @@ def test_probes_with_the_defaults_of_kubernetes():
     manifests = changed("dev", (DEPLOYMENT, f"{PATH}.readinessProbe", {"grpc": {"port": 50051}}))
     [text] = texts(timing.leave_broken_servers_in_time, manifests)
     assert "period x threshold + timeout is 31 s" in text
+
+
+def test_pod_that_ends_before_anybody_knows():
+    """Endpoints, kube-proxy and ingresses take some seconds to hear of it."""
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle.preStop.sleep.seconds", 4))
+    assert texts(timing.take_calls_until_all_have_heard, manifests) == [
+        (
+            f"{DEPLOYMENT}: {FIELD}.lifecycle.preStop.sleep.seconds: preStop.sleep + drain.delay is 4 s, "
+            "and proxies still send it calls; 5 s or more in all"
+        )
+    ]
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle", REMOVED))
+    assert len(texts(timing.take_calls_until_all_have_heard, manifests)) == 1
+
+
+def test_delay_of_the_drain_counts():
+    """A server may wait by itself instead of its pod."""
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.lifecycle", REMOVED), with_variables(DRAIN_DELAY="5s"))
+    assert texts(timing.take_calls_until_all_have_heard, manifests) == []
