@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from k8s.checks.rendered import load
 from tests.image.podman import Deployment, Podman, missing
 
 
@@ -28,7 +29,7 @@ def podman() -> Iterator[Podman]:
 @pytest.fixture(scope="session")
 def deployment() -> Deployment:
     """Return the Deployment of the overlay dev, with its SQLite file in a volume."""
-    return Deployment(Path("k8s/dev.yaml"))
+    return Deployment(load("dev"))
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
+from k8s.checks.rendered import load
 from tests.image.podman import LOAD, LOAD_CLIENT, PATIENCE, serving
 
 IMAGE, CLIENT = "localhost/user-service:latest", "localhost/user-service-client:latest"
@@ -100,8 +100,7 @@ def test_users_survive_their_container(podman, flags, volume):
 
 def arguments_of_the_job() -> list[str]:
     """Return what production's migration Job gives to the server."""
-    objects = yaml.safe_load_all(Path("k8s/prod.yaml").read_text())
-    [job] = [each for each in objects if each["kind"] == "Job"]
+    [job] = [each for each in load("prod") if each["kind"] == "Job"]
     [container] = job["spec"]["template"]["spec"]["containers"]
     return container["args"]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import yaml
 
 PATIENCE = 60
 """Seconds that a container may take to start or to end, on a busy machine with half a core."""
@@ -92,8 +91,7 @@ class Podman:
 class Deployment:
     """How the Deployment of a rendered overlay runs its container."""
 
-    def __init__(self, rendered: Path) -> None:
-        manifests = [item for item in yaml.safe_load_all(rendered.read_text()) if item]
+    def __init__(self, manifests: list[dict[str, Any]]) -> None:
         (deployment,) = (item for item in manifests if item["kind"] == "Deployment")
         (config,) = (item for item in manifests if item["kind"] == "ConfigMap")
         self.config: dict[str, str] = config["data"]
