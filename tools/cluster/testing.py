@@ -1,7 +1,6 @@
 """The cluster of tests, and what its simulated pods do."""
 
 import os
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,10 +40,8 @@ def given_or_running() -> Iterator[cluster.Cluster]:
             yield running
         return
     with tempfile.TemporaryDirectory() as folder:
-        # A copy keeps the context that is current now.
+        given = cluster.Cluster(Path(folder))
+        # A copy keeps the context that is current now. Of two flags kubectl takes the later.
         view = ["config", "view", "--minify", "--flatten", "--raw", "--output=json"]
-        command = [os.environ.get("KUBECTL", "kubectl"), f"--kubeconfig={kubeconfig}", *view]
-        copy = subprocess.run(command, check=False, capture_output=True, text=True)
-        assert not copy.returncode, f"{_GIVEN}={kubeconfig}: {copy.stderr}"
-        Path(folder, "kubeconfig").write_text(copy.stdout)
-        yield cluster.Cluster(Path(folder))
+        given.kubeconfig.write_text(given.kubectl(*view, f"--kubeconfig={kubeconfig}"))
+        yield given
