@@ -50,7 +50,7 @@ def is_progress(line: str) -> bool:
 
 def wait_for(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
     """Wait for the end of an import; return its stdout, and what it has told on stderr but for progress."""
-    output, errors = process.communicate(timeout=2 * PATIENCE)
+    output, errors = process.communicate(timeout=PATIENCE)
     return output, [line for line in errors.splitlines() if not is_progress(line)]
 
 
