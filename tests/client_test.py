@@ -14,7 +14,7 @@ import trustme
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceServicer, add_UserServiceServicer_to_server
 
-from grpc_common.testing_certificates import CertificateDirectory
+from grpc_common.testing.certificates import CertificateDirectory
 from tests.programs import CLIENT, PATIENCE, client, running_server
 
 

@@ -55,7 +55,7 @@ def test_contents():
     """The wheel is typed and licensed, and has the helpers for tests but no test."""
     with zipfile.ZipFile(WHEEL) as wheel:
         names = wheel.namelist()
-    assert {"grpc_common/py.typed", "grpc_common/testing.py"} <= set(names)
+    assert {"grpc_common/py.typed", "grpc_common/testing/server.py"} <= set(names)
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
     assert [name for name in names if name.endswith("_test.py")] == []
 

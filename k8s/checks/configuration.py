@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grpc_common import ConfigError
-from grpc_common.config_file import settings
+from grpc_common.config.loading import settings
 from k8s.checks.manifests import Manifests, Problem, content, get, metadata
 from k8s.checks.servers import Program, Server, programs, servers, volume_at
 from services.user.config import UserServiceConfig

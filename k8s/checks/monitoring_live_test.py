@@ -13,9 +13,9 @@ from prometheus_client import REGISTRY
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
-from grpc_common.calls import Call, CallType, Method
-from grpc_common.metrics import server_metrics
-from grpc_common.testing_certificates import CertificateDirectory
+from grpc_common.core.calls import Call, CallType, Method
+from grpc_common.observe.metrics import server_metrics
+from grpc_common.testing.certificates import CertificateDirectory
 from k8s.checks.manifests import Manifests, get
 from k8s.checks.monitoring import (
     adapter_query,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grpc_common.durations import parse_duration
+from grpc_common.config.durations import parse_duration
 from k8s.checks.manifests import Manifests, get
 from k8s.checks.monitoring import adapter_rule, alerts, dashboard
 from k8s.checks.prometheus import program

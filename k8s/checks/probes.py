@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from grpc_common.health import LIVENESS, READINESS
+from grpc_common.server.health import LIVENESS, READINESS
 from k8s.checks.manifests import Manifests, Problem, get
 from k8s.checks.servers import servers
 

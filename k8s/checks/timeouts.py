@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from grpc_common import ChannelConfig
-from grpc_common.durations import parse_duration
+from grpc_common.config.durations import parse_duration
 from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifest, Manifests, Problem, annotations, find, get
 from k8s.checks.mesh import istio_routes

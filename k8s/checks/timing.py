@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from grpc_common import ChannelConfig
-from grpc_common.durations import parse_duration
+from grpc_common.config.durations import parse_duration
 from k8s.checks.manifests import Manifest, Manifests, Problem, get
 from k8s.checks.servers import Server, servers
 

@@ -7,8 +7,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grpc_common.certificates import TlsError
-    from grpc_common.cli import command
     from grpc_common.client.channel import ChannelConfig, Keepalive, NotReadyError, channel
     from grpc_common.client.endpoints import EndpointSource
     from grpc_common.client.service_config import (
@@ -17,14 +15,16 @@ if TYPE_CHECKING:
         RetryThrottling,
         ServiceConfig,
     )
-    from grpc_common.config import Section, ServerConfig
-    from grpc_common.config_file import ConfigError, load
-    from grpc_common.errors import StartError, StatusError, error_details, invalid_argument
-    from grpc_common.logs import configure_logging
-    from grpc_common.ports import BindError
-    from grpc_common.server import Server
-    from grpc_common.tls import ClientTLS
-    from grpc_common.units import CredentialUrl
+    from grpc_common.config.command import command
+    from grpc_common.config.loading import ConfigError, load
+    from grpc_common.config.sections import Section, ServerConfig
+    from grpc_common.config.units import CredentialUrl
+    from grpc_common.core.errors import StartError, StatusError, error_details, invalid_argument
+    from grpc_common.core.ports import BindError
+    from grpc_common.observe.logs import configure_logging
+    from grpc_common.server.server import Server
+    from grpc_common.tls.credentials import ClientTLS
+    from grpc_common.tls.files import TlsError
 
 __all__ = [
     "BindError",
@@ -54,19 +54,19 @@ __all__ = [
 ]
 
 _MODULES = {
-    "certificates": ["TlsError"],
-    "cli": ["command"],
+    "tls.files": ["TlsError"],
+    "config.command": ["command"],
     "client.channel": ["ChannelConfig", "Keepalive", "NotReadyError", "channel"],
     "client.endpoints": ["EndpointSource"],
     "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
-    "config": ["Section", "ServerConfig"],
-    "config_file": ["ConfigError", "load"],
-    "errors": ["StartError", "StatusError", "error_details", "invalid_argument"],
-    "logs": ["configure_logging"],
-    "ports": ["BindError"],
-    "server": ["Server"],
-    "tls": ["ClientTLS"],
-    "units": ["CredentialUrl"],
+    "config.sections": ["Section", "ServerConfig"],
+    "config.loading": ["ConfigError", "load"],
+    "core.errors": ["StartError", "StatusError", "error_details", "invalid_argument"],
+    "observe.logs": ["configure_logging"],
+    "core.ports": ["BindError"],
+    "server.server": ["Server"],
+    "tls.credentials": ["ClientTLS"],
+    "config.units": ["CredentialUrl"],
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -8,7 +8,7 @@ import platformdirs
 from pydantic import field_validator
 
 from grpc_common import ConfigError, CredentialUrl, Section, ServerConfig
-from grpc_common.units import Count, PositiveDuration, hide_password
+from grpc_common.config.units import Count, PositiveDuration, hide_password
 
 _SQLITE = "sqlite:///"
 _POSTGRESQL = "postgresql://"

@@ -9,7 +9,7 @@ import grpc
 import trustme
 from user.user_service_pb2_grpc import UserServiceStub
 
-from grpc_common.testing_certificates import CertificateDirectory
+from grpc_common.testing.certificates import CertificateDirectory
 from k8s.checks.rendered import load
 from tests.edges import gateway, istio
 from tests.edges.objects import Object

@@ -12,7 +12,7 @@ import trustme
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
-from grpc_common.testing_certificates import CertificateDirectory
+from grpc_common.testing.certificates import CertificateDirectory
 from k8s.checks.rendered import load
 from tests.edges.calls import EdgeTests, failure, get
 from tests.edges.servers import PAGE, REPLICAS, running_servers, settings

@@ -163,7 +163,15 @@ class Server:
 
     def probe(self, service: str) -> str:
         """Ask for the health of a service as Kubernetes does, and return the answer."""
-        command = [sys.executable, "-m", "grpc_common.probe", "--addr", self.target, "--service", service]
+        command = [
+            sys.executable,
+            "-m",
+            "grpc_common.commands.probe",
+            "--addr",
+            self.target,
+            "--service",
+            service,
+        ]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         result = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
         return result.stdout + result.stderr

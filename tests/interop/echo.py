@@ -9,7 +9,7 @@ import grpc
 
 import grpc_common
 from grpc_common import Server, ServerConfig
-from grpc_common.logs import set_level
+from grpc_common.observe.logs import set_level
 
 SERVICE = "test.Echo"
 

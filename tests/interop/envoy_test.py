@@ -8,7 +8,7 @@ import trustme
 from google.rpc import error_details_pb2
 
 from grpc_common import ChannelConfig, ServiceConfig, channel, error_details
-from grpc_common.testing_certificates import CertificateDirectory
+from grpc_common.testing.certificates import CertificateDirectory
 from tests.interop.echo import SERVICE, Echo
 from tests.interop.envoy_proxy import HEALTH_CHECK_INTERVAL, running
 

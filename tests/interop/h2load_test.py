@@ -7,7 +7,7 @@ import prometheus_client
 import pytest
 import trustme
 
-from grpc_common.testing_certificates import CertificateDirectory
+from grpc_common.testing.certificates import CertificateDirectory
 from tests.interop.echo import SERVICE, Echo
 
 H2LOAD = shutil.which("h2load")

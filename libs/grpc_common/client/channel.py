@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc
 
-from grpc_common.calls import CallObserver, CallType
 from grpc_common.client.dialer import Dialer
 from grpc_common.client.endpoints import EndpointSource
 from grpc_common.client.service_config import ServiceConfig, split_path
 from grpc_common.client.swapping import SwappingChannel, first_of
-from grpc_common.observation import client_observers
-from grpc_common.tls import ClientTLS
+from grpc_common.core.calls import CallObserver, CallType
+from grpc_common.observe.setup import client_observers
+from grpc_common.tls.credentials import ClientTLS
 
 _MEBIBYTE = 2**20
 

@@ -15,11 +15,11 @@ from dnslib import QTYPE, RR, A
 from dnslib.server import DNSServer
 
 from grpc_common.client.channel import ChannelConfig, Keepalive, NotReadyError, channel
-from grpc_common.client.testing_api_server import ApiServer, endpoint_slice
-from grpc_common.client.testing_backends import NOT_SERVING, Backend, FedEndpoints, serve_in_process
-from grpc_common.config import ServerConfig
-from grpc_common.testing_certificates import CertificateDirectory
-from grpc_common.tls import ClientTLS, TlsError, server_credentials
+from grpc_common.config.sections import ServerConfig
+from grpc_common.testing.api_server import ApiServer, endpoint_slice
+from grpc_common.testing.backends import NOT_SERVING, Backend, FedEndpoints, serve_in_process
+from grpc_common.testing.certificates import CertificateDirectory
+from grpc_common.tls.credentials import ClientTLS, TlsError, server_credentials
 
 ECHO, HOLD = "/test.Backend/Echo", "/test.Backend/Hold"
 KUBERNETES = "kubernetes:///backend.test:50051"

@@ -10,7 +10,7 @@ import structlog
 
 from grpc_common.client.endpoints import EndpointSource
 from grpc_common.client.target import GrpcTarget, KubernetesTarget, Target, endpoints_target, parse_target
-from grpc_common.tls import ClientTLS, TlsError
+from grpc_common.tls.credentials import ClientTLS, TlsError
 
 log = structlog.get_logger()
 

@@ -1,7 +1,7 @@
 import pytest
 
 from grpc_common.client.endpoint_slices import EndpointSlice, merge
-from grpc_common.client.testing_api_server import endpoint_slice
+from grpc_common.testing.api_server import endpoint_slice
 
 
 def parse(*arguments, **settings) -> EndpointSlice:

@@ -18,7 +18,7 @@ from kubernetes_asyncio.client import Configuration
 
 from grpc_common.client.endpoint_slices import ConfigurationError
 from grpc_common.client.kubernetes_api import connect, list_slices, load_configuration
-from grpc_common.client.testing_api_server import ApiServer, kubeconfig
+from grpc_common.testing.api_server import ApiServer, kubeconfig
 
 
 async def list_with(load, server):

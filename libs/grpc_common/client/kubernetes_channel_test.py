@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from grpc_common.client.channel import channel
-from grpc_common.client.testing_api_server import ApiServer, endpoint_slice, kubeconfig
-from grpc_common.client.testing_backends import Backend
+from grpc_common.testing.api_server import ApiServer, endpoint_slice, kubeconfig
+from grpc_common.testing.backends import Backend
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from grpc_common.calls import Call, Method
 from grpc_common.client.waiting import deferring_channel
+from grpc_common.core.calls import Call, Method
 
 if TYPE_CHECKING:
     from grpc_common.client.swapping import Generation, SwappingChannel

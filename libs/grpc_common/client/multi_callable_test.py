@@ -5,10 +5,10 @@ import grpc
 import prometheus_client
 import pytest
 
-from grpc_common.calls import Call, CallType
 from grpc_common.client.channel import ChannelConfig, channel
-from grpc_common.client.testing_backends import Backend, FedEndpoints
-from grpc_common.metrics import client_metrics
+from grpc_common.core.calls import Call, CallType
+from grpc_common.observe.metrics import client_metrics
+from grpc_common.testing.backends import Backend, FedEndpoints
 
 OK, CANCELLED = grpc.StatusCode.OK, grpc.StatusCode.CANCELLED
 

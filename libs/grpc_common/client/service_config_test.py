@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 
 from grpc_common.client.channel import ChannelConfig, channel
 from grpc_common.client.service_config import OutlierDetection, RetryPolicy, RetryThrottling, ServiceConfig
-from grpc_common.client.testing_backends import NOT_SERVING, SERVING, Backend, FedEndpoints
+from grpc_common.testing.backends import NOT_SERVING, SERVING, Backend, FedEndpoints
 
 ECHO, CREATE = "/test.Backend/Echo", "/test.Backend/Create"
 QUICK = RetryPolicy(initial_backoff=0.01)

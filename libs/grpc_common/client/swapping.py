@@ -14,9 +14,9 @@ from typing import Any, Self
 import grpc
 import structlog
 
-from grpc_common.calls import CallObserver, CallType, Method
 from grpc_common.client.multi_callable import StreamMultiCallable, UnaryMultiCallable, rpc_error
-from grpc_common.metrics import CallMetrics
+from grpc_common.core.calls import CallObserver, CallType, Method
+from grpc_common.observe.metrics import CallMetrics
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from grpc_common.client.channel import channel
-from grpc_common.client.testing_backends import NOT_SERVING, SERVING, Backend, FedEndpoints
+from grpc_common.testing.backends import NOT_SERVING, SERVING, Backend, FedEndpoints
 
 TARGET = "kubernetes:///backend.test:50051"
 ECHO, HOLD, WATCH, CHAT = (f"/test.Backend/{name}" for name in ("Echo", "Hold", "Watch", "Chat"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from grpc_common.calls import CallType
+from grpc_common.core.calls import CallType
 
 type Start = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]]
 """Waits as long as it must, and then starts the call that a request, or the iterator of requests, is for."""

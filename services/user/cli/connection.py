@@ -14,7 +14,7 @@ import grpc
 from user.user_service_pb2_grpc import UserServiceStub
 
 import grpc_common
-from grpc_common.durations import parse_duration
+from grpc_common.config.durations import parse_duration
 from services.user.cli.output import visible
 from services.user.cli.user_client import SERVICE_CONFIG, UserClient
 

@@ -1,0 +1,1 @@
+"""Programs for operators: the health probe and the doctor."""

@@ -1,0 +1,208 @@
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import yaml
+from pydantic import Field
+
+from grpc_common.config.durations import format_duration, parse_duration
+from grpc_common.config.loading import ConfigError, changed, load, settings, to_yaml
+from grpc_common.config.sections import ServerConfig
+from grpc_common.config.units import CredentialUrl
+
+GUIDE = """
+server:
+  port: 50051
+  max_recv_msg_size: 10485760
+  max_send_msg_size: 10485760
+  keepalive:
+    max_connection_idle: 15s
+    max_connection_age: 30s
+    max_connection_age_grace: 5s
+    time: 5s
+    timeout: 1s
+
+logging:
+  level: info
+  format: json
+
+tracing:
+  enabled: true
+  sampling_rate: 0.1
+
+metrics:
+  enabled: true
+  port: 9090
+"""
+"""The ConfigMap of the guide that this project grew from."""
+
+
+class DatabaseConfig(ServerConfig):
+    """A service's own setting, with a password in it."""
+
+    url: Annotated[CredentialUrl, Field(max_length=40)] = ""
+
+
+@pytest.fixture
+def file(tmp_path: Path):
+    """Write a configuration file and return its path."""
+
+    def write(content: str) -> Path:
+        path = tmp_path / "config.yaml"
+        path.write_text(content)
+        return path
+
+    return write
+
+
+def mistakes(config_class=ServerConfig, file: Path | None = None, **environ: str) -> list[str]:
+    """Load a configuration that is wrong, and return the lines of the error."""
+    with pytest.raises(ConfigError) as caught:
+        load(config_class, file, environ)
+    return str(caught.value).splitlines()
+
+
+def test_defaults_are_the_documented_ports():
+    """Without a file and variables a server listens where the guide says."""
+    config = load(ServerConfig, environ={})
+    assert (config.server.port, config.metrics.port) == (50051, 9090)
+
+
+def test_guides_own_file(file):
+    """The ConfigMap of the guide is understood as it is."""
+    config = load(ServerConfig, file(GUIDE), {})
+    assert config.server.max_recv_msg_size == 10 * 2**20
+    assert config.server.keepalive.max_connection_idle == 15
+    assert config.server.keepalive.timeout == 1
+    assert config.logging.format == "json"
+    assert config.tracing.enabled
+    assert config.file is not None
+
+
+def test_empty_file_has_the_defaults(file):
+    """A file without keys, or with comments alone, changes nothing."""
+    assert changed(load(ServerConfig, file("# nothing yet\n"), {}), load(ServerConfig, environ={})) == []
+
+
+def test_environment_overrides_the_file(file):
+    """A variable wins over the file, and leaves the rest of the section as it is."""
+    path = file("server:\n  port: 1\n  health_port: 2\n  keepalive: {time: 5s}\n")
+    config = load(
+        ServerConfig, path, {"GRPC_PORT": "0", "KEEPALIVE_TIME": "1m30s", "TRACING_ENABLED": "true"}
+    )
+    assert (config.server.port, config.server.health_port) == (0, 2)
+    assert config.server.keepalive.time == 90
+    assert config.tracing.enabled
+
+
+def test_every_mistake_is_named_at_once(file):
+    """Each line has the file and line or the variable, the key, the value, and what would be right."""
+    path = file("server:\n  port: http\n  keepalive:\n    tme: 5s\n    timeout: 5\nlogging:\n  level: loud\n")
+    lines = mistakes(file=path, METRICS_PORT="65536", DRAIN_GRACE="ten")
+    duration = 'write a duration with its unit: "500ms", "15s", "1m30s" or "2h"'
+    integer = "Input should be a valid integer, unable to parse string as an integer"
+    assert set(lines) == {
+        f"{path}:2: server.port: 'http': {integer}",
+        f"{path}:4: server.keepalive.tme: unknown key; did you mean time?",
+        f"{path}:5: server.keepalive.timeout: 5: {duration}",
+        f"{path}:7: logging.level: 'loud': Input should be 'debug', 'info', 'warning' or 'error'",
+        "METRICS_PORT='65536': Input should be less than or equal to 65535",
+        f"DRAIN_GRACE='ten': {duration}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("server: {port: yes}", "config.yaml:1: server.port: True: write a number"),
+        ("server: {port: -1}", "greater than or equal to 0"),
+        ("server: {max_recv_msg_size: 3GiB}", "less than or equal to 2147483647"),
+        ("server: {max_recv_msg_size: ten}", "'ten'"),
+        ("server: {keepalive: {time: 0s}}", "greater than 0"),
+        ("server: {keepalive: {time: 600h}}", "less than or equal to"),
+        ("tracing: {sampling_rate: 1.5}", "less than or equal to 1"),
+        ("server: 5", "config.yaml:1: server: 5: "),
+        ("port: 5", "config.yaml:1: port: unknown key; there are logging, metrics, server, tracing"),
+        ("server: {port: 1, port: 2}", "config.yaml:1: server.port: is there twice"),
+        ("- a", "must hold keys such as 'server:', not a list"),
+        ("server: {port", "not YAML: "),
+        ("server: {health_port: 5, port: 5}", "both 5; give health a port of its own"),
+        ("server: {tls: {require_client_certificate: true}}", "needs directory"),
+        ("server: {tls: {allowed_callers: {'*': [a]}}}", "needs require_client_certificate: true"),
+    ],
+)
+def test_impossible_values_are_refused(file, content, complaint):
+    """A value that can't work is refused when the server starts, not when it is used."""
+    assert complaint in "\n".join(mistakes(file=file(content)))
+
+
+def test_missing_file_is_named(tmp_path):
+    """A file that is not there is an error, not the defaults."""
+    assert mistakes(file=tmp_path / "none.yaml") == [
+        f"{tmp_path}/none.yaml: No such file or directory; name a file that can be read"
+    ]
+
+
+def test_control_characters_are_escaped(file):
+    """A value can't forge a second line of the error."""
+    (line,) = mistakes(GRPC_PORT="1\n2\x1b[31m")
+    assert line.isprintable()
+    (line,) = mistakes(file=file('server: {port: "1\\n2\\e[31m"}'))
+    assert line.isprintable()
+    (line,) = mistakes(file=file('"a\\nb\\e[31m": 1'))
+    assert line.isprintable()
+
+
+def test_secrets_are_masked():
+    """Neither the printed configuration nor an error shows a password."""
+    url = "postgresql://user:hunter2@db/users"
+    shown = to_yaml(load(DatabaseConfig, environ={"URL": url}))
+    assert "url: postgresql://user:***@db/users\n" in shown
+    (line,) = mistakes(DatabaseConfig, URL="postgresql://user:hunter2@db/" + "x" * 40)
+    assert line.startswith("URL=***: ")
+
+
+def test_printed_configuration_can_be_loaded(file):
+    """What --print-config shows is a file with the same settings."""
+    config = load(ServerConfig, environ={"DRAIN_DELAY": "1500ms", "MAX_RECV_MSG_SIZE": "4MiB"})
+    shown = to_yaml(config)
+    assert yaml.safe_load(shown)["server"]["drain"]["delay"] == "1500ms"
+    assert yaml.safe_load(shown)["server"]["max_recv_msg_size"] == "4MiB"
+    assert changed(load(ServerConfig, file(shown), {}), config) == []
+
+
+def test_configuration_is_immutable():
+    """Nothing changes a configuration after it was read."""
+    with pytest.raises(ValueError, match="frozen"):
+        load(ServerConfig, environ={}).server.port = 1
+
+
+def test_every_setting_is_explained_and_has_a_variable_of_its_own():
+    """The help has a sentence for each setting, and no two share a variable."""
+    known = settings(ServerConfig)
+    assert [setting.key for setting in known if not setting.description] == []
+    variables = [setting.variable for setting in known if setting.key != "server.tls.allowed_callers"]
+    assert len(set(variables)) == len(variables)
+
+
+def test_changed_keys():
+    """The difference of two configurations is named by its keys."""
+    before = load(ServerConfig, environ={})
+    after = load(ServerConfig, environ={"LOGGING_LEVEL": "debug", "DRAIN_DELAY": "1s"})
+    assert changed(before, after) == ["server.drain.delay", "logging.level"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("15s", 15), ("1m30s", 90), ("2h", 7200), ("0s", 0), ("1.5s", 1.5)]
+)
+def test_durations(text, seconds):
+    """Durations are read as Go and Kubernetes write them, and what is written is read as the same."""
+    assert parse_duration(text) == seconds
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "-1s", "1 s", "5sec", "1s ", "\u0661s"])
+def test_other_durations_are_refused(text):
+    """A duration without a unit, or with a strange one, is no guess."""
+    with pytest.raises(ValueError, match="with its unit"):
+        parse_duration(text)

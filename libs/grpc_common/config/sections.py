@@ -1,0 +1,165 @@
+"""The configuration of a server: typed and immutable. loading.py reads it."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
+
+from grpc_common.config.units import Count, Duration, Port, PositiveDuration, Ratio, Size
+from grpc_common.server.authorization import Authorizer
+
+
+class Section(BaseModel):
+    """A part of a configuration; a service derives its own sections from it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+
+class KeepaliveConfig(Section):
+    """How long connections live, and how a dead peer is found."""
+
+    max_connection_idle: PositiveDuration = 300
+    """A connection without calls is closed after it."""
+
+    max_connection_age: PositiveDuration = 30
+    """A client must connect anew after it, and so finds new replicas; gRPC varies it by 10 %."""
+
+    max_connection_age_grace: PositiveDuration = 310
+    """What calls get to finish when their connection is too old; more than the longest stream takes."""
+
+    time: PositiveDuration = 10
+    """A silent client is pinged after it."""
+
+    timeout: PositiveDuration = 5
+    """A client that does not answer the ping within it is gone."""
+
+    min_time: PositiveDuration = 5
+    """A client that pings more often is cut off; clients' keepalive time must not be below it."""
+
+
+class DrainConfig(Section):
+    """How a server ends."""
+
+    delay: Duration = 0
+    """From NOT_SERVING to the end of new calls, for load balancers to notice."""
+
+    grace: Duration = 40
+    """What calls get to end after it; from 1.1 x max_connection_age on no client loses one."""
+
+
+class TlsConfig(Section):
+    """Encryption of the service's port, and who may call."""
+
+    directory: Path | None = None
+    """The folder with tls.crt, tls.key and ca.crt, as cert-manager makes it; without it there is no TLS."""
+
+    require_client_certificate: bool = False
+    """Whether clients must have a certificate of the authority in ca.crt (mutual TLS)."""
+
+    allowed_callers: dict[str, list[str]] = {}
+    """SANs that may call `/package.Service/Method`, `/package.Service/*` or `*`; others are open."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.directory is None and self.require_client_certificate:
+            raise ValueError("require_client_certificate needs directory, where the certificates are")
+        if self.allowed_callers and not self.require_client_certificate:
+            raise ValueError(
+                "allowed_callers needs require_client_certificate: true, or callers have no SANs"
+            )
+        return self
+
+    @field_validator("allowed_callers")
+    @classmethod
+    def _methods_and_sans(cls, allowed_callers: dict[str, list[str]]) -> dict[str, list[str]]:
+        Authorizer(allowed_callers)
+        return allowed_callers
+
+
+class ServerSection(Section):
+    """What the gRPC server itself is told."""
+
+    port: Port = 50051
+    """Where gRPC is served; 0 takes a free port."""
+
+    health_port: Port | None = None
+    """Where health alone is served in plaintext, for probes of a server with TLS; off when empty."""
+
+    max_recv_msg_size: Size = Size(10 * 2**20)
+    """The largest message that a client may send."""
+
+    max_send_msg_size: Size = Size(10 * 2**20)
+    """The largest message that a client can get."""
+
+    max_concurrent_calls: Count = 1000
+    """More calls than these at a time are refused with RESOURCE_EXHAUSTED."""
+
+    default_deadline: PositiveDuration = 30
+    """For calls whose client sends no deadline."""
+
+    default_stream_deadline: PositiveDuration = 300
+    """The same for calls that stream."""
+
+    reflection: bool = True
+    """Whether clients may ask which services and messages there are."""
+
+    keepalive: KeepaliveConfig = KeepaliveConfig()
+    drain: DrainConfig = DrainConfig()
+    tls: TlsConfig = TlsConfig()
+
+    @model_validator(mode="after")
+    def _own_health_port(self) -> Self:
+        if self.health_port and self.health_port == self.port:
+            raise ValueError(f"health_port and port are both {self.port}; give health a port of its own")
+        return self
+
+
+class LoggingConfig(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Events below it are not logged; a changed file takes effect at once."""
+
+    format: Literal["json", "console"] = "console"
+    """One JSON object a line, or lines for people."""
+
+
+class TracingConfig(Section):
+    """Traces over OTLP; where to is in OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+    enabled: bool = False
+    """Whether calls are traced."""
+
+    service_name: str = ""
+    """What traces call this service; OTEL_SERVICE_NAME overrules it."""
+
+    sampling_rate: Ratio = 0.1
+    """The share of calls traced if the caller has not decided; a changed file takes effect at once."""
+
+
+class MetricsConfig(Section):
+    """Metrics for Prometheus."""
+
+    enabled: bool = True
+    """Whether /metrics is served."""
+
+    port: Port = 9090
+    """Where /metrics is served over HTTP; 0 takes a free port."""
+
+
+class ServerConfig(Section):
+    """The settings of every server; a service adds its own sections in a subclass."""
+
+    server: ServerSection = ServerSection()
+    logging: LoggingConfig = LoggingConfig()
+    tracing: TracingConfig = TracingConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that this was read from, if it was."""
+        return self._file

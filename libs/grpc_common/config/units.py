@@ -1,0 +1,66 @@
+"""The kinds of values in a configuration: durations, sizes, ports, and what must stay secret."""
+
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer
+
+from grpc_common.config.durations import WRITE_A_DURATION, format_duration, parse_duration
+
+_MAX_INT32 = 2**31 - 1
+"""gRPC keeps sizes and milliseconds in 32 bits."""
+
+
+def format_size(size: int) -> str:
+    """Return a size in bytes as YAML would have it: `10MiB`, or the number if it is not round."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
+
+
+def hide_password(url: str) -> str:
+    """Return a URL with three asterisks in the place of its password."""
+    password = urlsplit(url).password
+    return url.replace(f":{password}@", ":***@") if password else url
+
+
+def _to_seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        return parse_duration(value)
+    raise ValueError(WRITE_A_DURATION)
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        # YAML reads yes, no, on and off as these, and pydantic takes them for 1 and 0.
+        raise ValueError("write a number")  # noqa: TRY004 (pydantic expects it)
+    return value
+
+
+class Secret:
+    """Marks a setting whose value is never shown, by its presence in the type."""
+
+
+Duration = Annotated[
+    float, BeforeValidator(_to_seconds), Field(le=_MAX_INT32 / 1000), PlainSerializer(format_duration)
+]
+"""Seconds, written with a unit: `15s`."""
+
+PositiveDuration = Annotated[Duration, Field(gt=0)]
+
+Size = Annotated[
+    ByteSize, BeforeValidator(_no_truth_value), Field(gt=0, le=_MAX_INT32), PlainSerializer(format_size)
+]
+"""Bytes, written as a number or with a unit: `10MiB`."""
+
+Port = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=65535)]
+"""A TCP port; 0 takes a free one."""
+
+Count = Annotated[int, BeforeValidator(_no_truth_value), Field(gt=0)]
+
+Ratio = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, le=1)]
+"""From 0 (none) to 1 (all)."""
+
+CredentialUrl = Annotated[str, AfterValidator(str.strip), PlainSerializer(hide_password), Secret()]
+"""A URL that may hold a password."""

@@ -1,0 +1,1 @@
+"""What everything else stands on: calls, errors, ports, and the kernel's view of connections."""

@@ -1,0 +1,1 @@
+"""What tells how calls go: logs, metrics and traces."""

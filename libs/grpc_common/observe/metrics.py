@@ -1,0 +1,171 @@
+"""Metrics of calls for Prometheus, under the names that dashboards know from go-grpc-middleware.
+
+They are in prometheus_client's default registry, beside the process's own.
+"""
+
+import functools
+import socket
+from collections.abc import Callable
+from typing import Any, Literal
+
+import grpc
+import prometheus_client
+
+from grpc_common.core.calls import Call, CallType, Method
+from grpc_common.core.sockets import connections
+
+UNKNOWN_METHOD = Method("unknown", "unknown", CallType.UNARY)
+"""Stands for every method that a caller asks for and that does not exist: callers must not make labels."""
+
+# Seconds; DefBuckets of Prometheus' Go client, which go-grpc-middleware takes too: services in Go and in
+# Python can be added up in one histogram_quantile().
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+_LABELS = ("grpc_type", "grpc_service", "grpc_method")
+
+
+def _go_name(code: grpc.StatusCode) -> str:
+    """Return `code` as Go, and so every dashboard, spells it: "OK", "NotFound", "Canceled"."""
+    if code is grpc.StatusCode.OK:
+        return "OK"
+    return code.name.title().replace("_", "").replace("Cancelled", "Canceled")
+
+
+class _MethodMetrics:
+    """The metrics of one method; prometheus_client takes longer to find them than to count."""
+
+    def __init__(self, metrics: CallMetrics, method: Method) -> None:
+        self._handled = metrics.handled
+        self._labels = labels = (method.type.value, method.service, method.name)
+        self._codes: dict[grpc.StatusCode, prometheus_client.Counter] = {}
+        self.started = metrics.started_total.labels(*labels)
+        self.in_flight = metrics.in_flight.labels(*labels)
+        self.handling = metrics.handling.labels(*labels)
+        self.messages = {name: counter.labels(*labels) for name, counter in metrics.messages.items()}
+
+    def handled(self, code: grpc.StatusCode) -> prometheus_client.Counter:
+        if code not in self._codes:
+            self._codes[code] = self._handled.labels(*self._labels, _go_name(code))
+        return self._codes[code]
+
+
+class CallMetrics:
+    """Counts the calls of all servers, or of all channels, of the process.
+
+    It observes calls (`CallObserver`). There is one a side: `server_metrics` and `client_metrics` have it.
+    """
+
+    def __init__(self, side: Literal["server", "client"]) -> None:
+        def counter(name: str, text: str, *labels: str) -> prometheus_client.Counter:
+            return prometheus_client.Counter(f"grpc_{side}_{name}", text, (*_LABELS, *labels))
+
+        self.started_total = counter("started", f"Calls that began on the {side}.")
+        self.handled = counter("handled", f"Calls that ended on the {side}, by status.", "grpc_code")
+        self.messages = {
+            "received": counter("msg_received", f"Messages that the {side} received."),
+            "sent": counter("msg_sent", f"Messages that the {side} sent."),
+        }
+        self.handling = prometheus_client.Histogram(
+            f"grpc_{side}_handling_seconds",
+            f"Seconds from the begin of a call to its end on the {side}.",
+            _LABELS,
+            buckets=_BUCKETS,
+        )
+        self.in_flight = prometheus_client.Gauge(
+            f"grpc_{side}_in_flight", f"Calls that began on the {side} and have not ended.", _LABELS
+        )
+        self._methods: dict[Method, _MethodMetrics] = {}
+
+    def started(self, call: Call) -> None:
+        """Count a call that begins."""
+        metrics = self._of(call.method)
+        metrics.started.inc()
+        metrics.in_flight.inc()
+
+    def ended(self, call: Call) -> None:
+        """Count a call that has ended."""
+        assert call.code is not None
+        metrics = self._of(call.method)
+        metrics.in_flight.dec()
+        metrics.handled(call.code).inc()
+        metrics.handling.observe(call.elapsed)
+
+    def counted(
+        self,
+        function: Callable[[Any], Any] | None,
+        method: Method,
+        direction: Literal["received", "sent"],
+    ) -> Callable[[Any], Any]:
+        """Return `function`, a serializer or deserializer of `method`, so that it counts messages.
+
+        A deserializer is for messages "received", a serializer for those "sent". None stands, as in grpc,
+        for messages that are bytes.
+        """
+        count = self._of(method).messages[direction].inc
+
+        def counting(message: Any) -> Any:
+            result = message if function is None else function(message)
+            count()
+            return result
+
+        return counting
+
+    def _of(self, method: Method) -> _MethodMetrics:
+        metrics = self._methods.get(method)
+        if metrics is None:
+            metrics = self._methods[method] = _MethodMetrics(self, method)
+        return metrics
+
+
+@functools.cache
+def server_metrics() -> CallMetrics:
+    """Return the metrics `grpc_server_*` of this process."""
+    return CallMetrics("server")
+
+
+@functools.cache
+def client_metrics() -> CallMetrics:
+    """Return the metrics `grpc_client_*` of this process."""
+    return CallMetrics("client")
+
+
+@functools.cache
+def _connections() -> prometheus_client.Gauge:
+    return prometheus_client.Gauge(
+        "grpc_server_connections", "Established TCP connections of a port that serves gRPC.", ["port"]
+    )
+
+
+def count_connections(port: int) -> Callable[[], None]:
+    """Have `grpc_server_connections{port="..."}` tell the connections of `port`; return what ends it.
+
+    They are counted when the page is read; always 0 where there is no /proc.
+    """
+    gauge = _connections()
+    gauge.labels(port).set_function(lambda: len(connections(port)))
+    return lambda: gauge.remove(port)
+
+
+def serve_metrics(port: int) -> tuple[int, Callable[[], None]]:
+    """Serve the default registry over HTTP at every path, from a thread of its own.
+
+    It listens on all interfaces, over IPv4, and over IPv6 where the machine has it. Port 0 takes a free one.
+
+    Returns:
+        The port, and a function that stops serving.
+
+    Raises:
+        OSError: the port can't be bound.
+
+    """
+    # Counters' *_created would double the page, and Prometheus does not use them.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    address = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 (Prometheus is elsewhere)
+    httpd, thread = prometheus_client.start_http_server(port, address)
+
+    def stop() -> None:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
+
+    return httpd.server_port, stop

@@ -1,0 +1,247 @@
+"""Traces of calls with OpenTelemetry, exported over OTLP.
+
+This is the only module that imports OpenTelemetry; import it where tracing is enabled.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, cast
+
+import grpc
+import structlog
+from grpc_health.v1 import health
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, SamplingResult, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from grpc_common.core.calls import Call, Metadata
+from grpc_common.core.errors import StartError
+
+log = structlog.get_logger()
+
+_EXPORT_LOGGERS = (
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",  # "Failed to export traces to ..."
+    "opentelemetry.sdk._shared_internal",  # "Queue full, dropping Span."
+)
+
+# https://opentelemetry.io/docs/specs/semconv/rpc/grpc/: a server's span is an error by these codes only,
+# a client's by every code but OK.
+_SERVER_ERRORS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
+
+class Tracing:
+    """Makes the spans of a process and exports them; `start_tracing` returns it.
+
+    A service's own spans come from `provider`, or from OpenTelemetry's `trace.get_tracer` after
+    `trace.set_tracer_provider(tracing.provider)`.
+    """
+
+    def __init__(self, resource: Resource, sampling_rate: float) -> None:
+        self._ratio = _Ratio(sampling_rate)
+        self._exporter = _Exporter(OTLPSpanExporter())
+        # At exit OpenTelemetry would wait for up to 30 s, whatever bound `shutdown` was given.
+        self.provider = TracerProvider(ParentBased(self._ratio), resource, shutdown_on_exit=False)
+        self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        self.tracer = self.provider.get_tracer("grpc_common")
+
+    def set_sampling_rate(self, rate: float) -> None:
+        """Sample the share `rate`, 0 to 1, of the traces that begin here; others follow their parent."""
+        self._ratio.sampler = TraceIdRatioBased(rate)
+
+    def shutdown(self, timeout: float = 5) -> None:
+        """Export what has ended, and make no more spans; give up after `timeout` seconds.
+
+        It blocks. The default leaves a pod most of Kubernetes' 30 s for its calls.
+        """
+        flush = threading.Thread(target=self._flush, daemon=True)
+        flush.start()
+        flush.join(timeout)
+        if flush.is_alive():
+            self._exporter.give_up()
+
+    def _flush(self) -> None:
+        self.provider.shutdown()
+        self._exporter.unmute()
+
+
+def start_tracing(*, service_name: str, sampling_rate: float) -> Tracing:
+    """Begin to export spans to the collector that the variables OTEL_EXPORTER_OTLP_* name.
+
+    Without them it is http://localhost:4317. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES overrule
+    `service_name` and what else describes the process; POD_NAME and POD_NAMESPACE are added to it.
+
+    Args:
+        service_name: the resource's service.name.
+        sampling_rate: the share of traces, 0 to 1, that is sampled if it begins here.
+
+    Raises:
+        StartError: a variable OTEL_* can't be used.
+
+    """
+    described = {
+        "service.name": service_name,
+        "k8s.pod.name": os.environ.get("POD_NAME"),
+        "k8s.namespace.name": os.environ.get("POD_NAMESPACE"),
+    }
+    resource = Resource.create({key: value for key, value in described.items() if value})
+    try:
+        return Tracing(resource.merge(OTELResourceDetector().detect()), sampling_rate)
+    except Exception as error:  # noqa: BLE001 (OpenTelemetry has no class for its errors)
+        names = ", ".join(sorted(name for name in os.environ if name.startswith("OTEL_")))
+        raise StartError(f"tracing can't start: {error}; its environment variables are {names}") from None
+
+
+class _Ratio(Sampler):
+    """Samples by a rate that can change."""
+
+    def __init__(self, rate: float) -> None:
+        self.sampler = TraceIdRatioBased(rate)
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return self.sampler.should_sample(*args, **kwargs)
+
+    def get_description(self) -> str:
+        return self.sampler.get_description()
+
+
+class _Exporter(SpanExporter):
+    """Has the first failure logged, and the recovery; OpenTelemetry would tell of each batch."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._failing = False
+        for name in _EXPORT_LOGGERS:
+            logging.getLogger(name).addFilter(self._is_news)
+
+    def _is_news(self, _record: logging.LogRecord) -> bool:
+        return not self._failing
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        failed = result is not SpanExportResult.SUCCESS
+        if self._failing and not failed:
+            log.info("spans are exported again")
+        self._failing = failed
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+    def give_up(self) -> None:
+        """Have an export that is under way fail."""
+        log.warning("spans were lost, since they could not be exported in time")
+        self._failing = True
+        self._exporter.shutdown()
+
+    def unmute(self) -> None:
+        """Undo what this exporter does to OpenTelemetry's loggers."""
+        for name in _EXPORT_LOGGERS:
+            logging.getLogger(name).removeFilter(self._is_news)
+
+
+class _MetadataGetter(Getter[Metadata]):
+    def get(self, carrier: Metadata, key: str) -> list[str] | None:
+        return [cast("str", value) for name, value in carrier if name == key] or None
+
+    def keys(self, carrier: Metadata) -> list[str]:
+        return [name for name, _value in carrier]
+
+
+class _MetadataSetter(Setter[Metadata]):
+    def set(self, carrier: Metadata, key: str, value: str) -> None:
+        # A service that forwards its caller's metadata would send two of them.
+        carrier[:] = [(name, old) for name, old in carrier if name != key]
+        carrier.append((key, value))
+
+
+_propagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+_getter = _MetadataGetter()
+_setter = _MetadataSetter()
+
+
+def _start(tracing: Tracing, call: Call, kind: SpanKind, parent: otel_context.Context) -> Span:
+    method = call.method
+    attributes = {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.name}
+    span = tracing.tracer.start_span(f"{method.service}/{method.name}", parent, kind, attributes)
+    call.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+    return span
+
+
+def _end(span: Span, code: grpc.StatusCode | None, *, error: bool) -> None:
+    assert code is not None
+    span.set_attribute("rpc.grpc.status_code", code.value[0])
+    if error:
+        span.set_status(Status(StatusCode.ERROR, code.name))
+    span.end()
+
+
+class ServerTracing:
+    """Makes a span of each call of a server, below the caller's span if it sent one (`CallObserver`).
+
+    The span is the current one in the task of the call, so that what the handler calls is below it.
+    Health checks have none: probes come every few seconds, and a watch is as long as its connection.
+    """
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._spans: dict[Call, tuple[Span, Any]] = {}
+
+    def started(self, call: Call) -> None:
+        """Begin the span; `call.trace_id` tells its trace."""
+        if call.method.service == health.SERVICE_NAME:
+            return
+        parent = _propagator.extract(call.metadata, otel_context.Context(), _getter)
+        span = _start(self._tracing, call, SpanKind.SERVER, parent)
+        token = otel_context.attach(trace.set_span_in_context(span, parent))
+        self._spans[call] = span, token
+
+    def ended(self, call: Call) -> None:
+        """End the span."""
+        if call not in self._spans:
+            return
+        span, token = self._spans.pop(call)
+        otel_context.detach(token)
+        _end(span, call.code, error=call.code in _SERVER_ERRORS)
+
+
+class ClientTracing:
+    """Makes a span of each call of a client and sends its context with the call (`CallObserver`)."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._spans: dict[Call, Span] = {}
+
+    def started(self, call: Call) -> None:
+        """Begin the span below the caller's current one; `call.trace_id` tells its trace."""
+        parent = otel_context.get_current()
+        span = _start(self._tracing, call, SpanKind.CLIENT, parent)
+        span.set_attribute("server.address", call.peer)
+        _propagator.inject(call.metadata, trace.set_span_in_context(span, parent), _setter)
+        self._spans[call] = span
+
+    def ended(self, call: Call) -> None:
+        """End the span."""
+        _end(self._spans.pop(call), call.code, error=call.code is not grpc.StatusCode.OK)

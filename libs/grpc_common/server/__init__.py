@@ -1,0 +1,1 @@
+"""The server of gRPC services: the life of a call, health, reflection and an orderly end."""

@@ -1,0 +1,220 @@
+"""A gRPC server from its first log line to its last: ports, health, observation, an orderly end."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+
+from grpc_common.config.reload import follow
+from grpc_common.config.sections import ServerConfig, ServerSection, TlsConfig
+from grpc_common.core.ports import bind
+from grpc_common.observe.setup import Observation
+from grpc_common.server import drain
+from grpc_common.server.authorization import Authorizer
+from grpc_common.server.health import Dependency, Health
+from grpc_common.server.interception import ServerInterceptor
+from grpc_common.server.reflection import add_reflection
+
+log = structlog.get_logger()
+
+_CLOSING = 1.0
+"""Seconds for what is left once no call is: the ends of health watches, and connections to close."""
+
+
+class Server:
+    """Serves servicers until SIGTERM or SIGINT, then drains.
+
+    Make it, add servicers and run it inside one event loop.
+
+    Raises:
+        StartError: the certificates can't be used; see TlsConfig.
+
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._observation = Observation(config)
+        self._interceptor = ServerInterceptor(
+            config.server,
+            observers=self._observation.observers,
+            metrics=self._observation.metrics,
+            authorizer=_authorizer(config.server.tls),
+        )
+        self._credentials = _credentials(config.server.tls)
+        self._server = grpc.aio.server(interceptors=[self._interceptor], options=options(config.server))
+        self._health = Health()
+        self._names: list[str] = []
+        self._health.add_service(health.SERVICE_NAME)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
+
+    def add[Servicer](
+        self,
+        servicer: Servicer,
+        add_to_server: Callable[[Servicer, grpc.aio.Server], Any],
+        *,
+        name: str,
+    ) -> None:
+        """Serve `servicer`, whose full service name is `name` (as in "user.UserService").
+
+        `add_to_server` is the generated `add_<Service>Servicer_to_server`.
+        """
+        add_to_server(servicer, self._server)
+        self._names.append(name)
+        self._health.add_service(name)
+
+    def depend_on(
+        self,
+        name: str,
+        probe: Callable[[], Awaitable[object]],
+        *,
+        interval: float = 5,
+        timeout: float = 2,
+        failures: int = 3,
+    ) -> None:
+        """Be ready only while `probe` succeeds, which raises an exception when it does not.
+
+        It is called every `interval` seconds and fails after `timeout` seconds; the server is
+        not ready before the first success, nor after `failures` in a row.
+        """
+        self._health.add_dependency(Dependency(name, probe, interval, timeout, failures))
+
+    async def run(self, **announced: object) -> int:
+        """Serve until SIGTERM or SIGINT, drain, and return the exit code 0.
+
+        The first log line has the ports and `announced`. A second signal ends the process
+        at once, as if it had no handler.
+
+        Raises:
+            BindError: a port is in use or not allowed.
+
+        """
+        signal_received = _first_signal()
+        async with self.serving(**announced):
+            signum = await signal_received
+            log.info("ending", signal=signum.name)
+        return 0
+
+    @asynccontextmanager
+    async def serving(self, **announced: object) -> AsyncIterator[int]:
+        """Serve on the port that the block gets, until it ends, and drain then; for programs with other ends.
+
+        Raises:
+            BindError: a port is in use or not allowed.
+
+        """
+        if self._config.server.reflection:
+            add_reflection([*self._names, health.SERVICE_NAME], self._server)
+        port = bind(self._server, self._config.server.port, "GRPC_PORT", self._credentials)
+        async with AsyncExitStack() as stack:
+            health_port = await stack.enter_async_context(self._health_port())
+            metrics_port = stack.enter_context(self._observation.running(port))
+            await self._server.start()
+            await stack.enter_async_context(self._health.watching())
+            await stack.enter_async_context(_following(self._config, self._observation.apply))
+            ports = {"grpc_port": port, "health_port": health_port, "metrics_port": metrics_port}
+            log.info("serving", **{name: number for name, number in ports.items() if number}, **announced)
+            try:
+                yield port
+            finally:
+                await self._drain(port)
+
+    @asynccontextmanager
+    async def _health_port(self) -> AsyncIterator[int | None]:
+        """Serve health alone, in plaintext, if there is a port for it."""
+        if self._config.server.health_port is None:
+            yield None
+            return
+        server = grpc.aio.server(options=options(self._config.server))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        port = bind(server, self._config.server.health_port, "HEALTH_PORT")
+        await server.start()
+        try:
+            yield port
+        finally:
+            await server.stop(None)
+
+    async def _drain(self, port: int) -> None:
+        config = self._config.server.drain
+        log.info("draining", delay=config.delay, grace=config.grace)
+        await self._health.drain()
+        await asyncio.sleep(config.delay)
+        drain.close_listeners(port)
+        admission = self._interceptor.admission
+        try:
+            async with asyncio.timeout(config.grace):
+                await drain.quiet(admission, port)
+        except TimeoutError:
+            log.warning("calls outlast the grace and are cancelled", in_flight=admission.in_flight)
+        self._interceptor.end_built_in_calls()
+        await self._server.stop(_CLOSING)
+        log.info("stopped")
+
+
+def options(config: ServerSection) -> list[tuple[str, int]]:
+    """Return the options of grpc.aio.server that say what `config` does."""
+    keepalive = config.keepalive
+    milliseconds = {
+        "grpc.max_connection_idle_ms": keepalive.max_connection_idle,
+        "grpc.max_connection_age_ms": keepalive.max_connection_age,
+        "grpc.max_connection_age_grace_ms": keepalive.max_connection_age_grace,
+        "grpc.keepalive_time_ms": keepalive.time,
+        "grpc.keepalive_timeout_ms": keepalive.timeout,
+        # Without it a timeout below a minute has no effect.
+        "grpc.http2.ping_timeout_ms": keepalive.timeout,
+        "grpc.http2.min_ping_interval_without_data_ms": keepalive.min_time,
+    }
+    return [
+        *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_receive_message_length", config.max_recv_msg_size),
+        ("grpc.max_send_message_length", config.max_send_msg_size),
+        # Or a burst of more than 1000 calls is partly CANCELLED, unseen by Python; ten times the defaults.
+        ("grpc.server.max_pending_requests", 10_000),
+        ("grpc.server.max_pending_requests_hard_limit", 30_000),
+        # Or two servers share a port in silence and each gets some of the connections.
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _credentials(config: TlsConfig) -> grpc.ServerCredentials | None:
+    if config.directory is None:
+        return None
+    # Only a server with TLS pays for the import.
+    from grpc_common.tls.credentials import server_credentials  # noqa: PLC0415
+
+    return server_credentials(config.directory, require_client_certificate=config.require_client_certificate)
+
+
+def _authorizer(config: TlsConfig) -> Authorizer | None:
+    return Authorizer(config.allowed_callers) if config.allowed_callers else None
+
+
+@asynccontextmanager
+async def _following(config: ServerConfig, apply: Callable[[ServerConfig], None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(follow(config, apply))
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _first_signal() -> asyncio.Future[signal.Signals]:
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def receive(signum: signal.Signals) -> None:
+        if received.done():
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        else:
+            received.set_result(signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, receive, signum)
+    return received

@@ -1,0 +1,1 @@
+"""Certificates: files that are checked and watched, and the credentials made of them."""

@@ -1,0 +1,151 @@
+"""TLS from a directory as cert-manager's Secret is mounted: tls.crt, tls.key and ca.crt.
+
+The files may be replaced at any time, all at once (the kubelet swaps the symlink `..data`) or
+one after the other. A server takes new files with the next handshake; as long as they are not
+a usable set, it keeps the ones that it has.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+import prometheus_client
+import structlog
+
+from grpc_common.tls.files import CERTIFICATE, KEY, Certificates, TlsError, load, signature
+
+__all__ = ["ClientTLS", "TlsError", "server_credentials"]
+
+log = structlog.get_logger()
+
+_SETTLING = 0.1
+"""Seconds that handshakes wait, once for each new certificate. gRPC frees the old one while handshakes that
+have just asked for it may not have taken it yet, which crashed the process (grpcio 1.85, after hundreds of
+rotations under new connections). It holds a lock here that later handshakes wait for; those that have passed
+it need microseconds."""
+
+_EXPIRY = prometheus_client.Gauge(
+    "grpc_tls_certificate_expiry_seconds",
+    "Seconds until the certificate in use expires; negative once it has.",
+    ["directory"],
+)
+
+
+def server_credentials(directory: Path, *, require_client_certificate: bool) -> grpc.ServerCredentials:
+    """Return credentials for one port that follow the files in `directory`; TLS 1.2 at least.
+
+    Each port needs credentials of its own, since gRPC is told of new files once for each.
+
+    Args:
+        directory: where tls.crt, tls.key and, for client certificates, ca.crt are.
+        require_client_certificate: let in only callers with a certificate that ca.crt has signed.
+
+    Raises:
+        TlsError: the files can't be used as they are now.
+
+    """
+    files = _ServerFiles(directory, ca=require_client_certificate)
+    in_use = files.newest()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal in_use
+        if (newest := files.newest()) is in_use:
+            return None
+        in_use = newest
+        time.sleep(_SETTLING)
+        return _configuration(newest)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(in_use),
+        fetch,  # type: ignore[arg-type]  # None is documented for "unchanged"
+        require_client_authentication=require_client_certificate,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTLS:
+    """How a client checks the server's certificate, and which one it presents.
+
+    A channel keeps the credentials that it was made with; new files need a new channel. Take
+    `signature()` before `credentials()`: once it differs, the files have changed since.
+    """
+
+    directory: Path | None = None
+    """Where ca.crt is, which must have signed the server's certificate. If tls.crt and tls.key
+    are there too, the client presents them. None: the public roots that come with grpcio, or
+    those in the file GRPC_DEFAULT_SSL_ROOTS_FILE_PATH, and no certificate of the client."""
+
+    server_name: str | None = None
+    """The name that the server's certificate must have where it is not the target's host; the
+    channel's `grpc.default_authority`. None: the target's host."""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return credentials from the files as they are now.
+
+        Raises:
+            TlsError: the files can't be used.
+
+        """
+        if self.directory is None:
+            return grpc.ssl_channel_credentials()
+        presents = any((self.directory / name).exists() for name in (CERTIFICATE, KEY))
+        files = load(self.directory, key=presents, ca=True)
+        if presents:
+            _export_expiry(self.directory, lambda: files)
+        return grpc.ssl_channel_credentials(files.ca, files.key, files.certificate)
+
+    def signature(self) -> object:
+        """Return a value that differs once the files have changed; takes microseconds."""
+        return self.directory and signature(self.directory)
+
+
+class _ServerFiles:
+    """The newest usable files in a directory, for gRPC's threads and that of the metrics."""
+
+    def __init__(self, directory: Path, *, ca: bool) -> None:
+        self._directory = directory
+        self._ca = ca
+        self._lock = threading.Lock()
+        self._signature = signature(directory)
+        self._newest = load(directory, key=True, ca=ca)
+        self._refused: object = None
+        _export_expiry(directory, self.newest)
+
+    def newest(self) -> Certificates:
+        """Return the same object until there are new usable files."""
+        with self._lock:
+            if (now := signature(self._directory)) != self._signature:
+                try:
+                    self._newest = load(self._directory, key=True, ca=self._ca)
+                except TlsError as error:
+                    self._refuse(now, error)
+                else:
+                    self._signature = now
+                    not_after = self._newest.not_after.isoformat()
+                    log.info("new certificate", directory=str(self._directory), not_after=not_after)
+            return self._newest
+
+    def _refuse(self, refused: object, error: TlsError) -> None:
+        # Tried again with every handshake, since time alone can make it good: it was not yet
+        # valid, or there were too many open files to read it.
+        if refused != self._refused:
+            self._refused = refused
+            reasons = str(error).splitlines()
+            log.error("new certificate refused", directory=str(self._directory), reasons=reasons)
+
+
+def _configuration(files: Certificates) -> grpc.ServerCertificateConfiguration:
+    assert files.key is not None
+    assert files.certificate is not None
+    return grpc.ssl_server_certificate_configuration([(files.key, files.certificate)], files.ca)
+
+
+def _export_expiry(directory: Path, newest: Callable[[], Certificates]) -> None:
+    def seconds() -> float:
+        return (newest().not_after - datetime.now(UTC)).total_seconds()
+
+    _EXPIRY.labels(directory=str(directory)).set_function(seconds)

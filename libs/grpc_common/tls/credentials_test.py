@@ -1,0 +1,326 @@
+import asyncio
+import ssl
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from ssl import TLSVersion
+
+import grpc
+import prometheus_client
+import pytest
+import structlog
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from grpc_common.testing.certificates import CertificateDirectory, issue
+from grpc_common.tls.credentials import ClientTLS, TlsError, server_credentials
+
+CA = trustme.CA()
+
+
+@pytest.fixture
+def directory(tmp_path) -> CertificateDirectory:
+    """Return the server's directory."""
+    return CertificateDirectory(tmp_path / "server", CA)
+
+
+@pytest.fixture
+def ca_only(tmp_path):
+    """Return a client's directory without a certificate."""
+    directory = CertificateDirectory(tmp_path / "ca_only", CA)
+    directory.replace({"ca.crt": CA.cert_pem.bytes()})
+    return directory.path
+
+
+async def echo(request: bytes, _context) -> bytes:
+    """Answer with the request."""
+    return request
+
+
+@asynccontextmanager
+async def serving(directory: CertificateDirectory, *, require_client_certificate: bool = False):
+    """Serve with the certificate in `directory`; yield the port."""
+    credentials = server_credentials(directory.path, require_client_certificate=require_client_certificate)
+    async with serving_with(credentials) as port:
+        yield port
+
+
+@asynccontextmanager
+async def serving_with(credentials: grpc.ServerCredentials):
+    """Serve with `credentials`; yield the port."""
+    server = grpc.aio.server()
+    handler = grpc.method_handlers_generic_handler(
+        "test.Echo", {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+    )
+    server.add_generic_rpc_handlers([handler])
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+async def call(port: int, tls: ClientTLS) -> None:
+    """Make one call over a connection of its own."""
+    options: list[tuple[str, str | int]] = [("grpc.use_local_subchannel_pool", 1)]
+    if tls.server_name:
+        options.append(("grpc.default_authority", tls.server_name))
+    async with grpc.aio.secure_channel(f"localhost:{port}", tls.credentials(), options) as channel:
+        assert await channel.unary_unary("/test.Echo/Echo")(b"hello", timeout=5) == b"hello"
+
+
+async def refused(port: int, tls: ClientTLS) -> str:
+    """Make a call that must fail; return why."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(port, tls)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    return caught.value.details() or ""
+
+
+async def handshake(port: int, **versions) -> tuple[str, int]:
+    """Shake hands as OpenSSL does it; return the TLS version and the certificate's serial number."""
+    context = ssl.create_default_context(cadata=CA.cert_pem.bytes().decode())
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # lets OpenSSL offer what is too old
+    context.set_alpn_protocols(["h2"])
+    for name, version in versions.items():
+        setattr(context, name, version)
+    _reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    socket = writer.get_extra_info("ssl_object")
+    writer.close()
+    return socket.version(), int(socket.getpeercert()["serialNumber"], 16)
+
+
+def serial(files: dict[str, bytes]) -> int:
+    """Return the serial number of the certificate in `files`."""
+    return x509.load_pem_x509_certificate(files["tls.crt"]).serial_number
+
+
+def renew(directory: CertificateDirectory) -> int:
+    """Rotate; return the new serial number."""
+    files = directory.issue()
+    directory.replace(files)
+    return serial(files)
+
+
+async def test_tls(directory, ca_only):
+    """The server's certificate is checked with ca.crt; the client needs none of its own."""
+    async with serving(directory) as port:
+        await call(port, ClientTLS(ca_only))
+
+
+async def test_mutual_tls(directory, ca_only, tmp_path):
+    """Only a client with a certificate of the CA gets in."""
+    client = CertificateDirectory(tmp_path / "client", CA, "client.example.com")
+    stranger = CertificateDirectory(tmp_path / "stranger", trustme.CA(), "client.example.com")
+    stranger.replace(stranger.issue() | {"ca.crt": CA.cert_pem.bytes()})
+    async with serving(directory, require_client_certificate=True) as port:
+        await call(port, ClientTLS(client.path))
+        await refused(port, ClientTLS(ca_only))
+        await refused(port, ClientTLS(stranger.path))
+
+
+async def test_server_of_another_authority(directory, tmp_path):
+    """A client does not talk to a server whose certificate its ca.crt has not signed."""
+    other = CertificateDirectory(tmp_path / "other", trustme.CA())
+    async with serving(directory) as port:
+        assert "CERTIFICATE_VERIFY_FAILED" in await refused(port, ClientTLS(other.path))
+        await refused(port, ClientTLS())
+
+
+async def test_server_name(tmp_path, ca_only):
+    """A server whose certificate does not have the target's host is checked for the name that is given."""
+    directory = CertificateDirectory(tmp_path / "named", CA, "user-service.default")
+    async with serving(directory) as port:
+        await refused(port, ClientTLS(ca_only))
+        await call(port, ClientTLS(ca_only, server_name="user-service.default"))
+        await refused(port, ClientTLS(ca_only, server_name="other.default"))
+
+
+async def test_old_versions_are_refused(directory):
+    """TLS 1.2 and 1.3 are spoken, TLS 1.1 is not."""
+    async with serving(directory) as port:
+        assert (await handshake(port))[0] == "TLSv1.3"
+        assert (await handshake(port, maximum_version=TLSVersion.TLSv1_2))[0] == "TLSv1.2"
+        # gRPC resets the connection; OpenSSL's own refusal would be an ssl.SSLError.
+        with pytest.warns(DeprecationWarning, match="TLSv1"), pytest.raises(ConnectionResetError):
+            await handshake(port, minimum_version=TLSVersion.TLSv1, maximum_version=TLSVersion.TLSv1_1)
+
+
+@pytest.mark.parametrize(
+    ("key", "usable"),
+    [
+        pytest.param(rsa.generate_private_key(65537, 2048), True, id="RSA"),
+        pytest.param(ec.generate_private_key(ec.SECP256R1()), True, id="P-256"),
+        pytest.param(ec.generate_private_key(ec.SECP384R1()), True, id="P-384"),
+        pytest.param(ec.generate_private_key(ec.SECP521R1()), False, id="P-521"),
+        pytest.param(ed25519.Ed25519PrivateKey.generate(), False, id="Ed25519"),
+    ],
+)
+async def test_kinds_of_keys(directory, ca_only, key, usable):
+    """The kinds of keys that are refused at start are those with which no handshake would succeed."""
+    files = issue(CA, x509.DNSName("localhost"), key)
+    directory.replace(files)
+    if usable:
+        async with serving(directory) as port:
+            await call(port, ClientTLS(ca_only))
+    else:
+        with pytest.raises(TlsError, match="kind"):
+            server_credentials(directory.path, require_client_certificate=False)
+        unchecked = grpc.ssl_server_credentials([(files["tls.key"], files["tls.crt"])])
+        async with serving_with(unchecked) as port:
+            await refused(port, ClientTLS(ca_only))
+
+
+def test_bad_files_at_start(directory):
+    """A server does not start with files that can't be used."""
+    directory.replace({"tls.crt": b"bad", "tls.key": directory.issue()["tls.key"]})
+    with pytest.raises(TlsError) as caught:
+        server_credentials(directory.path, require_client_certificate=True)
+    assert [line.rpartition("/")[2].partition(":")[0] for line in str(caught.value).splitlines()] == [
+        "tls.crt",
+        "ca.crt",
+    ]
+
+
+async def test_hundred_rotations_under_new_connections(directory, tmp_path):
+    """Each new certificate is served at once, and no connection that is made meanwhile fails."""
+    client = ClientTLS(CertificateDirectory(tmp_path / "client", CA, "client").path)
+    calls = 0
+
+    async def connect_until(ended: asyncio.Event) -> None:
+        nonlocal calls
+        while not ended.is_set():
+            await call(port, client)
+            calls += 1
+
+    # OpenSSL presents no certificate, so its handshakes go to a second port.
+    async with serving(directory, require_client_certificate=True) as port, serving(directory) as other_port:
+        ended = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(4):
+                tasks.create_task(connect_until(ended))
+            for _ in range(100):
+                expected = renew(directory)
+                assert (await handshake(other_port))[1] == expected
+                await call(port, client)
+            ended.set()
+    assert calls > 100
+
+
+async def test_authority_is_rotated(directory, tmp_path):
+    """A new ca.crt lets in the clients of the new authority, and the old ones no more."""
+    new = trustme.CA()
+    client = CertificateDirectory(tmp_path / "client", new, "client")
+    client.replace(client.issue() | {"ca.crt": CA.cert_pem.bytes()})
+    async with serving(directory, require_client_certificate=True) as port:
+        await call(port, ClientTLS(directory.path))
+        await refused(port, ClientTLS(client.path))
+        old = CertificateDirectory(tmp_path / "old", CA, "client")
+        directory.replace(directory.issue() | {"ca.crt": new.cert_pem.bytes()})
+        await call(port, ClientTLS(client.path))
+        await refused(port, ClientTLS(old.path))
+
+
+async def test_files_replaced_one_after_the_other(tmp_path):
+    """Between a new certificate and its key the old pair is served."""
+    path = tmp_path / "plain"
+    directory = CertificateDirectory(tmp_path / "server", CA)
+    path.mkdir()
+    for name, content in directory.issue().items():
+        (path / name).write_bytes(content)
+    directory.path = path
+    new = directory.issue()
+    async with serving(directory) as port:
+        _, old_serial = await handshake(port)
+        (path / "tls.crt").write_bytes(new["tls.crt"])
+        assert (await handshake(port))[1] == old_serial
+        (path / "tls.key").write_bytes(new["tls.key"])
+        assert (await handshake(port))[1] == serial(new) != old_serial
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda directory: directory.replace({}), id="removed"),
+        pytest.param(lambda directory: directory.replace(directory.issue() | {"tls.key": b""}), id="empty"),
+        pytest.param(
+            lambda directory: directory.rotate(not_after=datetime.now(UTC) - timedelta(1)), id="expired"
+        ),
+    ],
+)
+async def test_bad_new_files(directory, change):
+    """They are logged once, the old certificate is served, and good ones after them are taken."""
+    async with serving(directory) as port:
+        _, old_serial = await handshake(port)
+        with structlog.testing.capture_logs() as logs:
+            change(directory)
+            for _ in range(3):
+                assert (await handshake(port))[1] == old_serial
+            expected = renew(directory)
+            assert (await handshake(port))[1] == expected
+    refusal, success = logs
+    assert (refusal["event"], refusal["log_level"]) == ("new certificate refused", "error")
+    assert all(reason.startswith(str(directory.path)) for reason in refusal["reasons"])
+    assert (success["event"], success["log_level"]) == ("new certificate", "info")
+
+
+async def test_certificate_of_the_near_future(directory):
+    """A certificate that is not valid yet is served as soon as it is."""
+    async with serving(directory) as port:
+        _, served = await handshake(port)
+        not_before = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+        directory.replace(new := directory.issue(not_before=not_before))
+        _, meanwhile = await handshake(port)
+        # On a busy machine the handshake may have come too late to tell.
+        assert meanwhile == served or datetime.now(UTC) >= not_before
+        async with asyncio.timeout(20):
+            while served != serial(new):
+                # OpenSSL's clock may lag by some milliseconds.
+                with suppress(ssl.SSLCertVerificationError):
+                    _, served = await handshake(port)
+
+
+def expiry(directory: CertificateDirectory) -> float | None:
+    """Return the metric's value for `directory`."""
+    labels = {"directory": str(directory.path)}
+    return prometheus_client.REGISTRY.get_sample_value("grpc_tls_certificate_expiry_seconds", labels)
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_expiry_metric(directory, side):
+    """The metric has the seconds until the certificate in use expires."""
+    directory.rotate(not_after=datetime.now(UTC) + timedelta(hours=1))
+    use = {
+        "server": lambda: server_credentials(directory.path, require_client_certificate=False),
+        "client": ClientTLS(directory.path).credentials,
+    }
+    used = use[side]()
+    assert used
+    assert expiry(directory) == pytest.approx(3600, abs=30)
+
+
+def test_expiry_metric_needs_no_connection(directory):
+    """A server that nobody connects to still shows the certificate that the next one will get."""
+    used = server_credentials(directory.path, require_client_certificate=False)
+    assert used
+    directory.rotate(not_after=datetime.now(UTC) + timedelta(hours=2))
+    assert expiry(directory) == pytest.approx(7200, abs=30)
+
+
+def test_client_with_half_a_certificate(directory):
+    """A certificate without its key is a mistake, not a client without one."""
+    files = directory.issue()
+    directory.replace({name: files[name] for name in ("tls.crt", "ca.crt")})
+    with pytest.raises(TlsError, match=r"tls\.key: no such file"):
+        ClientTLS(directory.path).credentials()
+
+
+def test_client_signature(directory):
+    """It changes with the files, and without a directory never."""
+    tls = ClientTLS(directory.path)
+    before = tls.signature()
+    assert tls.signature() == before
+    directory.rotate()
+    assert tls.signature() != before
+    assert ClientTLS().signature() == ClientTLS().signature()
