@@ -9,7 +9,8 @@ import pytest
 import structlog
 
 from grpc_common.core.calls import Call, CallType, Method
-from grpc_common.observe.logs import AccessLog, configure_logging, set_level
+from grpc_common.observe.access_log import AccessLog
+from grpc_common.observe.logs import configure_logging, set_level
 
 log = structlog.get_logger()
 HOSTILE = "a\n2026-11-24T20:00:00Z [info     ] forged\x1b[31m\x7f\x9b\u202e"

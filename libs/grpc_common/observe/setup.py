@@ -9,7 +9,8 @@ from grpc_common.config.sections import ServerConfig, TracingConfig
 from grpc_common.core.calls import CallObserver
 from grpc_common.core.errors import StartError
 from grpc_common.core.ports import named
-from grpc_common.observe.logs import AccessLog, set_level
+from grpc_common.observe.access_log import AccessLog
+from grpc_common.observe.logs import set_level
 from grpc_common.observe.metrics import client_metrics, count_connections, serve_metrics, server_metrics
 
 if TYPE_CHECKING:
