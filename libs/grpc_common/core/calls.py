@@ -1,6 +1,7 @@
 """A call as everything that observes calls sees it, on the server's side and on the client's."""
 
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -87,10 +88,20 @@ class Call:
     trace_id: str = ""
     """32 hexadecimal digits once tracing knows it, for the log."""
 
+    caller: str = ""
+    """Server: who calls, by the certificate; empty where callers are not told apart."""
+
+    unknown_path: str = ""
+    """Server: what the caller asked for, if there is no such method; text of a stranger."""
+
     @property
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self.start
+
+
+current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
+"""The call of a server in whose task, or thread, the code runs."""
 
 
 class CallObserver(Protocol):

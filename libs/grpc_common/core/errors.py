@@ -5,8 +5,10 @@ else that a servicer raises is a bug: the caller gets INTERNAL with an id and no
 exception's text, and the log has the id beside the traceback.
 """
 
+import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -48,29 +50,73 @@ class StartError(Exception):
     """
 
 
+type Metadata = tuple[tuple[str, str | bytes], ...]
+
+CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+"""The status codes by their numbers."""
+
+
 class StatusError(Exception):
     """Raised by a servicer to end its call with a status.
 
     Args:
-        code: any code but OK.
+        code: any code but OK, or its number.
         message: a sentence for the developer who reads it; never secret.
         details: messages of google.rpc.error_details, for programs.
+        metadata: sent with the status, beside what the servicer's context has.
+
+    Raises:
+        ValueError: the code is none, or OK.
+        TypeError: something is of another type.
 
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str, *details: Message) -> None:
+    def __init__(
+        self,
+        code: grpc.StatusCode | int,
+        message: str,
+        *details: Message,
+        metadata: Iterable[tuple[str, str | bytes]] = (),
+    ) -> None:
         super().__init__(message)
-        self.code = code
+        self.code = _error_code(code)
         self.message = message
         self.details = details
+        self.metadata = tuple(metadata)
+        _check_types(message, details)
 
-    def to_status(self) -> grpc.Status:
-        """Return the form in which grpc sends it."""
+    def to_status(self, trailers: Iterable[tuple[str, str | bytes]] = ()) -> grpc.Status:
+        """Return the form in which grpc sends it, with `trailers` before its own metadata."""
         packed = [any_pb2.Any() for _ in self.details]
         for target, detail in zip(packed, self.details, strict=True):
             target.Pack(detail)
         number: int = self.code.value[0]
-        return rpc_status.to_status(status_pb2.Status(code=number, message=self.message, details=packed))
+        message = self.message.encode(errors="replace").decode()
+        status = rpc_status.to_status(status_pb2.Status(code=number, message=message, details=packed))
+        metadata = (*trailers, *self.metadata, *(status.trailing_metadata or ()))
+        return _Status(status.code, status.details, metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class _Status(grpc.Status):
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: Metadata
+
+
+def _check_types(message: Any, details: Iterable[Any]) -> None:
+    if not isinstance(message, str):
+        raise TypeError(f"the message of a StatusError is a text, not {message!r}")
+    for detail in details:
+        if not isinstance(detail, Message):
+            raise TypeError(f"the details of a StatusError are protobuf messages, not {detail!r}")
+
+
+def _error_code(code: Any) -> grpc.StatusCode:
+    known = CODES.get(code) if isinstance(code, int) else code
+    if not isinstance(known, grpc.StatusCode) or known is grpc.StatusCode.OK:
+        raise ValueError(f"{code!r} is no code of an error; take one of grpc.StatusCode, but not OK")
+    return known
 
 
 def invalid_argument(violations: Mapping[str, str]) -> StatusError:
@@ -106,17 +152,28 @@ def _unpacked(detail: any_pb2.Any) -> Message:
     return _DETAIL_TYPES[_type_name(detail)].FromString(detail.value)
 
 
-def status_of(error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> StatusError:
+def status_of(error: BaseException, method: str, code: grpc.StatusCode | None = None) -> StatusError:
     """Return what the caller is told about an exception that ended its call of `method`.
 
-    A StatusError is its own answer. A method that the servicer does not have is UNIMPLEMENTED.
-    Anything else is a bug: logged with its traceback, and hidden from the caller.
+    A StatusError is its own answer, from a task of a TaskGroup too. A method that the servicer does
+    not have, which has set `code` to UNIMPLEMENTED, is that. Anything else is a bug: logged with its
+    traceback, and hidden from the caller.
     """
-    if isinstance(error, StatusError):
-        return error
-    if isinstance(error, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
+    if (intended := _status_error(error)) is not None:
+        return intended
+    if isinstance(error, NotImplementedError) and code is grpc.StatusCode.UNIMPLEMENTED:
         # What the methods of a generated servicer do until they are overridden.
         return StatusError(grpc.StatusCode.UNIMPLEMENTED, f"the server does not implement {method}")
     error_id = uuid.uuid4().hex
     log.error("unexpected exception", method=method, error_id=error_id, exc_info=error)
     return StatusError(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
+
+
+def _status_error(error: BaseException) -> StatusError | None:
+    """Return the StatusError that an exception is, or the first of a group that has no other kind."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, StatusError) else None
+    intended, rest = error.split((StatusError, asyncio.CancelledError))
+    if intended is None or rest is not None:
+        return None
+    return next(filter(None, map(_status_error, intended.exceptions)), None)

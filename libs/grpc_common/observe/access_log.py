@@ -41,11 +41,13 @@ class AccessLog:
             return
         assert call.code is not None
         fields: dict[str, object] = {
-            "method": call.method.path,
+            "method": call.unknown_path or call.method.path,
             "code": call.code.name,
             "duration": round(call.elapsed, 6),
             "peer": call.peer,
         }
+        if call.caller:
+            fields["caller"] = call.caller
         if call.trace_id:
             fields["trace_id"] = call.trace_id
         if call.deadline is not None:

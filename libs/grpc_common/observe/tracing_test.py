@@ -21,7 +21,8 @@ from grpc_common.config.sections import ServerSection
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.core.errors import StartError
 from grpc_common.observe.tracing import ClientTracing, ServerTracing, start_tracing
-from grpc_common.server.interception import ServerInterceptor
+from grpc_common.server.aio import AioEngine
+from grpc_common.server.lifecycle import Lifecycle
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
@@ -157,8 +158,8 @@ async def echo(tracing):
     """Serve Echo with spans on both sides; yield it. Its `channel` is traced, and `plain` is not."""
     service = Echo()
     service.seen = Seen()
-    interceptor = ServerInterceptor(ServerSection(), observers=[ServerTracing(tracing), service.seen])
-    server = grpc.aio.server(interceptors=[interceptor])
+    lifecycle = Lifecycle(ServerSection(), observers=[ServerTracing(tracing), service.seen])
+    server = grpc.aio.server(interceptors=[AioEngine(lifecycle)])
     service.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")

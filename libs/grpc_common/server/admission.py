@@ -1,9 +1,5 @@
 """How many calls a server takes at a time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
@@ -15,35 +11,50 @@ _PUSHBACK_MS = 500
 
 
 class Admission:
-    """Counts the calls in flight, and refuses those over a bound at once instead of queueing them."""
+    """Gives calls a place, from their headers until their status has left, and refuses those over a bound.
 
-    def __init__(self, limit: int) -> None:
+    A call that was refused has a status to send, too, and so counts until that has left.
+
+    Args:
+        limit: how many calls have a place at a time.
+        what: what they are called in the refusal.
+
+    """
+
+    def __init__(self, limit: int, what: str = "calls") -> None:
         self._limit = limit
+        self._what = what
         self.in_flight = 0
+        """How many calls have begun and not left."""
+        self.admitted = 0
+        """How many of these have a place."""
         self.arrivals = 0
         """How many calls have come, admitted or not."""
 
-    @contextmanager
-    def admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
-        """Hold a place for a call.
+    def arrived(self) -> None:
+        """Count a call whose headers have come."""
+        self.arrivals += 1
+        self.in_flight += 1
+
+    def admit(self) -> None:
+        """Take a place.
 
         Raises:
             StatusError: RESOURCE_EXHAUSTED, since all places are taken. Retrying clients are
                 told when to come back, in the form that gRPC has for it and in RetryInfo.
 
         """
-        self.arrivals += 1
-        if self.in_flight >= self._limit:
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", str(_PUSHBACK_MS)),))
-            raise _full(self._limit)
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+        if self.admitted >= self._limit:
+            raise self._full()
+        self.admitted += 1
 
+    def left(self, *, admitted: bool) -> None:
+        """Count a call whose status has left, and take its place back if it was admitted."""
+        self.in_flight -= 1
+        self.admitted -= admitted
 
-def _full(limit: int) -> StatusError:
-    retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=_PUSHBACK_MS * 1_000_000))
-    message = f"the server is busy with {limit} calls, which is all that it takes at a time"
-    return StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, retry)
+    def _full(self) -> StatusError:
+        retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=_PUSHBACK_MS * 1_000_000))
+        message = f"the server is busy with {self._limit} {self._what}, which is all that it takes at a time"
+        pushback = ("grpc-retry-pushback-ms", str(_PUSHBACK_MS))
+        return StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, retry, metadata=[pushback])

@@ -16,9 +16,10 @@ from grpc_common.config.sections import ServerConfig, ServerSection, TlsConfig
 from grpc_common.core.ports import bind
 from grpc_common.observe.setup import Observation
 from grpc_common.server import drain
+from grpc_common.server.aio import AioEngine
 from grpc_common.server.authorization import Authorizer
 from grpc_common.server.health import Dependency, Health
-from grpc_common.server.interception import ServerInterceptor
+from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.server.reflection import add_reflection
 
 log = structlog.get_logger()
@@ -40,14 +41,16 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self._observation = Observation(config)
-        self._interceptor = ServerInterceptor(
+        self._lifecycle = Lifecycle(
             config.server,
             observers=self._observation.observers,
             metrics=self._observation.metrics,
             authorizer=_authorizer(config.server.tls),
         )
         self._credentials = _credentials(config.server.tls)
-        self._server = grpc.aio.server(interceptors=[self._interceptor], options=options(config.server))
+        self._server = grpc.aio.server(
+            interceptors=[AioEngine(self._lifecycle)], options=options(config.server)
+        )
         self._health = Health()
         self._names: list[str] = []
         self._health.add_service(health.SERVICE_NAME)
@@ -145,13 +148,13 @@ class Server:
         await self._health.drain()
         await asyncio.sleep(config.delay)
         drain.close_listeners(port)
-        admission = self._interceptor.admission
+        admission = self._lifecycle.admission
         try:
             async with asyncio.timeout(config.grace):
                 await drain.quiet(admission, port)
         except TimeoutError:
             log.warning("calls outlast the grace and are cancelled", in_flight=admission.in_flight)
-        self._interceptor.end_built_in_calls()
+        self._lifecycle.end_built_in_calls()
         await self._server.stop(_CLOSING)
         log.info("stopped")
 

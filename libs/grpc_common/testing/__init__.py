@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 
 from grpc_common.config.sections import ServerConfig
-from grpc_common.server.interception import ServerInterceptor
+from grpc_common.server.aio import AioEngine
+from grpc_common.server.lifecycle import Lifecycle
 
 
 @asynccontextmanager
@@ -15,7 +16,7 @@ async def serve_on_loopback[Servicer](
     servicer: Servicer, add_to_server: Callable[[Servicer, grpc.aio.Server], Any]
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serve `servicer` on a free port and yield a channel to it."""
-    server = grpc.aio.server(interceptors=[ServerInterceptor(ServerConfig().server)])
+    server = grpc.aio.server(interceptors=[AioEngine(Lifecycle(ServerConfig().server))])
     add_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

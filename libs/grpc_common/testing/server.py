@@ -71,13 +71,35 @@ def _add(methods: Methods, server: grpc.aio.Server) -> None:
 @asynccontextmanager
 async def serving(**environ: str) -> AsyncIterator[tuple[int, Methods]]:
     """Serve `test.Methods` as these variables configure it; yield the port and the service."""
-    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_GRACE": "1s"}
-    server = Server(load(ServerConfig, environ=ours | environ))
     methods = Methods()
-    server.add(methods, _add, name="test.Methods")
-    async with server.serving() as port:
+    async with _serving(methods, _add, environ) as port:
         yield port, methods
         methods.opened.set()
+
+
+@asynccontextmanager
+async def serving_handlers(
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]], **environ: str
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Serve methods of `test.Methods` that the test brings, {name: handler}; yield a channel to them."""
+
+    def add(_servicer: None, server: grpc.aio.Server) -> None:
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Methods", handlers)])
+
+    async with (
+        _serving(None, add, environ) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        yield channel
+
+
+@asynccontextmanager
+async def _serving(servicer: Any, add: Any, environ: dict[str, str]) -> AsyncIterator[int]:
+    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_GRACE": "1s"}
+    server = Server(load(ServerConfig, environ=ours | environ))
+    server.add(servicer, add, name="test.Methods")
+    async with server.serving() as port:
+        yield port
 
 
 @contextmanager

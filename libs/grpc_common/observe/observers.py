@@ -1,0 +1,54 @@
+"""Tells observers of calls, none of which can change what becomes of a call."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import prometheus_client
+import structlog
+
+from grpc_common.core.calls import Call, CallObserver
+
+log = structlog.get_logger()
+
+_FAILURES = prometheus_client.Counter(
+    "grpc_observer_failures", "Exceptions that observers of calls have raised.", ["observer"]
+)
+
+_LOG_INTERVAL = 60.0
+"""Seconds in which the failures of one observer are logged once: they may come with every call."""
+
+
+class Observers:
+    """The observers of a server's or a channel's calls."""
+
+    def __init__(self, observers: Iterable[CallObserver]) -> None:
+        self._observers = tuple(observers)
+        self._logged: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def started(self, call: Call) -> None:
+        """Tell each observer that a call begins."""
+        for observer in self._observers:
+            self._tell(observer, observer.started, call)
+
+    def ended(self, call: Call) -> None:
+        """Tell each observer that a call has ended with `call.code`."""
+        for observer in self._observers:
+            self._tell(observer, observer.ended, call)
+
+    def _tell(self, observer: CallObserver, event: Callable[[Call], None], call: Call) -> None:
+        try:
+            event(call)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 (whatever it is, the call goes on)
+            self._failed(type(observer).__name__, error)
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        _FAILURES.labels(name).inc()
+        now = time.monotonic()
+        if now - self._logged.get(name, -_LOG_INTERVAL) >= _LOG_INTERVAL:
+            self._logged[name] = now
+            log.error("observer failed, calls go on", observer=name, exc_info=error)

@@ -1,0 +1,100 @@
+"""One call of a server, from its headers until its status has left."""
+
+import asyncio
+from typing import Any
+
+import grpc
+
+from grpc_common.core.calls import Call, Method, current_call
+from grpc_common.core.errors import StatusError, status_of
+from grpc_common.observe.observers import Observers
+from grpc_common.server.rpc import Rpc
+
+
+class ServerCall(Call):
+    """What hangs on a call: its status, the observers, its end before its handler's.
+
+    Make it in the task of the call.
+    """
+
+    __slots__ = ("_ending", "_observers", "_task", "admitted", "failure", "in_handler", "overdue", "rpc")
+
+    def __init__(self, method: Method, rpc: Rpc, observers: Observers) -> None:
+        context = rpc.context
+        super().__init__(
+            method,
+            metadata=list(context.invocation_metadata() or ()),
+            peer=context.peer(),
+            deadline=context.time_remaining(),
+        )
+        self.rpc = rpc
+        self.admitted = False
+        self.in_handler = False
+        """Whether the servicer's code was called."""
+        self.overdue: StatusError | None = None
+        """The status of the call once it has expired."""
+        self.failure: StatusError | None = None
+        """The status that was decided before the handler's end: by abort, a deadline or a shutdown."""
+        self._observers = observers
+        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # the caller's
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call's status is decided, so that no message can be sent any more."""
+        return self.code is not None or self.failure is not None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the task of the call was cancelled, as it is when the caller is gone."""
+        return self._task.cancelling() > 0
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the task of the call is the one that asks."""
+        return asyncio.current_task() is self._task
+
+    def begin(self) -> None:
+        """Tell observers of the call."""
+        current_call.set(self)
+        self._observers.started(self)
+
+    def finish(self, code: grpc.StatusCode) -> None:
+        """Tell observers how the call has ended."""
+        assert self.code is None
+        self.code = code
+        if self.runs_here:
+            self._observers.ended(self)
+        else:  # observers may have set context variables
+            self._task.get_context().run(self._observers.ended, self)
+
+    async def end(self, error: StatusError) -> None:
+        """Send the status of `error`, unless the call has one, and return once it has left."""
+        if self.code is None:
+            status = self._status(error)
+            self.finish(status.code)
+            await self.rpc.answer(status)
+
+    def end_early(self, error: StatusError) -> None:
+        """Send the status of `error` at once and cancel the handler, whatever that makes of it."""
+        if not self.is_over:
+            self.failure = error
+            self._ending = asyncio.get_running_loop().create_task(self.end(error))
+            self.rpc.interrupt()
+
+    def expire(self) -> None:
+        """End the call, since it has taken longer than it may."""
+        assert self.overdue is not None
+        self.end_early(self.overdue)
+
+    async def ended_early(self) -> None:
+        """Wait until the status of `end_early` has left."""
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+
+    def _status(self, error: StatusError) -> grpc.Status:
+        trailers = self.rpc.context.trailing_metadata() or ()
+        try:
+            return error.to_status(trailers)
+        except Exception as mistake:  # noqa: BLE001 (a servicer's own class of errors may do anything)
+            return status_of(mistake, self.method.path).to_status()

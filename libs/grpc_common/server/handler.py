@@ -1,0 +1,209 @@
+"""Runs the methods of servicers, in each of the forms that grpc.aio takes them."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health
+
+from grpc_common.core.calls import CallType, Method
+from grpc_common.core.errors import StatusError, printable
+from grpc_common.observe.metrics import UNKNOWN_METHOD, CallMetrics
+from grpc_common.server import reflection
+from grpc_common.server.call import ServerCall
+from grpc_common.server.context import Context
+from grpc_common.server.threads import SyncContext, Threads
+
+type MethodHandler = grpc.RpcMethodHandler[Any, Any]
+
+BUILT_IN = frozenset({health.SERVICE_NAME, *reflection.SERVICE_NAMES})
+"""Services of the server itself, which answer when it is full."""
+
+_CANCELLATION_DELAY = 0.001
+"""Seconds. A client that cancels while requests are awaited looks, until gRPC's next event, like one that
+has sent all that it had; a wait of no time misses 3 in 100."""
+
+_LONGEST_PATH = 200
+"""Characters of an unknown method's path that are told to the caller and to the log."""
+
+
+class Handler:
+    """A method of a servicer.
+
+    Args:
+        path: `/package.Service/Method`.
+        handler: the method as it is registered with gRPC.
+        threads: run plain functions.
+        metrics: counts messages.
+        max_send_size: bytes of the largest response.
+
+    """
+
+    unknown_path = ""
+
+    def __init__(
+        self,
+        path: str,
+        handler: MethodHandler,
+        threads: Threads,
+        metrics: CallMetrics | None = None,
+        max_send_size: int = 0,
+    ) -> None:
+        call_type = CallType.of(
+            request_streaming=handler.request_streaming, response_streaming=handler.response_streaming
+        )
+        self.method = Method.from_path(path, call_type)
+        self.built_in = self.method.service in BUILT_IN
+        self.streams_responses = handler.response_streaming
+        self.stays_open = self.built_in and call_type is CallType.SERVER_STREAM
+        """Whether calls may last as long as the server, once their request is there: health watches."""
+        self._streams_requests = handler.request_streaming
+        self._behavior: Callable[[Any, Any], Any] = getattr(handler, call_type.shape)
+        self._is_plain = not _is_async(self._behavior)
+        self._threads = threads
+        self._max_send_size = max_send_size
+        self._deserializer, self._serializer = handler.request_deserializer, handler.response_serializer
+        if metrics is not None:
+            self._deserializer = metrics.counted(self._deserializer, self.method, "received")
+            self._serializer = metrics.counted(self._serializer, self.method, "sent")
+
+    async def receive(self, call: ServerCall) -> Any:
+        """Return the request, or the requests if the method streams them.
+
+        Raises:
+            StatusError: the request can't be parsed, or none has come.
+
+        """
+        if self._streams_requests:
+            return _Requests(call, self)
+        message = await call.rpc.read()
+        if message is None:
+            await asyncio.sleep(_CANCELLATION_DELAY)
+            raise StatusError(grpc.StatusCode.INTERNAL, f"the request of {self.method.path} has no message")
+        return self.parse(message)
+
+    async def respond(self, call: ServerCall, request: Any) -> bytes:
+        """Run the method, and return the message to send with the status; empty if it streams responses."""
+        context = Context(call, self)
+        if self._is_plain:
+            result = await self._run_in_thread(context, request)
+        else:
+            result = self._behavior(request, context)
+        message = b""
+        if self.streams_responses:
+            await _write_all(context, result)
+        else:
+            response = await result if inspect.isawaitable(result) else result
+            # With a code of its own a servicer may return None, for which there is no message.
+            message = self.serialize(response) if context.code() in {None, grpc.StatusCode.OK} else b""
+        if self._streams_requests:
+            await asyncio.sleep(_CANCELLATION_DELAY)
+        return message
+
+    async def _run_in_thread(self, context: Context, request: Any) -> Any:
+        sync_context = SyncContext(context)
+
+        def work() -> Any:
+            requests = sync_context.iterate(request) if self._streams_requests else request
+            result = self._behavior(requests, sync_context)
+            if self.streams_responses and isinstance(result, Iterable):
+                sync_context.write_all(result)
+                return None
+            return result
+
+        try:
+            return await self._threads.run(work)
+        finally:
+            sync_context.close()
+
+    def parse(self, message: bytes) -> Any:
+        """Return the request that a client has sent.
+
+        Raises:
+            StatusError: it is none; INTERNAL, as gRPC has it for this.
+
+        """
+        try:
+            return self._deserializer(message) if self._deserializer else message
+        except Exception:  # noqa: BLE001 (each serialization has its own)
+            raise StatusError(
+                grpc.StatusCode.INTERNAL, f"the request of {self.method.path} can't be parsed"
+            ) from None
+
+    def serialize(self, response: Any) -> bytes:
+        """Return what is sent to the client.
+
+        Raises:
+            StatusError: RESOURCE_EXHAUSTED, since it is too large.
+            TypeError: it is no message.
+
+        """
+        message = self._serializer(response) if self._serializer else response
+        if type(message) is not bytes:
+            raise TypeError(f"{self.method.path} has returned {type(message).__name__}, which is no message")
+        if len(message) > self._max_send_size:
+            raise StatusError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "the response is larger than max_send_msg_size "
+                f"({len(message)} vs. {self._max_send_size} bytes)",
+            )
+        return message
+
+
+class UnknownHandler(Handler):
+    """Stands for a method that the server does not have; refuses each call before its message comes."""
+
+    def __init__(self, path: str, threads: Threads) -> None:
+        self.unknown_path = printable(path[:_LONGEST_PATH])
+        super().__init__("/unknown/unknown", grpc.stream_unary_rpc_method_handler(self._refuse), threads)
+        self.method = UNKNOWN_METHOD
+
+    async def _refuse(self, _requests: Any, _context: Any) -> None:
+        what = f"the server does not implement {self.unknown_path}"
+        raise StatusError(grpc.StatusCode.UNIMPLEMENTED, what)
+
+
+class _Requests:
+    """The messages that a client streams."""
+
+    def __init__(self, call: ServerCall, handler: Handler) -> None:
+        self._call = call
+        self._handler = handler
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        message = await self._call.rpc.read()
+        if message is None:
+            raise StopAsyncIteration
+        return self._handler.parse(message)
+
+
+async def _write_all(context: Context, responses: Any) -> None:
+    if responses is None:
+        return  # a plain function has written them
+    if not isinstance(responses, AsyncIterable):
+        await responses  # a coroutine that writes by itself
+        return
+    iterator = aiter(responses)
+    try:
+        async for response in iterator:
+            await context.write(response)
+    finally:
+        if inspect.isasyncgen(iterator):
+            await iterator.aclose()
+
+
+def _is_async(behavior: Callable[..., Any]) -> bool:
+    """Return whether a method is to be called in the event loop.
+
+    What wraps a method, as a decorator does, counts as what it wraps; an object as its `__call__`.
+    """
+    function = behavior
+    while inner := getattr(function, "__wrapped__", None) or getattr(function, "func", None):
+        function = inner
+    forms = (behavior, function, type(function).__call__)
+    return any(inspect.iscoroutinefunction(form) or inspect.isasyncgenfunction(form) for form in forms)

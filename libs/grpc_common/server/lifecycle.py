@@ -1,0 +1,197 @@
+"""The life of a server's calls: what happens around every handler, whichever engine drives it.
+
+The order is fixed: observers see the call, the caller is checked, then whether there is room; its
+deadline begins; its message is awaited and the handler runs; whatever becomes of that is a status.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from grpc_common.config.durations import format_duration
+from grpc_common.config.sections import ServerSection
+from grpc_common.core.calls import CallObserver, CallType
+from grpc_common.core.errors import StatusError, status_of
+from grpc_common.observe.metrics import CallMetrics
+from grpc_common.observe.observers import Observers
+from grpc_common.server.admission import Admission
+from grpc_common.server.authorization import Authorizer
+from grpc_common.server.call import ServerCall
+from grpc_common.server.deadlines import Deadlines
+from grpc_common.server.flush import Streams
+from grpc_common.server.handler import Handler, MethodHandler, UnknownHandler
+from grpc_common.server.rpc import Rpc
+from grpc_common.server.threads import Threads
+
+_DEADLINE_SLACK = 0.1
+"""Seconds. On the client's clock the deadline is over earlier than here, by the time the request took."""
+
+_WATCHES = 10_000
+"""Open streams of health and reflection: one for each connection of a large fleet, some 90 MB."""
+
+_CHECKS = 1000
+"""The same for single requests, apart from the streams: whoever fills those must not stop probes."""
+
+
+class Lifecycle:
+    """Lives the calls of one server.
+
+    Args:
+        config: limits and deadlines.
+        observers: are told of each call.
+        metrics: counts messages.
+        authorizer: says who may call what; None lets everyone.
+
+    """
+
+    def __init__(
+        self,
+        config: ServerSection,
+        *,
+        observers: Sequence[CallObserver] = (),
+        metrics: CallMetrics | None = None,
+        authorizer: Authorizer | None = None,
+    ) -> None:
+        self.admission = Admission(config.max_concurrent_calls)
+        self._watches = Admission(_WATCHES, "health watches and the like")
+        self._checks = Admission(_CHECKS, "health checks")
+        self._unary = Deadlines(config.default_deadline)
+        self._streaming = Deadlines(config.default_stream_deadline)
+        self._observers = Observers(observers)
+        self._metrics = metrics
+        self._authorizer = authorizer
+        self._max_send_size = config.max_send_msg_size
+        self._flush = Streams()
+        self._threads = Threads()
+        self._built_in_calls: set[ServerCall] = set()
+
+    def adopt(self, path: str, method: MethodHandler) -> Handler:
+        """Return the handler of a method that the server has."""
+        return Handler(path, method, self._threads, self._metrics, self._max_send_size)
+
+    def unknown(self, path: str) -> Handler:
+        """Return the handler of a method that the server does not have."""
+        return UnknownHandler(path, self._threads)
+
+    async def live(self, handler: Handler, rpc: Rpc) -> bytes:
+        """Live a call from its headers on, in its own task.
+
+        Returns:
+            The message to send with the status OK, unless the call is answered when this returns;
+            empty if the method streams its responses.
+
+        Raises:
+            asyncio.CancelledError: the caller is gone.
+
+        """
+        call = ServerCall(handler.method, rpc, self._observers)
+        call.unknown_path = handler.unknown_path
+        admission = self._admission_of(handler)
+        admission.arrived()
+        rpc.when_left(lambda: admission.left(admitted=call.admitted))
+        call.begin()
+        message, failure = await self._respond(call, handler, admission)
+        if failure is None:
+            call.finish(grpc.StatusCode.OK)
+        else:
+            await call.end(failure)
+            await call.ended_early()
+        return message
+
+    async def _respond(
+        self, call: ServerCall, handler: Handler, admission: Admission
+    ) -> tuple[bytes, StatusError | None]:
+        deadlines = self._deadlines_of(handler)
+        try:
+            self._admit(call, admission)
+            if call.deadline is None or handler.built_in:
+                call.overdue = _overdue(deadlines.seconds)
+                deadlines.add(call)
+            if handler.built_in:
+                self._built_in_calls.add(call)
+            request = await handler.receive(call)
+            if handler.stays_open:
+                deadlines.remove(call)
+            call.in_handler = True
+            message = await self._run(call, handler, request)
+            deadlines.remove(call)  # the servicer was in time, even if the network is not
+            if handler.streams_responses and not handler.built_in:
+                await self._flush.sent(call.peer)
+        except BaseException as error:  # noqa: BLE001 (every end of a handler is a status)
+            return b"", _failure(call, error)
+        else:
+            return message, call.failure or _status_of_servicer(call)
+        finally:
+            deadlines.remove(call)
+            self._built_in_calls.discard(call)
+
+    async def _run(self, call: ServerCall, handler: Handler, request: Any) -> bytes:
+        if handler.built_in or not handler.streams_responses:
+            return await handler.respond(call, request)
+        with self._flush.running(call.peer):
+            return await handler.respond(call, request)
+
+    def _admit(self, call: ServerCall, admission: Admission) -> None:
+        if self._authorizer is not None:
+            self._authorizer.check(call.method.path, call.rpc.context.auth_context())
+        admission.admit()
+        call.admitted = True
+
+    def _admission_of(self, handler: Handler) -> Admission:
+        if not handler.built_in:
+            return self.admission
+        return self._watches if handler.streams_responses else self._checks
+
+    def _deadlines_of(self, handler: Handler) -> Deadlines:
+        is_unary = handler.method.type is CallType.UNARY or handler.stays_open
+        return self._unary if is_unary else self._streaming
+
+    def end_built_in_calls(self) -> None:
+        """End health watches and the like with UNAVAILABLE, since their clients never would."""
+        error = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+        for call in list(self._built_in_calls):
+            call.end_early(error)
+
+
+def _failure(call: ServerCall, error: BaseException) -> StatusError:
+    """Return the status of a call that an exception has ended.
+
+    Raises:
+        BaseException: nobody waits for a status.
+
+    """
+    if isinstance(error, KeyboardInterrupt) or not call.runs_here:  # a coroutine that is closed has no task
+        raise error
+    if call.failure is None and not (call.is_cancelled or call.rpc.is_gone):
+        return status_of(error, call.method.path, call.rpc.context.code())
+    failure = call.failure or _cancelled(call)
+    if not call.in_handler and call.failure is None:
+        call.finish(failure.code)
+        raise error
+    if not isinstance(error, asyncio.CancelledError | grpc.aio.AbortError):
+        status_of(error, call.method.path)  # a bug on the way out is one, too, and logged
+    return failure
+
+
+def _cancelled(call: ServerCall) -> StatusError:
+    if call.deadline is not None and call.rpc.context.time_remaining() < _DEADLINE_SLACK:
+        return StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call is over")
+    return StatusError(grpc.StatusCode.CANCELLED, "the call was cancelled")
+
+
+def _status_of_servicer(call: ServerCall) -> StatusError | None:
+    """Return the status that the servicer has set without an exception, if it is not OK."""
+    code = call.rpc.context.code()
+    if code in {None, grpc.StatusCode.OK}:
+        return None
+    return StatusError(code, call.rpc.context.details() or "")
+
+
+def _overdue(seconds: float | None) -> StatusError:
+    limit = format_duration(seconds or 0)
+    return StatusError(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        f"the call took longer than {limit}, which holds for calls without a deadline of their own",
+    )
