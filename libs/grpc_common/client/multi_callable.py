@@ -8,19 +8,17 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 
+from grpc_common.client.generation import Generation, Generations
 from grpc_common.client.waiting import deferring_channel
 from grpc_common.core.calls import Call, Method
 
-if TYPE_CHECKING:
-    from grpc_common.client.swapping import Generation, SwappingChannel
-
 
 class MultiCallable:
-    """Calls one method of the service behind a `SwappingChannel`.
+    """Calls one method of a service.
 
     Args:
         channel: what the calls are made on.
@@ -31,7 +29,7 @@ class MultiCallable:
     """
 
     def __init__(
-        self, channel: SwappingChannel, method: Method, deadline: float, serialization: dict[str, Any]
+        self, channel: Generations, method: Method, deadline: float, serialization: dict[str, Any]
     ) -> None:
         self._channel = channel
         self._method = method
@@ -53,8 +51,7 @@ class MultiCallable:
         if not self._channel.observers:
             return self._start(request, timeout=timeout, metadata=metadata, **options)
         call = Call(self._method, list(metadata or ()), self._channel.target, timeout)
-        for observer in self._channel.observers:
-            observer.started(call)
+        self._channel.observers.started(call)
         try:
             started = self._start(request, timeout=timeout, metadata=call.metadata, **options)
         except BaseException:
@@ -65,8 +62,7 @@ class MultiCallable:
 
     def _ended(self, call: Call, code: grpc.StatusCode) -> None:
         call.code = code
-        for observer in self._channel.observers:
-            observer.ended(call)
+        self._channel.observers.ended(call)
 
     def _start(self, request: Any, **options: Any) -> grpc.aio.Call:
         generation = self._channel.current

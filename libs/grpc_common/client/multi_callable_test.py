@@ -198,3 +198,27 @@ async def test_messages_are_counted():
         before = count("sent"), count("received")
         assert len([_ async for _ in client.stream_stream(path("Chat"))(iter([b"a", b"b", b"c"]))]) == 3
     assert (count("sent") - before[0], count("received") - before[1]) == (3, 3)
+
+
+async def test_observer_that_raises_changes_no_call():
+    """Whatever an observer does, calls of every type end as without it, and the other observers see them."""
+
+    class Broken:
+        def started(self, _call: Call) -> None:
+            raise ValueError("at the start")
+
+        def ended(self, _call: Call) -> None:
+            raise asyncio.CancelledError
+
+    recorder = Recorder()
+    async with (
+        Backend.serving() as (backend, address),
+        channel(address, observers=[Broken(), recorder]) as client,
+    ):
+        backend.release.set()
+        assert await client.unary_unary(path("Echo"))(b"a") == b"a"
+        assert [answer async for answer in client.unary_stream(path("Watch"))(b"b")] == [b"b", b"b"]
+        assert await client.stream_unary(path("Collect"))(iter([b"c", b"d"])) == b"cd"
+        assert [answer async for answer in client.stream_stream(path("Chat"))(iter([b"e"]))] == [b"e"]
+        await recorder.all_ended.wait()
+    assert recorder.codes() == [OK] * 4

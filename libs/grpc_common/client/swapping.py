@@ -14,52 +14,17 @@ from typing import Any, Self
 import grpc
 import structlog
 
+from grpc_common.client.generation import Generation
 from grpc_common.client.multi_callable import StreamMultiCallable, UnaryMultiCallable, rpc_error
 from grpc_common.core.calls import CallObserver, CallType, Method
 from grpc_common.observe.metrics import CallMetrics
+from grpc_common.observe.observers import Observers
 
 log = structlog.get_logger()
 
 _READY = grpc.ChannelConnectivity.READY
 _FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
-
-
-class Generation:
-    """One channel of grpc's, and how many calls are on it."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.channel = channel
-        self._calls = 0
-        self._on_idle: Callable[[], object] | None = None
-        self._watch: asyncio.Task[None] | None = None
-
-    def count(self, call: grpc.aio.Call) -> None:
-        """Have `call` keep the channel open until it ends."""
-        self._calls += 1
-        call.add_done_callback(self._ended)
-
-    def when_idle(self, on_idle: Callable[[], object]) -> None:
-        """Call `on_idle` once no call is left; no call starts after this one."""
-        self._on_idle = on_idle
-        self._check()
-
-    def _ended(self, _call: grpc.aio.Call) -> None:
-        self._calls -= 1
-        self._check()
-
-    def _check(self) -> None:
-        if self._on_idle is not None and not self._calls:
-            self._on_idle()
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Wait until the state is another one; any number may wait, and stop to.
-
-        C-core keeps each watch that is given up until the state changes, so that all share one.
-        """
-        if self._watch is None or self._watch.done():
-            self._watch = asyncio.create_task(self.channel.wait_for_state_change(last_observed_state))
-        await asyncio.wait([self._watch])
 
 
 class SwappingChannel(grpc.aio.Channel):
@@ -88,7 +53,8 @@ class SwappingChannel(grpc.aio.Channel):
         observers: Sequence[CallObserver] = (),
     ) -> None:
         self.target = target
-        self.observers = tuple(observers)
+        self.observers = Observers(observers)
+        self._metrics = [observer for observer in observers if isinstance(observer, CallMetrics)]
         self.current: Generation | None = None
         self._open = open_channel
         self._deadlines = deadlines
@@ -242,10 +208,9 @@ class SwappingChannel(grpc.aio.Channel):
         **options: Any,
     ) -> tuple[SwappingChannel, Method, float, dict[str, Any]]:
         method = Method.from_path(path, call_type)
-        for observer in self.observers:
-            if isinstance(observer, CallMetrics):
-                request_serializer = observer.counted(request_serializer, method, "sent")
-                response_deserializer = observer.counted(response_deserializer, method, "received")
+        for metrics in self._metrics:
+            request_serializer = metrics.counted(request_serializer, method, "sent")
+            response_deserializer = metrics.counted(response_deserializer, method, "received")
         deadline = self._method_deadlines.get(path.removeprefix("/"), self._deadlines[call_type])
         serialization = {
             "request_serializer": request_serializer,
