@@ -82,9 +82,12 @@ class AioEngine(grpc.aio.ServerInterceptor):
         """Return the method that a call asks for as it is registered with grpc.aio."""
         path = handler_call_details.method
         if path not in self._adapted:
-            handler = await continuation(handler_call_details)
+            try:
+                handler = await continuation(handler_call_details)
+            except Exception as error:  # noqa: BLE001 (gRPC would tell the caller its text)
+                return self._adapt(self._lifecycle.refuse(path, error))
             if handler is None:
-                return self._adapt(self._lifecycle.unknown(path))
+                return self._adapt(self._lifecycle.refuse(path))
             self._adapted[path] = self._adapt(self._lifecycle.adopt(path, handler))
         return self._adapted[path]
 

@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import grpc
 
 from grpc_common.core.errors import CODES, StatusError
 from grpc_common.server.call import ServerCall
-
-if TYPE_CHECKING:
-    from grpc_common.server.handler import Handler
+from grpc_common.server.codec import Codec
 
 type Metadata = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
 
@@ -30,21 +28,21 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
     an abort that the servicer swallows, and would crash for what is asked after the call's end.
     """
 
-    def __init__(self, call: ServerCall, handler: Handler) -> None:
+    def __init__(self, call: ServerCall, codec: Codec) -> None:
         self.call = call
-        self._handler = handler
+        self._codec = codec
         self._inner = call.rpc.context
 
     async def read(self) -> Any:
         """Return the next request, or grpc.aio.EOF after the last one."""
         self._check_open()
         message = await self.call.rpc.read()
-        return grpc.aio.EOF if message is None else self._handler.parse(message)
+        return grpc.aio.EOF if message is None else self._codec.parse(message)
 
     async def write(self, message: Any) -> None:
         """Send a response."""
         self._check_open()
-        await self.call.rpc.write(self._handler.serialize(message))
+        await self.call.rpc.write(self._codec.serialize(message))
 
     async def send_initial_metadata(self, initial_metadata: Metadata) -> None:
         """Send the headers, which otherwise go with the first response."""

@@ -7,7 +7,9 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from grpc_common import StatusError
+from grpc_common import ServerConfig, StatusError
+from grpc_common.server.aio import AioEngine
+from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.testing.server import serving_handlers
 
 PRIVATE = "what only the log may tell"
@@ -292,3 +294,22 @@ async def test_response_that_is_no_message(response):
         async with serving_handlers({"Unary": grpc.unary_unary_rpc_method_handler(unary)}) as channel:
             code, details = await outcome(channel, "Unary")
     assert (code, details[:15]) == (INTERNAL, "internal error ")
+
+
+async def test_handler_that_cannot_be_found():
+    """A generic handler that raises ends its calls without telling the caller why."""
+
+    class Broken(grpc.GenericRpcHandler):
+        def service(self, _details):
+            raise ValueError(PRIVATE)
+
+    server = grpc.aio.server(interceptors=[AioEngine(Lifecycle(ServerConfig().server))])
+    server.add_generic_rpc_handlers([Broken()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    with capture_logs() as logs:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            code, details = await outcome(channel, "Unary")
+    await server.stop(None)
+    assert (code, details[:15]) == (INTERNAL, "internal error ")
+    assert "unexpected exception" in [line["event"] for line in logs]

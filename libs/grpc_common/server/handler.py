@@ -13,6 +13,7 @@ from grpc_common.core.errors import StatusError, printable
 from grpc_common.observe.metrics import UNKNOWN_METHOD, CallMetrics
 from grpc_common.server import reflection
 from grpc_common.server.call import ServerCall
+from grpc_common.server.codec import Codec
 from grpc_common.server.context import Context
 from grpc_common.server.threads import SyncContext, Threads
 
@@ -63,11 +64,7 @@ class Handler:
         self._behavior: Callable[[Any, Any], Any] = getattr(handler, call_type.shape)
         self._is_plain = not _is_async(self._behavior)
         self._threads = threads
-        self._max_send_size = max_send_size
-        self._deserializer, self._serializer = handler.request_deserializer, handler.response_serializer
-        if metrics is not None:
-            self._deserializer = metrics.counted(self._deserializer, self.method, "received")
-            self._serializer = metrics.counted(self._serializer, self.method, "sent")
+        self._codec = Codec(self.method, handler, metrics, max_send_size)
 
     async def receive(self, call: ServerCall) -> Any:
         """Return the request, or the requests if the method streams them.
@@ -77,16 +74,16 @@ class Handler:
 
         """
         if self._streams_requests:
-            return _Requests(call, self)
+            return _Requests(call, self._codec)
         message = await call.rpc.read()
         if message is None:
             await asyncio.sleep(_CANCELLATION_DELAY)
             raise StatusError(grpc.StatusCode.INTERNAL, f"the request of {self.method.path} has no message")
-        return self.parse(message)
+        return self._codec.parse(message)
 
     async def respond(self, call: ServerCall, request: Any) -> bytes:
         """Run the method, and return the message to send with the status; empty if it streams responses."""
-        context = Context(call, self)
+        context = Context(call, self._codec)
         if self._is_plain:
             result = await self._run_in_thread(context, request)
         else:
@@ -97,7 +94,7 @@ class Handler:
         else:
             response = await result if inspect.isawaitable(result) else result
             # With a code of its own a servicer may return None, for which there is no message.
-            message = self.serialize(response) if context.code() in {None, grpc.StatusCode.OK} else b""
+            message = self._codec.serialize(response) if context.code() in {None, grpc.StatusCode.OK} else b""
         if self._streams_requests:
             await asyncio.sleep(_CANCELLATION_DELAY)
         return message
@@ -118,59 +115,31 @@ class Handler:
         finally:
             sync_context.close()
 
-    def parse(self, message: bytes) -> Any:
-        """Return the request that a client has sent.
 
-        Raises:
-            StatusError: it is none; INTERNAL, as gRPC has it for this.
+class RefusingHandler(Handler):
+    """Stands for a method that can't be served: ends each call with `error`, before its message comes."""
 
-        """
-        try:
-            return self._deserializer(message) if self._deserializer else message
-        except Exception:  # noqa: BLE001 (each serialization has its own)
-            raise StatusError(
-                grpc.StatusCode.INTERNAL, f"the request of {self.method.path} can't be parsed"
-            ) from None
-
-    def serialize(self, response: Any) -> bytes:
-        """Return what is sent to the client.
-
-        Raises:
-            StatusError: RESOURCE_EXHAUSTED, since it is too large.
-            TypeError: it is no message.
-
-        """
-        message = self._serializer(response) if self._serializer else response
-        if type(message) is not bytes:
-            raise TypeError(f"{self.method.path} has returned {type(message).__name__}, which is no message")
-        if len(message) > self._max_send_size:
-            raise StatusError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                "the response is larger than max_send_msg_size "
-                f"({len(message)} vs. {self._max_send_size} bytes)",
-            )
-        return message
-
-
-class UnknownHandler(Handler):
-    """Stands for a method that the server does not have; refuses each call before its message comes."""
-
-    def __init__(self, path: str, threads: Threads) -> None:
-        self.unknown_path = printable(path[:_LONGEST_PATH])
+    def __init__(self, path: str, error: Exception, threads: Threads) -> None:
+        self.unknown_path = shown_path(path)
+        self._error = error
         super().__init__("/unknown/unknown", grpc.stream_unary_rpc_method_handler(self._refuse), threads)
         self.method = UNKNOWN_METHOD
 
     async def _refuse(self, _requests: Any, _context: Any) -> None:
-        what = f"the server does not implement {self.unknown_path}"
-        raise StatusError(grpc.StatusCode.UNIMPLEMENTED, what)
+        raise self._error
+
+
+def shown_path(path: str) -> str:
+    """Return a path that a caller has sent as it may be shown to the caller and in the log."""
+    return printable(path[:_LONGEST_PATH])
 
 
 class _Requests:
     """The messages that a client streams."""
 
-    def __init__(self, call: ServerCall, handler: Handler) -> None:
+    def __init__(self, call: ServerCall, codec: Codec) -> None:
         self._call = call
-        self._handler = handler
+        self._codec = codec
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -179,7 +148,7 @@ class _Requests:
         message = await self._call.rpc.read()
         if message is None:
             raise StopAsyncIteration
-        return self._handler.parse(message)
+        return self._codec.parse(message)
 
 
 async def _write_all(context: Context, responses: Any) -> None:

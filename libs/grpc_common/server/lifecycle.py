@@ -21,7 +21,7 @@ from grpc_common.server.authorization import Authorizer
 from grpc_common.server.call import ServerCall
 from grpc_common.server.deadlines import Deadlines
 from grpc_common.server.flush import Streams
-from grpc_common.server.handler import Handler, MethodHandler, UnknownHandler
+from grpc_common.server.handler import Handler, MethodHandler, RefusingHandler, shown_path
 from grpc_common.server.rpc import Rpc
 from grpc_common.server.threads import Threads
 
@@ -71,9 +71,11 @@ class Lifecycle:
         """Return the handler of a method that the server has."""
         return Handler(path, method, self._threads, self._metrics, self._max_send_size)
 
-    def unknown(self, path: str) -> Handler:
-        """Return the handler of a method that the server does not have."""
-        return UnknownHandler(path, self._threads)
+    def refuse(self, path: str, error: Exception | None = None) -> Handler:
+        """Return the handler of a method that does not exist, or whose look-up has raised `error`."""
+        what = f"the server does not implement {shown_path(path)}"
+        error = error or StatusError(grpc.StatusCode.UNIMPLEMENTED, what)
+        return RefusingHandler(path, error, self._threads)
 
     async def live(self, handler: Handler, rpc: Rpc) -> bytes:
         """Live a call from its headers on, in its own task.

@@ -7,12 +7,11 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent import futures
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import grpc
 
-if TYPE_CHECKING:
-    from grpc_common.server.context import Context, Metadata
+from grpc_common.server.context import Context, Metadata
 
 _LIMIT = 32
 """Threads at most, as asyncio's own pool has; a call that gets none waits for one until its deadline."""
