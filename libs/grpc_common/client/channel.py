@@ -186,6 +186,7 @@ async def channel(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            dialer.close()
 
 
 async def _wait_until_ready(swapping: SwappingChannel, dialer: Dialer, seconds: float) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
+import structlog
 import trustme
 from dnslib import QTYPE, RR, A
 from dnslib.server import DNSServer
@@ -273,6 +274,37 @@ async def test_unusable_certificate_files_change_nothing(ca, tmp_path, monkeypat
         async with asyncio.timeout(20):
             while backend.certificate == first:
                 await echo(b"")
+
+
+async def test_follower_of_the_certificate_survives_any_exception(ca, tmp_path, monkeypatch):
+    """After an error that nobody expected new certificates are taken as before, and the log has it."""
+    monkeypatch.setattr("grpc_common.client.dialer._CERTIFICATE_INTERVAL", 0.01)
+    CertificateDirectory(tmp_path / "server", ca)
+    files = CertificateDirectory(tmp_path / "client", ca, "client.test")
+    credentials = server_credentials(tmp_path / "server", require_client_certificate=True)
+    async with (
+        Backend.serving(credentials=credentials) as (backend, address),
+        channel(address, tls=ClientTLS(directory=files.path)) as client,
+    ):
+        echo = client.unary_unary(ECHO)
+        await echo(b"")
+        first, failed = backend.certificate, asyncio.Event()
+
+        def fail(_tls: ClientTLS) -> None:
+            failed.set()
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(ClientTLS, "fingerprint", fail)
+            await failed.wait()
+            await asyncio.sleep(0)
+        files.rotate()
+        async with asyncio.timeout(20):
+            while backend.certificate == first:
+                await echo(b"")
+    assert [entry["task"] for entry in logs if entry["log_level"] == "error"] == [
+        f"certificate of the channel to {address}"
+    ]
 
 
 async def test_unusable_certificate_files_are_refused_at_the_start(tmp_path):

@@ -1,6 +1,7 @@
 """Opens grpc's channels to what a target means at the moment, and notices when that changes."""
 
 import asyncio
+import functools
 import importlib.util
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import structlog
 
 from grpc_common.client.endpoints import EndpointSource
 from grpc_common.client.target import GrpcTarget, KubernetesTarget, Target, endpoints_target, parse_target
+from grpc_common.core.background import supervise
 from grpc_common.tls.credentials import ClientTLS, TlsError
 
 log = structlog.get_logger()
@@ -52,8 +54,9 @@ class Dialer:
         self._options = [*options, *_authority(self._target, tls)]
         self._source = source or _source(self._target)
         self._addresses: Sequence[str] = ()
+        self._credentials: grpc.ChannelCredentials | None = None
         if tls is not None:
-            self._signature = tls.signature()
+            self._fingerprint = tls.fingerprint()
             self._credentials = tls.credentials()
         if self._source is None:
             self.changed.set()
@@ -68,6 +71,7 @@ class Dialer:
             return None
         if self._tls is None:
             return grpc.aio.insecure_channel(uri, options=self._options)
+        assert self._credentials is not None
         return grpc.aio.secure_channel(uri, self._credentials, options=self._options)
 
     def followers(self) -> list[Coroutine[Any, Any, None]]:
@@ -76,8 +80,13 @@ class Dialer:
         if self._source is not None:
             followers.append(self._follow_endpoints(self._source))
         if self._tls is not None:
-            followers.append(self._follow_certificate(self._tls))
+            follow = functools.partial(self._follow_certificate, self._tls)
+            followers.append(supervise(f"certificate of the channel to {self._name}", follow))
         return followers
+
+    def close(self) -> None:
+        """Let go of the certificate, which the metric of its expiry shows until then."""
+        self._credentials = None
 
     async def _follow_endpoints(self, source: EndpointSource) -> None:
         while True:
@@ -99,21 +108,21 @@ class Dialer:
         refused: object = None
         while True:
             await asyncio.sleep(_CERTIFICATE_INTERVAL)
-            if (signature := tls.signature()) == self._signature:
+            if (fingerprint := tls.fingerprint()) == self._fingerprint:
                 continue
             try:
-                self._credentials = tls.credentials()
+                self._credentials = await asyncio.to_thread(tls.credentials)
             except TlsError as error:
                 # It is tried again all the same: a certificate that is not valid yet will be.
-                if signature != refused:
-                    refused, reasons = signature, str(error).splitlines()
+                if fingerprint != refused:
+                    refused, reasons = fingerprint, str(error).splitlines()
                     log.warning(
                         "new certificate refused, the old one stays in use",
                         target=self._name,
                         reasons=reasons,
                     )
             else:
-                self._signature = signature
+                self._fingerprint = fingerprint
                 self.changed.set()
 
 

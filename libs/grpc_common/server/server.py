@@ -126,6 +126,8 @@ class Server:
                 yield port
             finally:
                 await self._drain(port)
+                # The metric shows when they expire for as long as they are held.
+                self._credentials = None
 
     @asynccontextmanager
     async def _health_port(self) -> AsyncIterator[int | None]:

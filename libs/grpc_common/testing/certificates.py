@@ -80,17 +80,20 @@ class CertificateDirectory:
 
 
 def issue(
-    ca: trustme.CA, name: x509.GeneralName, key: CertificateIssuerPrivateKeyTypes | None = None
+    ca: trustme.CA,
+    name: x509.GeneralName,
+    key: CertificateIssuerPrivateKeyTypes | None = None,
+    *extensions: tuple[x509.ExtensionType, bool],
 ) -> dict[str, bytes]:
     """Return the files of a certificate that trustme can't make, with a URI as its name or a key of any kind.
 
-    It is valid for an hour.
+    It is valid for an hour. Each of `extensions` has with it whether it is critical.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
     signer = load_pem_private_key(ca.private_key_pem.bytes(), None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     now = datetime.now(UTC)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
         .issuer_name(x509.load_pem_x509_certificate(ca.cert_pem.bytes()).subject)
@@ -99,8 +102,10 @@ def issue(
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
         .add_extension(x509.SubjectAlternativeName([name]), critical=True)
-        .sign(signer, SHA256())
     )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    certificate = builder.sign(signer, SHA256())
     return {
         "tls.crt": certificate.public_bytes(Encoding.PEM),
         "tls.key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),

@@ -2,6 +2,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
+import prometheus_client
 import pytest
 import structlog
 import trustme
@@ -91,3 +92,30 @@ def test_certificates_are_needed_at_start(config):
     Path(config.server.tls.directory, "tls.key").unlink()
     with pytest.raises(grpc_common.StartError, match=r"tls\.key"):
         grpc_common.Server(config)
+
+
+def expiries(directory: Path) -> dict[str, float]:
+    """Return what the metric says of the certificates in `directory`, by their use."""
+    return {
+        sample.labels["use"]: sample.value
+        for family in prometheus_client.REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == "grpc_tls_certificate_expiry_seconds"
+        and sample.labels["directory"] == str(directory)
+    }
+
+
+async def test_expiry_of_what_has_ended(config):
+    """Server and channels of one directory have a series each until they end, though objects are kept."""
+    directory = config.server.tls.directory
+    server = grpc_common.Server(config)
+    server.add(None, add, name="test.Echo")
+    tls = grpc_common.ClientTLS(directory)
+    async with server.serving() as port:
+        async with grpc_common.channel(f"localhost:{port}", tls=tls) as one:
+            async with grpc_common.channel(f"localhost:{port}", tls=tls) as other:
+                assert set(expiries(directory)) == {"server", "client"}
+            assert set(expiries(directory)) == {"server", "client"}
+        assert set(expiries(directory)) == {"server"}
+    assert expiries(directory) == {}
+    assert all((one, other, server))

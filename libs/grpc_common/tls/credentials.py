@@ -7,16 +7,14 @@ a usable set, it keeps the ones that it has.
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-import prometheus_client
 import structlog
 
-from grpc_common.tls.files import CERTIFICATE, KEY, Certificates, TlsError, load, signature
+from grpc_common.tls.expiry import Use, show_expiry
+from grpc_common.tls.files import CERTIFICATE, KEY, Certificates, TlsError, fingerprint, load
 
 __all__ = ["ClientTLS", "TlsError", "server_credentials"]
 
@@ -28,17 +26,17 @@ have just asked for it may not have taken it yet, which crashed the process (grp
 rotations under new connections). It holds a lock here that later handshakes wait for; those that have passed
 it need microseconds."""
 
-_EXPIRY = prometheus_client.Gauge(
-    "grpc_tls_certificate_expiry_seconds",
-    "Seconds until the certificate in use expires; negative once it has.",
-    ["directory"],
-)
+_RETRY = 1.0
+"""Seconds until files that were refused are tried again: time alone can make them good, but trying takes
+about a millisecond, with a lock that handshakes wait for."""
 
 
 def server_credentials(directory: Path, *, require_client_certificate: bool) -> grpc.ServerCredentials:
     """Return credentials for one port that follow the files in `directory`; TLS 1.2 at least.
 
     Each port needs credentials of its own, since gRPC is told of new files once for each.
+
+    The metric of the expiry has them for as long as the returned object is held.
 
     Args:
         directory: where tls.crt, tls.key and, for client certificates, ca.crt are.
@@ -59,11 +57,13 @@ def server_credentials(directory: Path, *, require_client_certificate: bool) -> 
         time.sleep(_SETTLING)
         return _configuration(newest)
 
-    return grpc.dynamic_ssl_server_credentials(
+    credentials = grpc.dynamic_ssl_server_credentials(
         _configuration(in_use),
         fetch,  # type: ignore[arg-type]  # None is documented for "unchanged"
         require_client_authentication=require_client_certificate,
     )
+    show_expiry(credentials, directory, "server", lambda: files.newest().not_after)
+    return credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ClientTLS:
     """How a client checks the server's certificate, and which one it presents.
 
     A channel keeps the credentials that it was made with; new files need a new channel. Take
-    `signature()` before `credentials()`: once it differs, the files have changed since.
+    `fingerprint()` before `credentials()`: once it differs, the files have changed since.
     """
 
     directory: Path | None = None
@@ -93,14 +93,16 @@ class ClientTLS:
         if self.directory is None:
             return grpc.ssl_channel_credentials()
         presents = any((self.directory / name).exists() for name in (CERTIFICATE, KEY))
-        files = load(self.directory, key=presents, ca=True)
+        files = load(self.directory, key=presents, ca=True, use="client")
+        credentials = grpc.ssl_channel_credentials(files.ca, files.key, files.certificate)
         if presents:
-            _export_expiry(self.directory, lambda: files)
-        return grpc.ssl_channel_credentials(files.ca, files.key, files.certificate)
+            _warn(files, self.directory, "client")
+            show_expiry(credentials, self.directory, "client", lambda: files.not_after)
+        return credentials
 
-    def signature(self) -> object:
+    def fingerprint(self) -> object:
         """Return a value that differs once the files have changed; takes microseconds."""
-        return self.directory and signature(self.directory)
+        return self.directory and fingerprint(self.directory)
 
 
 class _ServerFiles:
@@ -110,42 +112,60 @@ class _ServerFiles:
         self._directory = directory
         self._ca = ca
         self._lock = threading.Lock()
-        self._signature = signature(directory)
-        self._newest = load(directory, key=True, ca=ca)
+        self._fingerprint = fingerprint(directory)
+        self._newest = self._load()
         self._refused: object = None
-        _export_expiry(directory, self.newest)
+        self._retry_at = 0.0
 
     def newest(self) -> Certificates:
-        """Return the same object until there are new usable files."""
+        """Return the same object until there are new usable files; never raises."""
         with self._lock:
-            if (now := signature(self._directory)) != self._signature:
-                try:
-                    self._newest = load(self._directory, key=True, ca=self._ca)
-                except TlsError as error:
-                    self._refuse(now, error)
-                else:
-                    self._signature = now
-                    not_after = self._newest.not_after.isoformat()
-                    log.info("new certificate", directory=str(self._directory), not_after=not_after)
+            now = fingerprint(self._directory)
+            if now != self._fingerprint and (now != self._refused or time.monotonic() >= self._retry_at):
+                self._take(now)
             return self._newest
 
-    def _refuse(self, refused: object, error: TlsError) -> None:
-        # Tried again with every handshake, since time alone can make it good: it was not yet
-        # valid, or there were too many open files to read it.
+    def _take(self, now: object) -> None:
+        try:
+            self._newest = self._load()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the old certificate serves on)
+            self._refuse(now, error)
+        else:
+            self._fingerprint, self._refused = now, None
+            not_after = self._newest.not_after.isoformat()
+            log.info("new certificate", directory=str(self._directory), use="server", not_after=not_after)
+
+    def _load(self) -> Certificates:
+        files = load(self._directory, key=True, ca=self._ca, use="server")
+        _warn(files, self._directory, "server")
+        return files
+
+    def _refuse(self, refused: object, error: Exception) -> None:
+        self._retry_at = time.monotonic() + _RETRY
         if refused != self._refused:
             self._refused = refused
-            reasons = str(error).splitlines()
-            log.error("new certificate refused", directory=str(self._directory), reasons=reasons)
+            expected = isinstance(error, TlsError)
+            reasons = str(error).splitlines() if expected else [repr(error)]
+            log.error(
+                "new certificate refused, the old one stays in use",
+                directory=str(self._directory),
+                use="server",
+                reasons=reasons,
+                exc_info=None if expected else error,
+            )
+
+
+def _warn(files: Certificates, directory: Path, use: Use) -> None:
+    if files.warnings:
+        log.warning(
+            "certificate chain is out of its time",
+            directory=str(directory),
+            use=use,
+            reasons=list(files.warnings),
+        )
 
 
 def _configuration(files: Certificates) -> grpc.ServerCertificateConfiguration:
     assert files.key is not None
     assert files.certificate is not None
     return grpc.ssl_server_certificate_configuration([(files.key, files.certificate)], files.ca)
-
-
-def _export_expiry(directory: Path, newest: Callable[[], Certificates]) -> None:
-    def seconds() -> float:
-        return (newest().not_after - datetime.now(UTC)).total_seconds()
-
-    _EXPIRY.labels(directory=str(directory)).set_function(seconds)

@@ -2,7 +2,9 @@ import asyncio
 import ssl
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from ssl import TLSVersion
+from unittest.mock import Mock
 
 import grpc
 import prometheus_client
@@ -11,8 +13,10 @@ import structlog
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from grpc_common.testing.certificates import CertificateDirectory, issue
+from grpc_common.tls import credentials
 from grpc_common.tls.credentials import ClientTLS, TlsError, server_credentials
 
 CA = trustme.CA()
@@ -40,20 +44,20 @@ async def echo(request: bytes, _context) -> bytes:
 @asynccontextmanager
 async def serving(directory: CertificateDirectory, *, require_client_certificate: bool = False):
     """Serve with the certificate in `directory`; yield the port."""
-    credentials = server_credentials(directory.path, require_client_certificate=require_client_certificate)
-    async with serving_with(credentials) as port:
+    ours = server_credentials(directory.path, require_client_certificate=require_client_certificate)
+    async with serving_with(ours) as port:
         yield port
 
 
 @asynccontextmanager
-async def serving_with(credentials: grpc.ServerCredentials):
-    """Serve with `credentials`; yield the port."""
+async def serving_with(used: grpc.ServerCredentials):
+    """Serve with the credentials `used`; yield the port."""
     server = grpc.aio.server()
     handler = grpc.method_handlers_generic_handler(
         "test.Echo", {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
     )
     server.add_generic_rpc_handlers([handler])
-    port = server.add_secure_port("127.0.0.1:0", credentials)
+    port = server.add_secure_port("127.0.0.1:0", used)
     await server.start()
     try:
         yield port
@@ -260,7 +264,10 @@ async def test_bad_new_files(directory, change):
             expected = renew(directory)
             assert (await handshake(port))[1] == expected
     refusal, success = logs
-    assert (refusal["event"], refusal["log_level"]) == ("new certificate refused", "error")
+    assert (refusal["event"], refusal["log_level"]) == (
+        "new certificate refused, the old one stays in use",
+        "error",
+    )
     assert all(reason.startswith(str(directory.path)) for reason in refusal["reasons"])
     assert (success["event"], success["log_level"]) == ("new certificate", "info")
 
@@ -281,31 +288,141 @@ async def test_certificate_of_the_near_future(directory):
                     _, served = await handshake(port)
 
 
-def expiry(directory: CertificateDirectory) -> float | None:
+async def test_broken_check_of_new_files(directory, monkeypatch):
+    """Whatever goes wrong with new files, the old certificate is served, and the log has it once."""
+    broken = Mock(side_effect=RuntimeError("a bug"))
+    async with serving(directory) as port:
+        _, old_serial = await handshake(port)
+        expected = renew(directory)
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(credentials, "load", broken)
+            patch.setattr(credentials, "_RETRY", 0)
+            for _ in range(3):
+                assert (await handshake(port))[1] == old_serial
+        assert (await handshake(port))[1] == expected
+    assert broken.call_count > 1
+    (refusal,) = logs
+    assert (refusal["event"], refusal["reasons"]) == (
+        "new certificate refused, the old one stays in use",
+        ["RuntimeError('a bug')"],
+    )
+
+
+def expiry(directory: CertificateDirectory, use: str = "server") -> float | None:
     """Return the metric's value for `directory`."""
-    labels = {"directory": str(directory.path)}
+    labels = {"directory": str(directory.path), "use": use}
     return prometheus_client.REGISTRY.get_sample_value("grpc_tls_certificate_expiry_seconds", labels)
 
 
-@pytest.mark.parametrize("side", ["server", "client"])
-def test_expiry_metric(directory, side):
-    """The metric has the seconds until the certificate in use expires."""
-    directory.rotate(not_after=datetime.now(UTC) + timedelta(hours=1))
-    use = {
-        "server": lambda: server_credentials(directory.path, require_client_certificate=False),
-        "client": ClientTLS(directory.path).credentials,
-    }
-    used = use[side]()
-    assert used
+def serve_from(directory: CertificateDirectory) -> grpc.ServerCredentials:
+    """Return a server's credentials."""
+    return server_credentials(directory.path, require_client_certificate=False)
+
+
+def expire_in(hours: int, directory: CertificateDirectory) -> None:
+    """Rotate to a certificate of some hours."""
+    directory.rotate(not_after=datetime.now(UTC) + timedelta(hours=hours))
+
+
+def test_expiry_of_server_and_client_of_one_directory(directory):
+    """Each has its series: a channel keeps its certificate, the server has the new one."""
+    expire_in(1, directory)
+    server, client = serve_from(directory), ClientTLS(directory.path).credentials()
+    expire_in(2, directory)
+    assert expiry(directory, "server") == pytest.approx(7200, abs=30)
+    assert expiry(directory, "client") == pytest.approx(3600, abs=30)
+    del server
+    assert expiry(directory, "server") is None
+    assert expiry(directory, "client") == pytest.approx(3600, abs=30)
+    del client
+    assert expiry(directory, "client") is None
+
+
+def test_expiry_of_several_channels(directory):
+    """The series is of the certificate that expires first, and stays until the last channel is closed."""
+    expire_in(1, directory)
+    old = ClientTLS(directory.path).credentials()
+    expire_in(2, directory)
+    new = ClientTLS(directory.path).credentials()
+    assert expiry(directory, "client") == pytest.approx(3600, abs=30)
+    del old
+    assert expiry(directory, "client") == pytest.approx(7200, abs=30)
+    del new
+    assert expiry(directory, "client") is None
+
+
+def test_expiry_ignores_refused_files(directory):
+    """The series is of the certificate in use, not of the one in the files."""
+    expire_in(1, directory)
+    used = serve_from(directory)
+    files = directory.issue(not_after=datetime.now(UTC) + timedelta(hours=2))
+    directory.replace(files | {"tls.key": b"bad"})
     assert expiry(directory) == pytest.approx(3600, abs=30)
-
-
-def test_expiry_metric_needs_no_connection(directory):
-    """A server that nobody connects to still shows the certificate that the next one will get."""
-    used = server_credentials(directory.path, require_client_certificate=False)
-    assert used
-    directory.rotate(not_after=datetime.now(UTC) + timedelta(hours=2))
+    directory.replace(files)
     assert expiry(directory) == pytest.approx(7200, abs=30)
+    assert used
+
+
+async def test_expired_certificate_in_the_chain(directory, ca_only):
+    """It is served as Go does, with a warning that says which one; the metric is of the first."""
+    expire_in(1, directory)
+    old = CA.issue_cert("old", common_name="Old", not_after=datetime(2025, 2, 3, tzinfo=UTC))
+    files = directory.issue(not_after=datetime.now(UTC) + timedelta(hours=2))
+    async with serving(directory) as port:
+        used = serve_from(directory)
+        with structlog.testing.capture_logs() as logs:
+            directory.replace(files | {"tls.crt": files["tls.crt"] + old.cert_chain_pems[0].bytes()})
+            await call(port, ClientTLS(ca_only))
+            assert expiry(directory) == pytest.approx(7200, abs=30)
+    assert used
+    reason = logs[0]["reasons"][0]
+    assert logs[0]["log_level"] == "warning"
+    assert reason.startswith(f"{directory.path}/tls.crt: certificate 2 of the chain (CN=Old,")
+    assert "expired at 2025-02-03T00:00:00Z" in reason
+
+
+def open_files() -> int:
+    """Return how many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_checks_leave_nothing_open(directory):
+    """Certificates may be taken for ever: no descriptor stays open."""
+    used = serve_from(directory)
+    before = open_files()
+    for _ in range(30):
+        directory.rotate()
+        assert expiry(directory)
+    async with asyncio.timeout(20):
+        while open_files() > before + 10:
+            await asyncio.sleep(0.05)
+    assert used
+
+
+@pytest.mark.parametrize("usage", ["server", "client"])
+async def test_client_whose_certificate_is_for(directory, tmp_path, usage):
+    """A client presents only what servers take for a client's."""
+    purpose = {
+        "server": ExtendedKeyUsageOID.SERVER_AUTH,
+        "client": ExtendedKeyUsageOID.CLIENT_AUTH,
+    }
+    extension = (x509.ExtendedKeyUsage([purpose[usage]]), False)
+    client = CertificateDirectory(tmp_path / "client", CA)
+    client.replace(issue(CA, x509.DNSName("client"), None, extension))
+    if usage == "server":
+        with pytest.raises(TlsError, match=r"tls\.crt: is not for clients; add client auth"):
+            ClientTLS(client.path).credentials()
+    else:
+        async with serving(directory, require_client_certificate=True) as port:
+            await call(port, ClientTLS(client.path))
+
+
+async def test_client_with_files_that_only_we_can_read(directory, tmp_path):
+    """What gRPC's own reader refuses is encoded anew for clients too."""
+    client = CertificateDirectory(tmp_path / "client", CA, "client")
+    client.replace({name: text.replace(b"\n", b"\r") for name, text in client.issue().items()})
+    async with serving(directory, require_client_certificate=True) as port:
+        await call(port, ClientTLS(client.path))
 
 
 def test_client_with_half_a_certificate(directory):
@@ -316,11 +433,11 @@ def test_client_with_half_a_certificate(directory):
         ClientTLS(directory.path).credentials()
 
 
-def test_client_signature(directory):
+def test_client_fingerprint(directory):
     """It changes with the files, and without a directory never."""
     tls = ClientTLS(directory.path)
-    before = tls.signature()
-    assert tls.signature() == before
+    before = tls.fingerprint()
+    assert tls.fingerprint() == before
     directory.rotate()
-    assert tls.signature() != before
-    assert ClientTLS().signature() == ClientTLS().signature()
+    assert tls.fingerprint() != before
+    assert ClientTLS().fingerprint() == ClientTLS().fingerprint()

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from grpc_common.testing.certificates import CertificateDirectory
-from grpc_common.tls.files import TlsError, load, signature
+from grpc_common.tls.files import TlsError, fingerprint, load
 
 NOW = datetime.now(UTC)
 CA = trustme.CA()
@@ -29,7 +29,7 @@ def directory(tmp_path) -> CertificateDirectory:
 def mistakes(directory, *, key=True, ca=True) -> list[str]:
     """Return the lines of the error, each without the directory."""
     with pytest.raises(TlsError) as caught:
-        load(directory, key=key, ca=ca)
+        load(directory, key=key, ca=ca, use="server")
     lines = str(caught.value).splitlines()
     assert all(line.startswith(str(directory)) for line in lines)
     return [line.removeprefix(f"{directory}/") for line in lines]
@@ -46,12 +46,13 @@ def encrypted(files) -> bytes:
 
 
 def test_good_files(directory):
-    """What is good is returned as it is in the files, with the certificate's end."""
+    """What is good is encoded anew, with the end of the first certificate."""
     not_after = (NOW + timedelta(days=90)).replace(microsecond=0)
     files = directory.issue(not_after=not_after)
     directory.replace(files)
-    loaded = load(directory.path, key=True, ca=True)
-    assert (loaded.certificate, loaded.key, loaded.ca) == tuple(files.values())
+    loaded = load(directory.path, key=True, ca=True, use="server")
+    assert (loaded.certificate, loaded.ca) == (files["tls.crt"], files["ca.crt"])
+    assert loaded.key == pem(load_pem_private_key(files["tls.key"], None))
     assert loaded.not_after == not_after
     assert "PRIVATE KEY" not in repr(loaded)
 
@@ -60,9 +61,9 @@ def test_only_what_is_asked_for(directory):
     """A file that nobody needs may be missing or bad."""
     files = directory.issue()
     directory.replace({"ca.crt": files["ca.crt"], "tls.crt": b"bad"})
-    assert load(directory.path, key=False, ca=True).certificate is None
+    assert load(directory.path, key=False, ca=True, use="server").certificate is None
     directory.replace(files | {"ca.crt": b"bad"})
-    assert load(directory.path, key=True, ca=False).ca is None
+    assert load(directory.path, key=True, ca=False, use="server").ca is None
 
 
 def test_no_directory(tmp_path):
@@ -70,7 +71,7 @@ def test_no_directory(tmp_path):
     for path, what in ((tmp_path / "none", "no such directory"), (tmp_path / "file", "is not a directory")):
         (tmp_path / "file").touch()
         with pytest.raises(TlsError, match=rf"^{path}: {what}; mount the Secret that has tls.crt"):
-            load(path, key=True, ca=True)
+            load(path, key=True, ca=True, use="server")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_bundle_of_two_authorities(directory):
     files = directory.issue()
     for bundle in (old + files["ca.crt"], files["ca.crt"] + future):
         directory.replace(files | {"ca.crt": bundle})
-        assert load(directory.path, key=True, ca=True).ca == bundle
+        assert load(directory.path, key=True, ca=True, use="server").ca == bundle
     directory.replace(files | {"ca.crt": old + future})
     (line,) = mistakes(directory.path)
     assert line.startswith("ca.crt: expired at ")
@@ -190,7 +191,7 @@ def test_bundle_of_two_authorities(directory):
 def test_control_characters_in_a_path(tmp_path):
     """A path can't write to the terminal."""
     with pytest.raises(TlsError, match=r"\\x1b") as caught:
-        load(tmp_path / "\x1b[31m", key=True, ca=True)
+        load(tmp_path / "\x1b[31m", key=True, ca=True, use="server")
     assert "\x1b" not in str(caught.value)
 
 
@@ -208,18 +209,18 @@ def test_reading_while_files_are_swapped(directory):
     thread.start()
     try:
         for _ in range(300):
-            load(directory.path, key=True, ca=True)
+            load(directory.path, key=True, ca=True, use="server")
     finally:
         ended.set()
         thread.join()
 
 
-def test_signature_follows_every_kind_of_change(directory):
+def test_fingerprint_follows_every_kind_of_change(directory):
     """It is the same until a file is swapped, overwritten, removed or gets another mode."""
     path = directory.path
     key = path / "tls.key"
-    seen = [signature(path)]
-    assert signature(path) == seen[0]
+    seen = [fingerprint(path)]
+    assert fingerprint(path) == seen[0]
     for change in (
         directory.rotate,
         lambda: key.write_bytes(key.read_bytes() + b"\n"),
@@ -227,5 +228,5 @@ def test_signature_follows_every_kind_of_change(directory):
         key.unlink,
     ):
         change()
-        seen.append(signature(path))
+        seen.append(fingerprint(path))
     assert len(set(seen)) == len(seen)
