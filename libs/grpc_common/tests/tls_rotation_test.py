@@ -15,7 +15,7 @@ from grpc_common.tls.credentials import server_credentials
 
 CLIENTS = 12
 SECONDS = 8
-"""Without the wait in tls.py the server crashed within 3."""
+"""Without the wait in credentials.py the server crashed within 3."""
 
 
 def serve(directory: Path, port: Connection) -> None:
