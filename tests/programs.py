@@ -96,7 +96,7 @@ def running_server(database: Path | str, **variables: str) -> Iterator[Server]:
 def environment(database: Path | str, **variables: str) -> dict[str, str]:
     """Return an environment in which the server takes free ports; `database` is a SQLite file or a URL."""
     url = database if "://" in str(database) else f"sqlite:///{database}"
-    ours = {"DATABASE_URL": str(url), "GRPC_PORT": "0", "METRICS_PORT": "0"}
+    ours = {"DATABASE_URL": str(url), "GRPC_PORT": "0", "METRICS_PORT": "0", "DRAIN_DELAY": "0s"}
     return os.environ | ours | variables
 
 

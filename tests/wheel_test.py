@@ -128,7 +128,7 @@ def generated(tmp_path_factory) -> Path:
 
 def test_serves_the_consumers_echo(python, generated):
     """Installed by pip, the library serves what examples/consumer serves, and TERM ends it with 0."""
-    environment = {"GRPC_PORT": "0", "METRICS_PORT": "0", "PYTHONPATH": str(generated)}
+    environment = {"GRPC_PORT": "0", "METRICS_PORT": "0", "DRAIN_DELAY": "0s", "PYTHONPATH": str(generated)}
     command = [python, CONSUMER / "services/echo/server.py"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         first_line = server.stderr.readline()

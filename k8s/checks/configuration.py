@@ -6,16 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from grpc_common import ConfigError
-from grpc_common.config.loading import settings
+from grpc_common.config.settings import settings
 from k8s.checks.manifests import Manifests, Problem, content, get, metadata
-from k8s.checks.servers import Program, Server, programs, servers, volume_at
+from k8s.checks.servers import CONFIG_FILE, Program, Server, programs, servers, volume_at
 from services.user.config import UserServiceConfig
 
 _SETTINGS = "the settings are in libs/grpc_common/README.md and services/user/README.md"
 
 _VARIABLES = {setting.variable for setting in settings(UserServiceConfig)} - {""}
 
-_SECTIONS = tuple({f"{setting.path[-2].upper()}_" for setting in settings(UserServiceConfig)} - {"SERVER_"})
+_SECTIONS = tuple(
+    UserServiceConfig.env_prefix + f"{setting.path[-2].upper()}_"
+    for setting in settings(UserServiceConfig)
+    if setting.path[-2] != "server"
+)
 """What the variables of a section begin with: DRAIN_, TRACING_."""
 
 _SIMILAR = 0.85
@@ -30,9 +34,9 @@ _PASSWORD = re.compile(r"://[^\s/:@]*:(?!\$\()[^\s/@]+@")
 def load_configurations(manifests: Manifests) -> Iterator[Problem]:
     """Each configuration is there, and its loader finds no mistake in it."""
     for program in programs(manifests):
-        name = program.environment["CONFIG_FILE"]
+        name = program.environment[CONFIG_FILE]
         if program.file is None:
-            what = f"CONFIG_FILE={name} is in no ConfigMap that is mounted there"
+            what = f"{CONFIG_FILE}={name} is in no ConfigMap that is mounted there"
             yield Problem(program.pod.workload, f"{program.field}.env", what, "mount one with this key")
         try:
             program.load()

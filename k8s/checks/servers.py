@@ -1,5 +1,6 @@
 """Our servers in an overlay, and the configuration that each will have: a file with variables over it."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from services.user.config import UserServiceConfig
 
 type Environment = Mapping[str, str | None]
 """Variables; None is a value that only the cluster knows."""
+
+CONFIG_FILE = f"{UserServiceConfig.env_prefix}CONFIG_FILE"
+"""The variable that names a program's file."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,22 @@ class Server:
         """Where the container is, in its workload."""
         return self.program.field
 
+    @property
+    def longest_stream(self) -> float:
+        """The seconds that a stream may take; infinite, if there is no limit."""
+        return self.config.server.default_stream_deadline or math.inf
+
     def problem(self, field: str, what: str, fix: str) -> Problem:
         """Return a problem of a field of the container."""
         return Problem(self.pod.workload, f"{self.field}.{field}", what, fix)
 
 
 def programs(manifests: Manifests) -> Iterator[Program]:
-    """Yield each container that is told of a CONFIG_FILE."""
+    """Yield each container that is told of a configuration file."""
     for pod in manifests.pods:
         for field, container in pod.containers:
             environment = _environment(manifests, pod, container)
-            if file := environment.get("CONFIG_FILE"):
+            if file := environment.get(CONFIG_FILE):
                 place = _config_map_at(manifests, pod, container, file)
                 yield Program(pod, field, container, environment, place)
 

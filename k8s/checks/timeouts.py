@@ -21,7 +21,7 @@ _ENVOY_DEFAULT = 15
 
 def _needed(manifests: Manifests) -> dict[str, float]:
     """Return the seconds that a call of each method may take, by its path."""
-    streams = [server.config.server.default_stream_deadline for server in servers(manifests)]
+    streams = [server.longest_stream for server in servers(manifests)]
     unary = ChannelConfig().default_deadline
     return {path: max([unary, *streams]) if path in STREAMS else unary for path in METHODS}
 

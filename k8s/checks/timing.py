@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 from grpc_common import ChannelConfig
 from grpc_common.config.durations import parse_duration
+from grpc_common.core import process_end
 from k8s.checks.manifests import Manifest, Manifests, Problem, get
 from k8s.checks.servers import Server, servers
 
-_EXIT = 5
-"""Seconds that a server may take to exit after its drain; README of grpc_common."""
+_EXIT = round(process_end.BOUND)
+"""Seconds that a server may take to exit after its drain."""
 
 _ENDPOINTS = 5
 """Seconds until kube-proxy, DNS and ingresses have heard that a pod goes."""
@@ -122,7 +123,7 @@ def let_streams_end(manifests: Manifests) -> Iterator[Problem]:
     """The longest stream may end after its connection is too old, even if it began just before."""
     for server in servers(manifests):
         section = server.config.server
-        grace, needed = section.keepalive.max_connection_age_grace, section.default_stream_deadline
+        grace, needed = section.keepalive.max_connection_age_grace, server.longest_stream
         if grace < needed:
             what = f"max_connection_age_grace {grace:g} s cuts streams, which may take {needed:g} s"
             yield server.problem("env", what, "make it default_stream_deadline or more")

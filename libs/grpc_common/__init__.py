@@ -16,9 +16,10 @@ if TYPE_CHECKING:
         ServiceConfig,
     )
     from grpc_common.config.command import command
-    from grpc_common.config.loading import ConfigError, load
+    from grpc_common.config.loading import load
     from grpc_common.config.sections import Section, ServerConfig
     from grpc_common.config.units import CredentialUrl
+    from grpc_common.config.yaml_file import ConfigError
     from grpc_common.core.errors import StartError, StatusError, error_details, invalid_argument
     from grpc_common.core.ports import BindError
     from grpc_common.observe.logs import configure_logging
@@ -60,7 +61,8 @@ _MODULES = {
     "client.endpoints": ["EndpointSource"],
     "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
     "config.sections": ["Section", "ServerConfig"],
-    "config.loading": ["ConfigError", "load"],
+    "config.loading": ["load"],
+    "config.yaml_file": ["ConfigError"],
     "core.errors": ["StartError", "StatusError", "error_details", "invalid_argument"],
     "observe.logs": ["configure_logging"],
     "core.ports": ["BindError"],

@@ -24,7 +24,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 def environment(url: str) -> dict[str, str]:
     """Return the environment of a server over the database at `url`."""
-    ours = {"DATABASE_URL": url, "GRPC_PORT": "0", "METRICS_ENABLED": "false"}
+    ours = {"DATABASE_URL": url, "GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
     return os.environ | ours | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 

@@ -9,10 +9,16 @@ from typing import Any
 
 import click
 
-from grpc_common.config.loading import Setting, load, settings, to_yaml
+from grpc_common.config.loading import load, to_yaml
 from grpc_common.config.sections import ServerConfig
+from grpc_common.config.settings import Setting, settings
+from grpc_common.core import process_end
 from grpc_common.core.errors import StartError
 from grpc_common.observe.logs import configure_logging
+
+_VARIABLES = """\
+A list in a variable is separated by commas. An empty variable means none where that is the default, an empty
+text or an empty list; for other settings, and required ones, it is as if it were not set."""
 
 type Work[Config: ServerConfig] = Callable[[Config], Coroutine[Any, Any, int]]
 """What a command does with its configuration; it returns the exit code."""
@@ -25,7 +31,8 @@ def command[Config: ServerConfig](
 
     Its help is the docstring of `serve` and a table of all settings. A StartError that
     `serve` raises ends the command with the error's text and exit code 1. The functions in
-    `also` are commands below it, such as `server migrate`.
+    `also` are commands below it, such as `server migrate`. Once its server has drained the process
+    ends within process_end.BOUND seconds, with exit code 1 if it has to be forced.
     """
 
     def start(context: click.Context, config: Path | None, *, print_config: bool) -> None:
@@ -43,7 +50,7 @@ def command[Config: ServerConfig](
         subcommand_metavar="[COMMAND]" if also else "",
         help=serve.__doc__,
         params=[
-            _config_option(envvar="CONFIG_FILE", show_envvar=True),
+            _config_option(envvar=f"{config_class.env_prefix}CONFIG_FILE", show_envvar=True),
             click.Option(["--print-config"], is_flag=True, help="Show the settings in effect, and exit."),
         ],
         known=settings(config_class),
@@ -72,7 +79,9 @@ def _run[Config: ServerConfig](work: Work[Config], config_class: type[Config], f
     with _errors():
         config = load(config_class, file)
         configure_logging(config.logging.level, config.logging.format)
-        sys.exit(asyncio.run(work(config)))
+        with process_end.bounded():
+            code = asyncio.run(work(config))
+        sys.exit(code)
 
 
 @contextmanager
@@ -84,7 +93,7 @@ def _errors() -> Iterator[None]:
 
 
 class _Group(click.Group):
-    def __init__(self, *args: Any, known: list[Setting], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, known: Sequence[Setting], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._known = known
 
@@ -93,11 +102,9 @@ class _Group(click.Group):
         with formatter.section("Settings: key in the file, variable that overrides it, meaning [default]"):
             formatter.write_dl(
                 [
-                    (f"{setting.key}  {setting.variable}", f"{setting.description} [{_default(setting)}]")
+                    (f"{setting.key}  {setting.variable}", f"{setting.description} [{setting.default_text}]")
                     for setting in self._known
                 ]
             )
-
-
-def _default(setting: Setting) -> str:
-    return "none" if setting.default in (None, "", {}) else str(setting.default)
+            formatter.write_paragraph()
+            formatter.write_text(_VARIABLES)

@@ -11,9 +11,15 @@ import pytest
 import yaml
 
 from grpc_common import ServerConfig
-from grpc_common.config.loading import settings
+from grpc_common.config.settings import settings
 
 SERVICE = '''
+import asyncio
+import os
+import time
+
+import grpc
+
 import grpc_common
 
 
@@ -33,8 +39,51 @@ async def serve(config: Config) -> int:
     return await grpc_common.Server(config).run(store="open")
 
 
+class StrictConfig(grpc_common.ServerConfig):
+    env_prefix = "USER_"
+
+    store: StoreConfig
+    name: str
+    """What the service is called."""
+
+
+async def strict(config: StrictConfig) -> int:
+    """Serve what has to be named."""
+    return await grpc_common.Server(config).run(name=config.name)
+
+
+async def hold(request, context):
+    """Ignore the end of the call."""
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+
+def add(_servicer, server):
+    handler = grpc.unary_unary_rpc_method_handler(hold)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Gate", {"Hold": handler})])
+
+
+async def hang(config: Config) -> int:
+    """Serve what does not end."""
+    server = grpc_common.Server(config)
+    server.add(None, add, name="test.Gate")
+    try:
+        return await server.run()
+    finally:
+        if config.store.url == "thread":
+            await asyncio.to_thread(time.sleep, 3600)
+
+
+PROGRAMS = {
+    "serve": grpc_common.command(serve, Config, also=[hang]),
+    "strict": grpc_common.command(strict, StrictConfig),
+}
+
 if __name__ == "__main__":
-    grpc_common.command(serve, Config)()
+    PROGRAMS[os.environ.get("PROGRAM", "serve")]()
 '''
 
 
@@ -78,7 +127,12 @@ class Service:
         return name
 
     def _environment(self, variables: dict[str, str]) -> dict[str, str]:
-        free = {"GRPC_PORT": "0", "METRICS_PORT": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+        free = {
+            "GRPC_PORT": "0",
+            "METRICS_PORT": "0",
+            "DRAIN_DELAY": "0s",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
         return os.environ | free | {"COLUMNS": "200"} | variables
 
 
@@ -222,14 +276,82 @@ def test_signal_ends_with_exit_code_0(service, signum):
     assert "Traceback" not in log
 
 
-def test_second_signal_ends_at_once(service):
-    """Whoever does not want to wait for the drain sends the signal again."""
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_at_once(service, signum):
+    """Whoever does not want to wait for the drain sends a signal again."""
     with service.running(DRAIN_DELAY="1h") as (process, _):
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         while "draining" not in process.stderr.readline():
             pass
+        process.send_signal(signum)
+        assert process.wait(timeout=10) == -signum
+
+
+def test_interrupt_does_not_wait_for_load_balancers(service):
+    """Ctrl-C comes from a terminal: the drain begins without its delay."""
+    with service.running(DRAIN_DELAY="1h") as (process, _):
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == -signal.SIGINT
+        assert process.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize("hung", ["handler", "thread"])
+def test_what_does_not_end_is_ended(service, hung):
+    """A handler that ignores its cancellation, or a thread that blocks, is logged and keeps no process."""
+    with service.running("hang", DRAIN_GRACE="100ms", STORE_URL=hung) as (process, first_line):
+        port = re.search(r"grpc_port=(\d+)", first_line)[1]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=10)
+            if hung == "handler":
+                call = channel.unary_unary("/test.Gate/Hold").future(b"")
+            process.send_signal(signal.SIGTERM)
+            log = process.communicate(timeout=60)[1]
+        if hung == "handler":
+            assert call.exception(timeout=10)
+    assert "the process did not end in time and is ended" in log
+    assert ("asyncio_0" in log) == (hung == "thread")
+    assert process.returncode == 1
+
+
+def test_help_names_required_settings(service):
+    """--help of a service whose settings have no default says which, and its variables have their prefix."""
+    result = service.run("--help", PROGRAM="strict")
+    assert result.returncode == 0
+    words = " ".join(result.stdout.split())
+    assert " name USER_NAME What the service is called. [required] " in words
+    assert " server.port USER_GRPC_PORT " in words
+    assert "USER_CONFIG_FILE" in words
+    assert "An empty variable means none" in words
+
+
+def test_required_settings(service):
+    """What is missing is one line with key and variable, and with it the program prints and serves."""
+    missing = "name: is required; set it in the file, or as USER_NAME"
+    assert lines_of_error(service.run("--print-config", PROGRAM="strict")) == [missing]
+    assert lines_of_error(service.run(PROGRAM="strict", NAME="ada", CONFIG_FILE="none")) == [missing]
+    ports = {"USER_GRPC_PORT": "0", "USER_METRICS_PORT": "0"}
+    with service.running(PROGRAM="strict", USER_NAME="ada", **ports) as (_, first_line):
+        assert "name=ada" in first_line
+
+
+def test_prefix_counts_in_all_that_is_said(service):
+    """The file is named by a variable with the prefix, and so is the port that is in use."""
+    file = service.write("config.yaml", "name: ada")
+    with socket.create_server(("", 0)) as other:
+        port = str(other.getsockname()[1])
+        variables = {"USER_CONFIG_FILE": file, "USER_METRICS_PORT": port, "USER_GRPC_PORT": "0"}
+        (line,) = lines_of_error(service.run(PROGRAM="strict", **variables))
+    assert "set USER_METRICS_PORT to another one" in line
+
+
+def test_file_that_is_no_configuration(service):
+    """A folder, or bytes of all kinds, is one line; an empty CONFIG_FILE is no file."""
+    for name in (".", ""):
+        (line,) = lines_of_error(service.run("--config", name))
+        assert line == ".: Is a directory; name a file that can be read"
+    (service.directory / "bytes.yaml").write_bytes(bytes(range(256)))
+    (line,) = lines_of_error(service.run("--config", "bytes.yaml"))
+    assert line == "bytes.yaml:2: not YAML: not UTF-8, because of the byte 0x80"
+    assert service.run("--print-config", CONFIG_FILE="").returncode == 0
 
 
 def test_log_is_as_configured(service):

@@ -1,75 +1,23 @@
-"""Reads a configuration: a YAML file, environment variables over it, and all mistakes at once."""
+"""Loads a configuration: a YAML file, environment variables over it, and all mistakes at once."""
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from grpc_common.config.sections import ServerConfig
-from grpc_common.config.units import Secret
-from grpc_common.core.errors import StartError, printable
+from grpc_common.config.settings import UNSET, Setting, is_optional, section_of, settings
+from grpc_common.config.yaml_file import ConfigError, Document, Place, dotted, read_document, shorten
 
-type _Path = tuple[str | int, ...]
-
-
-class ConfigError(StartError):
-    """The configuration can't be used; the text names every mistake, one a line."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a configuration, for help texts and tables."""
-
-    path: tuple[str, ...]
-    field: FieldInfo
-    default: Any
-    """As it would be written in YAML."""
-
-    @property
-    def key(self) -> str:
-        """Where it stands in the file: `server.keepalive.time`."""
-        return ".".join(self.path)
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that sets it: the key without `server`, which is understood.
-
-        Empty for a mapping, which only a file can hold.
-        """
-        if isinstance(self.default, dict):
-            return ""
-        if self.path == ("server", "port"):
-            return "GRPC_PORT"
-        return "_".join(self.path[1:] if self.path[0] == "server" else self.path).upper()
-
-    @property
-    def description(self) -> str:
-        """What it is for."""
-        return (self.field.description or "").replace("\n", " ")
-
-    @property
-    def secret(self) -> bool:
-        """Whether its value is never shown."""
-        return any(isinstance(mark, Secret) for mark in self.field.metadata)
-
-
-def settings(config_class: type[ServerConfig]) -> list[Setting]:
-    """Return every setting of a configuration, in the order of the file."""
-    return list(_settings(config_class, (), config_class().model_dump(mode="json")))
-
-
-def _settings(model: type[BaseModel], path: tuple[str, ...], defaults: Any) -> Iterator[Setting]:
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _settings(field.annotation, (*path, name), defaults[name])
-        else:
-            yield Setting((*path, name), field, defaults[name])
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+", re.ASCII)
+"""What Kubernetes puts into NAME_PORT for a Service that is called NAME."""
 
 
 def load[Config: ServerConfig](
@@ -81,119 +29,28 @@ def load[Config: ServerConfig](
         ConfigError: the file can't be read, or something in it or in a variable is wrong.
 
     """
-    data, lines, mistakes = _read(file) if file else ({}, {}, [])
+    document = Document() if file is None else read_document(file)
     known = settings(config_class)
-    variables = {
-        setting.path: (setting.variable, environ[setting.variable])
-        for setting in known
-        if setting.variable in environ
-    }
-    for path, (_, value) in variables.items():
-        _put(data, path, value)
+    _empty_to_none(document.values, known)
+    variables = _Variables(known, environ)
+    variables.put_into(document.values)
+    _fill_sections(config_class, document.values)
+    mistakes = document.mistakes + variables.mistakes
     try:
-        config = config_class.model_validate(data)
+        config = config_class.model_validate(document.values)
     except ValidationError as error:
-        explain = _Explanation(file, lines, variables, known)
-        raise _refusal(mistakes + [explain(mistake) for mistake in error.errors()]) from None
+        explanation = _Explanation(file, document, variables)
+        raise ConfigError.of(*mistakes, *explanation.lines(error)) from None
     if mistakes:
-        raise _refusal(mistakes)
+        raise ConfigError.of(*mistakes)
     config._file = file  # noqa: SLF001 (pydantic's way to keep what is no setting)
     return config
 
 
-def _refusal(mistakes: list[str]) -> ConfigError:
-    return ConfigError("\n".join(map(printable, mistakes)))
-
-
 def to_yaml(config: BaseModel) -> str:
     """Return a configuration as its file would be, with secrets masked."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _read(file: Path) -> tuple[dict[str, Any], dict[_Path, int], list[str]]:
-    """Return the content of a file, the line of everything in it, and the keys that are there twice."""
-    try:
-        text = file.read_text("utf-8")
-        root = yaml.compose(text, yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}; name a file that can be read") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    if data is None:
-        return {}, {}, []
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file}: must hold keys such as 'server:', not a {type(data).__name__}")
-    lines: dict[_Path, int] = {}
-    twice = [f"{file}:{line}: {_dotted(path)}: is there twice" for path, line in _locate(root, (), lines)]
-    return data, lines, twice
-
-
-def _locate(node: yaml.Node | None, path: _Path, lines: dict[_Path, int]) -> Iterator[tuple[_Path, int]]:
-    """Note the line of every key in `lines`, and yield the keys that a mapping has twice."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        below = (*path, str(key.value))
-        line = key.start_mark.line + 1
-        if below in lines:
-            yield below, line
-        lines[below] = line
-        yield from _locate(value, below, lines)
-
-
-def _put(data: dict[str, Any], path: tuple[str, ...], value: str) -> None:
-    for key in path[:-1]:
-        inner = data.get(key)
-        if not isinstance(inner, dict):
-            inner = data[key] = {}
-        data = inner
-    data[path[-1]] = value
-
-
-def _dotted(path: _Path) -> str:
-    return ".".join(map(str, path))
-
-
-@dataclass(frozen=True)
-class _Explanation:
-    """Says in a line what is wrong, where it is, and what would be right."""
-
-    file: Path | None
-    lines: Mapping[_Path, int]
-    variables: Mapping[tuple[str, ...], tuple[str, str]]
-    known: list[Setting]
-
-    def __call__(self, mistake: Any) -> str:
-        path = tuple(mistake["loc"])
-        what = self._unknown_key(path) if mistake["type"] == "extra_forbidden" else mistake["msg"]
-        what = what.removeprefix("Value error, ")
-        if path in self.variables:
-            variable, value = self.variables[path]
-            return f"{variable}={self._shown(path, value)}: {what}"
-        if mistake["type"] == "extra_forbidden" or isinstance(mistake["input"], BaseModel | dict):
-            return f"{self._place(path)}: {what}"
-        return f"{self._place(path)}: {self._shown(path, mistake['input'])}: {what}"
-
-    def _place(self, path: _Path) -> str:
-        known = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in self.lines), None)
-        return f"{self.file}:{self.lines[known]}: {_dotted(path)}" if known else _dotted(path)
-
-    def _shown(self, path: _Path, value: Any) -> str:
-        secret = any(setting.secret and setting.path == path for setting in self.known)
-        return "***" if secret else repr(value)
-
-    def _unknown_key(self, path: _Path) -> str:
-        siblings = sorted(
-            {
-                setting.path[len(path) - 1]
-                for setting in self.known
-                if setting.path[: len(path) - 1] == path[:-1]
-            }
-        )
-        near = difflib.get_close_matches(str(path[-1]), siblings, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(siblings)}"
-        return f"unknown key; {hint}"
+    values = config.model_dump(mode="json", exclude_computed_fields=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def changed(old: ServerConfig, new: ServerConfig) -> list[str]:
@@ -205,5 +62,164 @@ def changed(old: ServerConfig, new: ServerConfig) -> list[str]:
 
 def _get(config: Any, path: tuple[str, ...]) -> Any:
     for name in path:
-        config = getattr(config, name)
+        config = getattr(config, name, None)  # None for what is in an optional section that is not there
     return config
+
+
+class _Variables:
+    """The environment variables of settings: what they say, and what is wrong with them."""
+
+    def __init__(self, known: Sequence[Setting], environ: Mapping[str, str]) -> None:
+        self.known = known
+        self.texts: dict[tuple[str, ...], str] = {}
+        """What the variables of settings say, as it is written."""
+        self.mistakes: list[str] = []
+        self._values: dict[tuple[str, ...], Any] = {}
+        for setting in self.known:
+            if setting.variable in environ:
+                self._take(setting, environ[setting.variable])
+
+    def _take(self, setting: Setting, text: str) -> None:
+        if setting.variable.endswith("_PORT") and _SERVICE_LINK.fullmatch(text.strip()):
+            service = setting.variable.removesuffix("_PORT").lower().replace("_", "-")
+            self.mistakes.append(
+                f"{setting.variable}={shorten(text)}: Kubernetes sets it, since a Service {service!r} is "
+                "in the namespace; set enableServiceLinks: false in the pod, rename the Service, or have the "
+                "program's variables begin with an env_prefix"
+            )
+            return
+        value = setting.from_variable(text)
+        if value is not UNSET:
+            self.texts[setting.path] = text
+            self._values[setting.path] = value
+
+    def put_into(self, values: dict[str, Any]) -> None:
+        """Put the variables over `values`, and make the sections for them."""
+        for path, value in self._values.items():
+            section: Any = values
+            for key in path[:-1]:
+                if section.get(key) is None:
+                    section[key] = {}
+                section = section[key]
+                if not isinstance(section, dict):  # a mistake of the file, that the validation will find
+                    break
+            else:
+                section[path[-1]] = value
+
+
+def _empty_to_none(values: dict[str, Any], known: Iterable[Setting]) -> None:
+    """Have empty text in the file mean what it means in a variable: none, where that is the default."""
+    for setting in known:
+        section: Any = values
+        for key in setting.path[:-1]:
+            section = section.get(key) if isinstance(section, dict) else None
+        name = setting.path[-1]
+        if isinstance(section, dict) and section.get(name) == "" and setting.from_variable("") is None:
+            section[name] = None
+
+
+def _fill_sections(model: type[BaseModel], values: dict[str, Any]) -> None:
+    """Have an empty section, and a required one that is missing, be a section in which nothing is set."""
+    for name, field in model.model_fields.items():
+        if (section := section_of(field)) is None:
+            continue
+        is_empty = name in values and values[name] is None and not is_optional(field)
+        if is_empty or (field.is_required() and name not in values and not is_optional(field)):
+            values[name] = {}
+        if isinstance(values.get(name), dict):
+            _fill_sections(section, values[name])
+
+
+@dataclass(frozen=True)
+class _Explanation:
+    """Says in a line what is wrong, where it is, and what would be right."""
+
+    file: Path | None
+    document: Document
+    variables: _Variables
+
+    def lines(self, error: ValidationError) -> list[str]:
+        """Return a line for each value that is wrong, even if it could be right in several ways."""
+        reasons: dict[Place, list[str]] = {}
+        inputs: dict[Place, Any] = {}
+        for mistake in error.errors(include_url=False):
+            if mistake["type"] == "default_factory_not_called":  # for want of a value that is named itself
+                continue
+            place = mistake["loc"] if mistake["type"] == "missing" else self._place(mistake["loc"])
+            reasons.setdefault(place, []).append(self._reason(mistake, place))
+            inputs[place] = None if mistake["type"] in ("extra_forbidden", "missing") else mistake["input"]
+        return [
+            f"{self._where(place, inputs[place])}{'; or: '.join(dict.fromkeys(found))}"
+            for place, found in reasons.items()
+        ]
+
+    def _place(self, loc: Place) -> Place:
+        """Return the part of `loc` that is in the input: pydantic adds the alternatives of a union."""
+        names = {
+            setting.path[:end] for setting in self.variables.known for end in range(len(setting.path) + 1)
+        }
+        for end in range(len(loc), 0, -1):
+            place = loc[:end]
+            if place in self.document.lines or place in names:
+                return place
+            if end == len(loc) and loc[:-1] in names and not self._setting(loc[:-1]):
+                return place  # an unknown key that stands nowhere
+        return ()
+
+    def _reason(self, mistake: Any, place: Place) -> str:
+        kind, setting = mistake["type"], self._setting(place)
+        if kind == "extra_forbidden":
+            return self._unknown_key(place)
+        if kind == "missing":
+            return f"is required; {_how_to_set(setting)}" if setting else "is required"
+        reason = str(mistake["msg"]).removeprefix("Value error, ")
+        if kind == "string_type" and isinstance(mistake["input"], bool | int | float | date):
+            return f"{reason}; write it in quotes"
+        return reason
+
+    def _where(self, place: Place, value: Any) -> str:
+        setting = self._setting(place)
+        if setting and setting.path in self.variables.texts:
+            text = self.variables.texts[setting.path]
+            return f"{setting.variable}={'***' if setting.secret else shorten(text)}: "
+        where = self._in_the_file(place)
+        if value is None or isinstance(value, BaseModel | dict):
+            return f"{where}: "
+        return f"{where}: {'***' if self._is_secret(place) else shorten(value)}: "
+
+    def _in_the_file(self, place: Place) -> str:
+        known = (place[:end] for end in range(len(place), 0, -1) if place[:end] in self.document.lines)
+        line = next((self.document.lines[each] for each in known), None)
+        name = dotted(place) or "the settings"
+        return name if line is None else f"{self.file}:{line}: {name}"
+
+    def _setting(self, place: Place) -> Setting | None:
+        """Return the setting that `place` is, or is in."""
+        return next(
+            (setting for setting in self.variables.known if place[: len(setting.path)] == setting.path), None
+        )
+
+    def _is_secret(self, place: Place) -> bool:
+        """Return whether a value at `place` may hold a secret, be it a setting or a section."""
+        return any(
+            setting.secret and setting.path[: len(place)] == place[: len(setting.path)]
+            for setting in self.variables.known
+        )
+
+    def _unknown_key(self, place: Place) -> str:
+        end = len(place) - 1
+        siblings = sorted(
+            {
+                setting.path[end]
+                for setting in self.variables.known
+                if len(setting.path) > end and setting.path[:end] == place[:end]
+            }
+        )
+        near = difflib.get_close_matches(str(place[-1]), siblings, 1)
+        if near:
+            return f"unknown key; did you mean {near[0]}?"
+        return f"unknown key; there are {', '.join(siblings)}" if siblings else "unknown key"
+
+
+def _how_to_set(setting: Setting) -> str:
+    return "set it in the file" + (f", or as {setting.variable}" if setting.variable else "")

@@ -6,8 +6,9 @@ import yaml
 from pydantic import Field
 
 from grpc_common.config.durations import format_duration, parse_duration
-from grpc_common.config.loading import ConfigError, changed, load, settings, to_yaml
-from grpc_common.config.sections import ServerConfig
+from grpc_common.config.loading import ConfigError, changed, load, to_yaml
+from grpc_common.config.sections import Section, ServerConfig
+from grpc_common.config.settings import settings
 from grpc_common.config.units import CredentialUrl
 
 GUIDE = """
@@ -41,6 +42,13 @@ class DatabaseConfig(ServerConfig):
     """A service's own setting, with a password in it."""
 
     url: Annotated[CredentialUrl, Field(max_length=40)] = ""
+
+
+class DatabaseSection(Section):
+    """Settings whose variables are also those of a Service called database."""
+
+    url: str
+    port: str = ""
 
 
 @pytest.fixture
@@ -95,6 +103,93 @@ def test_environment_overrides_the_file(file):
     assert config.tracing.enabled
 
 
+def test_deadlines_may_be_unlimited(file):
+    """`none` in a file or a variable is no limit, and is printed so; an empty value is no way to say it."""
+    path = file("server: {default_stream_deadline: none}")
+    config = load(ServerConfig, path, {"DEFAULT_DEADLINE": "none"})
+    assert (config.server.default_deadline, config.server.default_stream_deadline) == (None, None)
+    assert yaml.safe_load(to_yaml(config))["server"]["default_deadline"] == "none"
+    assert load(ServerConfig, file(to_yaml(config)), {}).server.default_deadline is None
+    for content in ("server: {default_deadline: }", "server: {default_deadline: 5}"):
+        (line,) = mistakes(file=file(content))
+        assert line.endswith(' or "2h", or "none" for no limit')
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_empty_variables(file, empty):
+    """They are none where that is the default, and an empty text; for other settings they say nothing."""
+    content = """
+server: {port: 1, health_port: 2, default_deadline: 3s, reflection: false, tls: {directory: /certs}}
+tracing: {service_name: user}
+logging: {level: debug}
+"""
+    names = ["GRPC_PORT", "HEALTH_PORT", "DEFAULT_DEADLINE", "REFLECTION", "TLS_DIRECTORY", "LOGGING_LEVEL"]
+    config = load(ServerConfig, file(content), dict.fromkeys([*names, "TRACING_SERVICE_NAME"], empty))
+    assert (config.server.health_port, config.server.tls.directory) == (None, None)
+    assert config.tracing.service_name == ""
+    assert (config.server.port, config.server.default_deadline, config.server.reflection) == (1, 3, False)
+    assert config.logging.level == "debug"
+
+
+def test_empty_text_in_the_file(file):
+    """What a template leaves empty means the same there."""
+    config = load(ServerConfig, file("server: {health_port: '', tls: {directory: ''}}"), {})
+    assert (config.server.health_port, config.server.tls.directory) == (None, None)
+
+
+def test_space_around_a_variable_is_ignored():
+    """A Secret or a file often ends with a newline."""
+    config = load(
+        ServerConfig, environ={"GRPC_PORT": "5\n", "LOGGING_LEVEL": " debug ", "DRAIN_GRACE": "1s\n"}
+    )
+    assert (config.server.port, config.logging.level, config.server.drain.grace) == (5, "debug", 1)
+
+
+class PrefixedConfig(ServerConfig):
+    """A configuration whose variables are its own."""
+
+    env_prefix = "USER_"
+
+    database: DatabaseSection
+
+
+def test_prefix_of_variables():
+    """Variables count with the prefix alone, and errors name them so."""
+    environ = {"USER_METRICS_PORT": "5", "METRICS_PORT": "http", "USER_DATABASE_URL": "x"}
+    config = load(PrefixedConfig, environ=environ)
+    assert (config.metrics.port, config.database.url) == (5, "x")
+    assert set(mistakes(PrefixedConfig, USER_GRPC_PORT="http", DATABASE_URL="x")) == {
+        "database.url: is required; set it in the file, or as USER_DATABASE_URL",
+        "USER_GRPC_PORT='http': Input should be a valid integer, unable to parse string as an integer",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "service", "config_class"),
+    [
+        ("METRICS_PORT", "metrics", ServerConfig),
+        ("GRPC_PORT", "grpc", ServerConfig),
+        ("HEALTH_PORT", "health", ServerConfig),
+        ("USER_METRICS_PORT", "user-metrics", PrefixedConfig),
+        ("USER_DATABASE_PORT", "user-database", PrefixedConfig),
+    ],
+)
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1:9090", "tcp://[fd00::1]:9090", "udp://10.0.0.1:53"])
+def test_variables_of_services_are_explained(variable, service, config_class, value):
+    """What Kubernetes sets for a Service is no mistake of whoever reads the error, who learns what to do."""
+    environ = {variable: value} | ({"USER_DATABASE_URL": "x"} if config_class is PrefixedConfig else {})
+    (line,) = mistakes(config_class, **environ)
+    assert line.startswith(f"{variable}='{value}': Kubernetes sets it, since a Service '{service}' is in ")
+    assert "set enableServiceLinks: false" in line
+    assert "env_prefix" in line
+
+
+def test_section_in_the_file_is_not_lost(file):
+    """A variable does not hide that its section is none."""
+    (line,) = mistakes(file=file("server: 5"), GRPC_PORT="1")
+    assert "config.yaml:1: server: 5: " in line
+
+
 def test_every_mistake_is_named_at_once(file):
     """Each line has the file and line or the variable, the key, the value, and what would be right."""
     path = file("server:\n  port: http\n  keepalive:\n    tme: 5s\n    timeout: 5\nlogging:\n  level: loud\n")
@@ -125,7 +220,7 @@ def test_every_mistake_is_named_at_once(file):
         ("port: 5", "config.yaml:1: port: unknown key; there are logging, metrics, server, tracing"),
         ("server: {port: 1, port: 2}", "config.yaml:1: server.port: is there twice"),
         ("- a", "must hold keys such as 'server:', not a list"),
-        ("server: {port", "not YAML: "),
+        ("server: {port", "config.yaml:1: not YAML: "),
         ("server: {health_port: 5, port: 5}", "both 5; give health a port of its own"),
         ("server: {tls: {require_client_certificate: true}}", "needs directory"),
         ("server: {tls: {allowed_callers: {'*': [a]}}}", "needs require_client_certificate: true"),

@@ -1,4 +1,5 @@
 import asyncio
+import os
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 import structlog
 import yaml
 from opentelemetry import trace
+from pydantic import field_validator
 
 from grpc_common import Server, ServerConfig, configure_logging, load
+from grpc_common.config import reload
 from grpc_common.observe import setup as observation
 from grpc_common.observe.logs import set_level
 
@@ -36,7 +39,9 @@ class ConfigMap:
 
 def text(**sections) -> str:
     """Return a configuration for tests with these sections."""
-    return yaml.safe_dump({"server": {"port": 0}, "metrics": {"enabled": False}} | sections)
+    return yaml.safe_dump(
+        {"server": {"port": 0, "drain": {"delay": "0s"}}, "metrics": {"enabled": False}} | sections
+    )
 
 
 class Log:
@@ -132,7 +137,7 @@ async def test_sampling_rate_follows_the_file(tmp_path, log, monkeypatch):
 @pytest.mark.parametrize(
     ("broken", "mistakes"),
     [
-        ("logging: [", ["{file}: not YAML: "]),
+        ("logging: [", ["{file}:1: not YAML: "]),
         (
             "logging:\n  level: loud\ntracing:\n  sampling_rat: 2\n",
             [
@@ -182,7 +187,14 @@ async def test_other_settings_need_a_restart(tmp_path, log):
     """What does not take effect is named, each time only what has changed since the last time."""
     config_map = ConfigMap(tmp_path, text())
     async with serving(config_map.file):
-        changed = {"server": {"port": 0, "max_concurrent_calls": 7, "keepalive": {"time": "20s"}}}
+        changed = {
+            "server": {
+                "port": 0,
+                "max_concurrent_calls": 7,
+                "keepalive": {"time": "20s"},
+                "drain": {"delay": "0s"},
+            }
+        }
         config_map.update(text(**changed, logging={"level": "debug"}))
         line = await log.next("configuration reloaded")
         assert line["changed"] == ["server.max_concurrent_calls", "server.keepalive.time", "logging.level"]
@@ -199,3 +211,75 @@ async def test_change_during_the_start_is_seen(tmp_path, log):
     config_map.update(text(logging={"level": "warning"}))
     async with server.serving():
         assert (await log.next("configuration reloaded"))["changed"] == ["logging.level"]
+
+
+class Strict(ServerConfig):
+    """A configuration with a bug: its check fails as no check should."""
+
+    name: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _check(cls, name: str) -> str:
+        return {"": ""}[name]
+
+
+def remove(file: Path) -> None:
+    """Remove a file or a folder."""
+    if file.is_dir():
+        file.rmdir()
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("break_file", "event"),
+    [
+        (lambda file: file.write_bytes(bytes(range(256))), "configuration not reloaded"),
+        (lambda file: file.write_text("server: &a [*a]"), "configuration not reloaded"),
+        (lambda file: file.write_text(10_000 * "["), "configuration not reloaded"),
+        (lambda file: file.write_text("tracing: {service_name: 2026-13-45}"), "configuration not reloaded"),
+        (
+            lambda file: file.write_text("tracing: {sampling_rate: 1" + 400 * "0" + "}"),
+            "configuration not reloaded",
+        ),
+        (lambda file: file.write_text("- 1"), "configuration not reloaded"),
+        (lambda file: file.write_text(2**20 * "# "), "configuration not reloaded"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "configuration not reloaded"),
+        (lambda file: (file.unlink(), file.mkdir()), "configuration not reloaded"),
+        (lambda file: (file.unlink(), file.symlink_to("/dev/zero")), "configuration not reloaded"),
+        (lambda file: file.unlink(), "configuration not reloaded"),
+        (lambda file: file.write_text("name: a bug"), "background task failed, it starts again"),
+    ],
+    ids=[
+        "bytes",
+        "alias",
+        "deep",
+        "date",
+        "huge",
+        "list",
+        "large",
+        "pipe",
+        "folder",
+        "device",
+        "gone",
+        "bug",
+    ],
+)
+async def test_next_good_file_is_taken(tmp_path, log, monkeypatch, break_file, event):
+    """Whatever becomes of the file, it is told once, and the file counts again when it is good."""
+    monkeypatch.setattr(reload, "INTERVAL", 0.01)
+    file = tmp_path / "config.yaml"
+    file.write_text("")
+    taken = asyncio.Queue()
+    task = asyncio.create_task(reload.reload_changes(load(Strict, file, {}), taken.put_nowait))
+    break_file(file)
+    await log.next(event)
+    await asyncio.sleep(0.1)
+    assert event not in log.events()
+    if file.exists():
+        remove(file)
+    file.write_text("logging: {level: debug}")
+    assert (await asyncio.wait_for(taken.get(), 20)).logging.level == "debug"
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,11 +1,11 @@
 """The configuration of a server: typed and immutable. loading.py reads it."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 
-from grpc_common.config.units import Count, Duration, Port, PositiveDuration, Ratio, Size
+from grpc_common.config.units import Count, Deadline, Duration, Port, PositiveDuration, Ratio, Size
 from grpc_common.server.authorization import Authorizer
 
 
@@ -13,7 +13,11 @@ class Section(BaseModel):
     """A part of a configuration; a service derives its own sections from it."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
 
@@ -42,8 +46,8 @@ class KeepaliveConfig(Section):
 class DrainConfig(Section):
     """How a server ends."""
 
-    delay: Duration = 0
-    """From NOT_SERVING to the end of new calls, for load balancers to notice."""
+    delay: Duration = 5
+    """After SIGTERM, from NOT_SERVING to the end of new connections, for kube-proxy and proxies to notice."""
 
     grace: Duration = 40
     """What calls get to end after it; from 1.1 x max_connection_age on no client loses one."""
@@ -96,10 +100,10 @@ class ServerSection(Section):
     max_concurrent_calls: Count = 1000
     """More calls than these at a time are refused with RESOURCE_EXHAUSTED."""
 
-    default_deadline: PositiveDuration = 30
-    """For calls whose client sends no deadline."""
+    default_deadline: Deadline = 30
+    """For calls whose client sends no deadline; `none` for no limit."""
 
-    default_stream_deadline: PositiveDuration = 300
+    default_stream_deadline: Deadline = 300
     """The same for calls that stream."""
 
     reflection: bool = True
@@ -151,6 +155,9 @@ class MetricsConfig(Section):
 
 class ServerConfig(Section):
     """The settings of every server; a service adds its own sections in a subclass."""
+
+    env_prefix: ClassVar[str] = ""
+    """What each variable begins with, such as "USER_", where variables of other programs could be meant."""
 
     server: ServerSection = ServerSection()
     logging: LoggingConfig = LoggingConfig()

@@ -3,12 +3,22 @@
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ByteSize,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from grpc_common.config.durations import WRITE_A_DURATION, format_duration, parse_duration
 
 _MAX_INT32 = 2**31 - 1
 """gRPC keeps sizes and milliseconds in 32 bits."""
+
+_NO_LIMIT = "none"
 
 
 def format_size(size: int) -> str:
@@ -25,10 +35,30 @@ def hide_password(url: str) -> str:
     return url.replace(f":{password}@", ":***@") if password else url
 
 
-def _to_seconds(value: Any) -> Any:
+def _to_seconds(value: Any) -> float:
     if isinstance(value, str):
         return parse_duration(value)
     raise ValueError(WRITE_A_DURATION)
+
+
+def _to_seconds_or_none(value: Any) -> float | None:
+    if value == _NO_LIMIT:
+        return None
+    if isinstance(value, str):
+        return parse_duration(value)
+    raise ValueError(f'{WRITE_A_DURATION}, or "{_NO_LIMIT}" for no limit')
+
+
+def _format_duration_or_none(seconds: float | None) -> str:
+    return _NO_LIMIT if seconds is None else format_duration(seconds)
+
+
+def _to_size(value: Any, parse: ValidatorFunctionWrapHandler) -> ByteSize:
+    try:
+        size: ByteSize = parse(_no_truth_value(value))
+    except OverflowError:
+        raise ValueError("write a number of bytes, or a size such as 10MiB") from None
+    return size
 
 
 def _no_truth_value(value: Any) -> Any:
@@ -49,9 +79,14 @@ Duration = Annotated[
 
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 
-Size = Annotated[
-    ByteSize, BeforeValidator(_no_truth_value), Field(gt=0, le=_MAX_INT32), PlainSerializer(format_size)
+Deadline = Annotated[
+    Annotated[float, Field(gt=0, le=_MAX_INT32 / 1000)] | None,
+    BeforeValidator(_to_seconds_or_none),
+    PlainSerializer(_format_duration_or_none),
 ]
+"""Seconds, written with a unit, or None, written `none`, for a call that may take any time."""
+
+Size = Annotated[ByteSize, Field(gt=0, le=_MAX_INT32), WrapValidator(_to_size), PlainSerializer(format_size)]
 """Bytes, written as a number or with a unit: `10MiB`."""
 
 Port = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=65535)]

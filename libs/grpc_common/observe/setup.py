@@ -16,6 +16,9 @@ from grpc_common.observe.metrics import client_metrics, count_connections, serve
 if TYPE_CHECKING:
     from grpc_common.observe.tracing import Tracing
 
+_FLUSH = 2.0
+"""Seconds for the export of the last traces, within the process_end.BOUND of all that follows a drain."""
+
 _tracing: Tracing | None = None
 """That of this process, once a server has started it: the calls that its servicers make are traced too."""
 
@@ -30,6 +33,7 @@ class Observation:
 
     def __init__(self, config: ServerConfig) -> None:
         self._metrics_config = config.metrics
+        self._env_prefix = config.env_prefix
         self.metrics = server_metrics() if config.metrics.enabled else None
         # In this order: the access log tells the trace's id.
         self.observers: list[CallObserver] = [
@@ -56,10 +60,10 @@ class Observation:
         """
         with ExitStack() as stack:
             if _tracing:
-                stack.callback(_tracing.shutdown)
+                stack.callback(_tracing.shutdown, _FLUSH)
             metrics_port = None
             if self._metrics_config.enabled:
-                with named(self._metrics_config.port, "METRICS_PORT"):
+                with named(self._metrics_config.port, f"{self._env_prefix}METRICS_PORT"):
                     metrics_port, stop = serve_metrics(self._metrics_config.port)
                 stack.callback(stop)
                 stack.callback(count_connections(port))

@@ -41,7 +41,7 @@ class Database:
 @asynccontextmanager
 async def serving(**dependencies: Database):
     """Serve with these dependencies, asked every 10 ms; yield a stub of its health."""
-    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_GRACE": "1s"}
+    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
     server = Server(load(ServerConfig, environ=environ))
     server.add(None, lambda _servicer, _server: None, name="test.Service")
     for name, database in dependencies.items():
@@ -116,7 +116,9 @@ async def test_failures_before_a_server_is_not_ready(failures, ready):
             raise ConnectionError
         idle.set()
 
-    server = Server(load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false"}))
+    server = Server(
+        load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"})
+    )
     server.depend_on("database", ping, interval=0.01, timeout=1, failures=3)
     with capture_logs() as logs:
         async with server.serving():

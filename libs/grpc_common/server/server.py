@@ -11,8 +11,9 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 
-from grpc_common.config.reload import follow
+from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, ServerSection, TlsConfig
+from grpc_common.core import process_end
 from grpc_common.core.ports import bind
 from grpc_common.observe.setup import Observation
 from grpc_common.server import drain
@@ -40,6 +41,7 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
+        self._drain_delay = config.server.drain.delay
         self._observation = Observation(config)
         self._lifecycle = Lifecycle(
             config.server,
@@ -90,8 +92,8 @@ class Server:
     async def run(self, **announced: object) -> int:
         """Serve until SIGTERM or SIGINT, drain, and return the exit code 0.
 
-        The first log line has the ports and `announced`. A second signal ends the process
-        at once, as if it had no handler.
+        The first log line has the ports and `announced`. After SIGINT, which is Ctrl-C, the drain
+        begins without its delay. A second signal ends the process at once, as if it had no handler.
 
         Raises:
             BindError: a port is in use or not allowed.
@@ -101,6 +103,8 @@ class Server:
         async with self.serving(**announced):
             signum = await signal_received
             log.info("ending", signal=signum.name)
+            if signum is signal.SIGINT:
+                self._drain_delay = 0  # Ctrl-C comes from a terminal, where no load balancer has to notice
         return 0
 
     @asynccontextmanager
@@ -113,13 +117,15 @@ class Server:
         """
         if self._config.server.reflection:
             add_reflection([*self._names, health.SERVICE_NAME], self._server)
-        port = bind(self._server, self._config.server.port, "GRPC_PORT", self._credentials)
+        port = bind(
+            self._server, self._config.server.port, f"{self._config.env_prefix}GRPC_PORT", self._credentials
+        )
         async with AsyncExitStack() as stack:
             health_port = await stack.enter_async_context(self._health_port())
             metrics_port = stack.enter_context(self._observation.running(port))
             await self._server.start()
             await stack.enter_async_context(self._health.watching())
-            await stack.enter_async_context(_following(self._config, self._observation.apply))
+            await stack.enter_async_context(_reloading(self._config, self._observation.apply))
             ports = {"grpc_port": port, "health_port": health_port, "metrics_port": metrics_port}
             log.info("serving", **{name: number for name, number in ports.items() if number}, **announced)
             try:
@@ -137,7 +143,7 @@ class Server:
             return
         server = grpc.aio.server(options=options(self._config.server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        port = bind(server, self._config.server.health_port, "HEALTH_PORT")
+        port = bind(server, self._config.server.health_port, f"{self._config.env_prefix}HEALTH_PORT")
         await server.start()
         try:
             yield port
@@ -146,9 +152,9 @@ class Server:
 
     async def _drain(self, port: int) -> None:
         config = self._config.server.drain
-        log.info("draining", delay=config.delay, grace=config.grace)
+        log.info("draining", delay=self._drain_delay, grace=config.grace)
         await self._health.drain()
-        await asyncio.sleep(config.delay)
+        await asyncio.sleep(self._drain_delay)
         drain.close_listeners(port)
         admission = self._lifecycle.admission
         try:
@@ -156,6 +162,7 @@ class Server:
                 await drain.quiet(admission, port)
         except TimeoutError:
             log.warning("calls outlast the grace and are cancelled", in_flight=admission.in_flight)
+        process_end.drained()
         self._lifecycle.end_built_in_calls()
         await self._server.stop(_CLOSING)
         log.info("stopped")
@@ -201,8 +208,8 @@ def _authorizer(config: TlsConfig) -> Authorizer | None:
 
 
 @asynccontextmanager
-async def _following(config: ServerConfig, apply: Callable[[ServerConfig], None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(follow(config, apply))
+async def _reloading(config: ServerConfig, apply: Callable[[ServerConfig], None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(reload_changes(config, apply))
     try:
         yield
     finally:

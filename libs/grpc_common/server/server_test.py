@@ -37,7 +37,7 @@ class Gate:
 
 def configured(**environ: str) -> ServerConfig:
     """Return a configuration with free ports."""
-    return load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_PORT": "0"} | environ)
+    return load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_PORT": "0", "DRAIN_DELAY": "0s"} | environ)
 
 
 @asynccontextmanager

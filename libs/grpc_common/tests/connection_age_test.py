@@ -53,8 +53,9 @@ def add(_servicer, server) -> None:
 @asynccontextmanager
 async def serving(pause: float, **environ: str):
     """Serve test.Pages; yield the port of a network to it, which passes on 8 KiB a `pause`."""
-    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "KEEPALIVE_MAX_CONNECTION_AGE": f"{AGE:g}s"}
-    server = Server(load(ServerConfig, environ=ours | environ))
+    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
+    age = {"KEEPALIVE_MAX_CONNECTION_AGE": f"{AGE:g}s"}
+    server = Server(load(ServerConfig, environ=ours | age | environ))
     server.add(None, add, name="test.Pages")
     async with server.serving() as port, asyncio.TaskGroup() as tasks:
 

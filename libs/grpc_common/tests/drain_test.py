@@ -37,7 +37,7 @@ def add(_servicer, server) -> None:
 @asynccontextmanager
 async def serving(**environ: str):
     """Serve test.Echo; drain when the block ends."""
-    quiet = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_GRACE": "20s"}
+    quiet = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "20s"}
     server = Server(load(ServerConfig, environ=quiet | environ))
     server.add(None, add, name="test.Echo")
     async with server.serving() as port:

@@ -10,8 +10,8 @@ from grpc_common import (
     RetryThrottling,
     ServiceConfig,
 )
-from grpc_common.config.loading import settings
 from grpc_common.config.sections import ServerConfig
+from grpc_common.config.settings import settings
 
 README = Path(__file__).parents[1].joinpath("README.md").read_text()
 
@@ -19,7 +19,7 @@ README = Path(__file__).parents[1].joinpath("README.md").read_text()
 def test_every_setting_of_a_server_is_in_the_table():
     """The table of the README says what the code does: key, variable, default and meaning of each setting."""
     rows = [
-        f"| `{setting.key}` | {setting.variable} | {shown(setting.default)} | {setting.description} |"
+        f"| `{setting.key}` | {setting.variable} | {setting.default_text} | {setting.description} |"
         for setting in settings(ServerConfig)
     ]
     assert missing(rows) == []

@@ -58,6 +58,9 @@ _BEFORE_ALL = uuid.UUID(int=0)
 _MIGRATION_LOCK = int.from_bytes(b"user.db")
 """The advisory lock of those that migrate: any number that nothing else in the database locks."""
 
+_CLOSING = 1.0
+"""Seconds for the pool to close once nobody uses it: a part of what a process has after its drain."""
+
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg raises when the database can't be used (a TimeoutError is an OSError)."""
 
@@ -92,7 +95,7 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
     finally:
         # What does not close in time is terminated.
         with suppress(TimeoutError):
-            async with asyncio.timeout(config.connect_timeout):
+            async with asyncio.timeout(_CLOSING):
                 await pool.close()
 
 

@@ -15,7 +15,7 @@ SERVER = Path("services/echo/server").absolute()
 @pytest.fixture(scope="module")
 def stub():
     """Run the server on a free port, call it, and stop it: it must end with exit code 0."""
-    environment = os.environ | {"GRPC_PORT": "0", "METRICS_PORT": "0"}
+    environment = os.environ | {"GRPC_PORT": "0", "METRICS_PORT": "0", "DRAIN_DELAY": "0s"}
     with subprocess.Popen([SERVER], env=environment, stderr=subprocess.PIPE, text=True) as process:
         first_line = process.stderr.readline()
         port = re.search(r"grpc_port\D+(\d+)", first_line)
