@@ -41,7 +41,7 @@ def test_all_mistakes_of_a_file():
 def test_file_that_is_no_yaml():
     """A file that can't be read at all is told too."""
     [text] = texts(configuration.load_configurations, with_file("server: ["))
-    assert text.startswith(f"ConfigMap/{CONFIG}: data: config.yaml: not YAML: ")
+    assert text.startswith(f"ConfigMap/{CONFIG}: data: config.yaml:1: not YAML: ")
 
 
 def test_mistake_in_a_variable():

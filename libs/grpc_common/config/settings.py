@@ -28,7 +28,7 @@ class Setting:
     path: tuple[str, ...]
     field: FieldInfo
     variable: str
-    """The environment variable that sets it; empty for mappings, and lists of them, which are in files alone."""
+    """The environment variable that sets it; empty for mappings and lists of them: only files hold those."""
     default: Any
     """As it would be written in YAML; None if it is required."""
     required: bool

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -157,29 +155,8 @@ def test_what_is_no_file(tmp_path):
         assert "; name a " in str(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_file_that_may_not_be_read(tmp_path):
-    """A file of somebody else is named."""
-    secret = tmp_path / "c.yaml"
-    secret.write_text("")
-    secret.chmod(0)
-    program = (
-        "import os, sys; from pathlib import Path; from grpc_common import ConfigError, ServerConfig, load\n"
-        "os.setuid(65534)\n"
-        "try: load(ServerConfig, Path(sys.argv[1]), {})\n"
-        "except ConfigError as error: print(error)"
-    )
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", program, secret]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert result.stdout == f"{secret}: Permission denied; name a file that can be read\n"
-
-
 @given(st.binary(max_size=200))
-@hypothesis_settings(max_examples=300)
+@hypothesis_settings(max_examples=200)
 def test_any_bytes(tmp_path_factory, content):
     """No bytes end in anything but a configuration or a ConfigError."""
     path = tmp_path_factory.getbasetemp() / "bytes.yaml"
@@ -220,7 +197,7 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(KEYS, VALUES))
-@hypothesis_settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+@hypothesis_settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 def test_any_structure(tmp_path_factory, content):
     """Nor does any YAML, with values of each kind in the place of each setting."""
     path = tmp_path_factory.getbasetemp() / "structure.yaml"
