@@ -56,7 +56,7 @@ def test_settings_that_are_no_yaml(file):
     code, output = lint(file)
     assert code == 1
     assert output.startswith(
-        f"{file}: ConfigMap/{config_map['metadata']['name']}: data: config.yaml: not YAML: "
+        f"{file}: ConfigMap/{config_map['metadata']['name']}: data: config.yaml:1: not YAML: "
     )
 
 

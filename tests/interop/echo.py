@@ -82,7 +82,10 @@ class Echo:
 
     async def start(self) -> None:
         """Serve, on the same port as before if there was one."""
-        config = {"server": {"port": self.port} | self._settings, "metrics": self._metrics}
+        config = {
+            "server": {"port": self.port, "drain": {"delay": "0s"}} | self._settings,
+            "metrics": self._metrics,
+        }
         server = Server(ServerConfig.model_validate(config))
         server.add(self, Echo.add_to, name=SERVICE)
         server.depend_on("the test", self._probe, interval=0.05, failures=1)

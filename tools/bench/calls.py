@@ -130,7 +130,7 @@ async def _plain() -> AsyncIterator[int]:
 @asynccontextmanager
 async def _with_grpc_common(settings: dict[str, Any]) -> AsyncIterator[int]:
     config = grpc_common.ServerConfig.model_validate(
-        {"server": {"port": 0}, "metrics": {"port": 0}} | settings
+        {"server": {"port": 0, "drain": {"delay": "0s"}}, "metrics": {"port": 0}} | settings
     )
     grpc_common.configure_logging(config.logging.level, "json")
     server = grpc_common.Server(config)

@@ -50,11 +50,12 @@ class _Watcher:
             if content != self._content:
                 # First, so that a file which makes the reload fail is tried once.
                 self._content = content
-                self._reload()
+                await self._reload()
 
-    def _reload(self) -> None:
+    async def _reload(self) -> None:
         try:
-            new = load(type(self._config), self._file)
+            # A large file takes seconds to parse.
+            new = await asyncio.to_thread(load, type(self._config), self._file)
         except ConfigError as error:
             log.error("configuration not reloaded", mistakes=str(error).splitlines())  # noqa: TRY400 (no bug)
             return

@@ -26,6 +26,12 @@ _MAX_DEPTH = 32
 _MAX_VALUES = 10_000
 """Values in a file, counted again for each alias: a few lines of aliases can stand for billions."""
 
+_SHOWN = 100
+"""Characters of a key or a value that a message has at most."""
+
+_MAX_MISTAKES = 100
+"""Nobody reads more of them at a time."""
+
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {"null", "bool", "int", "float", "str", "timestamp", "value"}
 
@@ -39,7 +45,10 @@ class ConfigError(StartError):
     @classmethod
     def of(cls, *mistakes: str) -> ConfigError:
         """Return the error for `mistakes`, which may quote anything."""
-        return cls("\n".join(map(printable, mistakes)))
+        lines = [printable(mistake) for mistake in mistakes[:_MAX_MISTAKES]]
+        if more := len(mistakes) - len(lines):
+            lines.append(f"and {more} mistakes more")
+        return cls("\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def _line(error: yaml.MarkedYAMLError) -> int:
 def _problem(error: yaml.MarkedYAMLError) -> str:
     if isinstance(error, _RefusedError):
         return str(error.problem)
-    return "not YAML: " + ": ".join(part for part in (error.context, error.problem) if part)
+    return "not YAML: " + ": ".join(part[: 2 * _SHOWN] for part in (error.context, error.problem) if part)
 
 
 class _RefusedError(yaml.MarkedYAMLError):
@@ -183,7 +192,9 @@ class _Reader:
                 return [self._at(item, item, (*place, index)) for index, item in enumerate(node.value)]
             case yaml.ScalarNode() if node.tag.removeprefix(_TAG) in _SCALARS:
                 return self._scalar(node)
-        raise _RefusedError(f"the tag {node.tag.replace(_TAG, '!!')} is not for configurations", node)
+        raise _RefusedError(
+            f"the tag {node.tag.replace(_TAG, '!!')[:_SHOWN]} is not for configurations", node
+        )
 
     def _at(self, mark: yaml.Node, node: yaml.Node, place: Place) -> Any:
         self.lines[place] = mark.start_mark.line + 1
@@ -241,7 +252,7 @@ _QUOTES = "write a decimal number, or quotes around a text"
 
 def dotted(place: Place) -> str:
     """Return a place as people write it: `server.keepalive.time`."""
-    return ".".join(map(str, place))
+    return ".".join(str(part)[:_SHOWN] for part in place)
 
 
 def shorten(value: Any) -> str:
@@ -250,4 +261,4 @@ def shorten(value: Any) -> str:
         text = str(value) if isinstance(value, date) else repr(value)
     except ValueError:  # Python writes no integer of more than 4300 digits
         return "a number of thousands of digits"
-    return text if len(text) <= 100 else f"{text[:100]}..."  # noqa: PLR2004 (a line)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

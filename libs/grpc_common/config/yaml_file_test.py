@@ -136,6 +136,15 @@ def test_aliases_that_stand_for_billions(tmp_path):
     assert "more than 10000 values, with what aliases stand for" in mistake(tmp_path, "\n".join(lines))
 
 
+def test_errors_are_bounded(tmp_path):
+    """A long key, tag or name is cut, and so is a long list of mistakes."""
+    for content in (f"? {'k' * 100_000}\n: 1", f"!{'t' * 100_000} x", f"server: *{'a' * 100_000}"):
+        assert len(mistake(tmp_path, content)) < 500
+    lines = mistake(tmp_path, "".join(f"key{number}: 1\n" for number in range(150))).splitlines()
+    assert len(lines) == 101
+    assert lines[-1] == "and 50 mistakes more"
+
+
 def test_large_file_is_refused(tmp_path):
     """A file that no ConfigMap could hold is not read."""
     assert mistake(tmp_path, "#" * (MAX_BYTES + 1)) == f"c.yaml: is larger than {MAX_BYTES} bytes"

@@ -101,6 +101,16 @@ async def test_refusal_comes_at_once():
         assert await held == b""
 
 
+async def test_calls_without_a_limit():
+    """A server whose default deadlines are `none` serves calls without a deadline, unary and streaming."""
+    async with (
+        serving(DEFAULT_DEADLINE="none", DEFAULT_STREAM_DEADLINE="none") as (port, _),
+        dial(port) as channel,
+    ):
+        assert await channel.unary_unary("/test.Methods/Echo")(b"a") == b"a"
+        assert [answer async for answer in channel.unary_stream("/test.Methods/Repeat")(b"a")] == [b"a", b"a"]
+
+
 BURST = """
 import asyncio, collections, grpc, sys
 

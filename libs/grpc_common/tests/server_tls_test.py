@@ -20,6 +20,7 @@ server:
     require_client_certificate: true
     allowed_callers:
       /test.Echo/Write: [admin.test]
+  drain: {{delay: 0s}}
 metrics: {{enabled: false}}
 """
 
