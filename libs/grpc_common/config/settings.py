@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeAliasType, Union, get_args, get_origin, i
 
 from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from grpc_common.config.sections import ServerConfig
 from grpc_common.config.units import Secret
@@ -19,6 +18,7 @@ UNSET = object()
 """What an empty variable says of a setting that can't be empty."""
 
 _COMPUTED = "computed"
+_REQUIRED = object()
 
 
 @dataclass(frozen=True)
@@ -129,29 +129,30 @@ def _settings(
             continue
         default = _COMPUTED if value is _COMPUTED else defaults.get(name)
         variable = _variable(field, path, prefix)
-        required = value is PydanticUndefined
+        required = value is _REQUIRED
         yield Setting(path, field, variable, default, required=required, optional_section=optional)
 
 
 def _values(model: type[BaseModel], instance: BaseModel | None) -> dict[str, Any]:
-    """Return what the fields of `model` are if nobody sets them: a value, _COMPUTED or PydanticUndefined."""
+    """Return what the fields of `model` are if nobody sets them: a value, _COMPUTED or _REQUIRED."""
     if instance is not None:
         return {name: getattr(instance, name) for name in model.model_fields}
-    return {
-        name: _COMPUTED
-        if field.default_factory_takes_validated_data
-        else field.get_default(call_default_factory=True)
-        for name, field in model.model_fields.items()
-    }
+    return {name: _default(field) for name, field in model.model_fields.items()}
+
+
+def _default(field: FieldInfo) -> Any:
+    if field.is_required():
+        return _REQUIRED
+    if field.default_factory_takes_validated_data:
+        return _COMPUTED
+    return field.get_default(call_default_factory=True)
 
 
 def _as_yaml(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
     known = {
         name
         for name, value in values.items()
-        if value is not PydanticUndefined
-        and value is not _COMPUTED
-        and section_of(model.model_fields[name]) is None
+        if value is not _REQUIRED and value is not _COMPUTED and section_of(model.model_fields[name]) is None
     }
     filled = {name: values[name] if name in known else None for name in model.model_fields}
     return model.model_construct(**filled).model_dump(mode="json", include=known, warnings=False)
