@@ -14,7 +14,9 @@ from grpc_common.config.sections import ServerConfig
 from grpc_common.config.settings import Setting, settings
 from grpc_common.core import process_end
 from grpc_common.core.errors import StartError
+from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe.logs import configure_logging
+from grpc_common.observe.stderr import catch_stderr
 
 _VARIABLES = """\
 A list in a variable is separated by commas. An empty variable means none where that is the default, an empty
@@ -76,8 +78,10 @@ def _config_option(**more: Any) -> click.Option:
 
 
 def _run[Config: ServerConfig](work: Work[Config], config_class: type[Config], file: Path | None) -> None:
+    ignore_harmless_signals()
     with _errors():
         config = load(config_class, file)
+        catch_stderr()
         configure_logging(config.logging.level, config.logging.format)
         with process_end.bounded():
             code = asyncio.run(work(config))

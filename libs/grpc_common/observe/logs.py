@@ -1,17 +1,22 @@
-"""Structured logs on stderr: one event a line, JSON or for people, values escaped.
+"""Structured logs on stderr: one event a line, JSON or for people, values escaped and bounded.
 
 What libraries log by Python's own logging comes out in the same form and at the same level.
+A call that logs neither waits nor raises, whatever is logged and whoever reads it.
 """
 
+import atexit
 import logging
-import sys
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, override
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from grpc_common.observe import writer
+from grpc_common.observe.rate_limit import RateLimit
+from grpc_common.observe.rendering import Format, Renderer, has_colors
+
 type Level = Literal["debug", "info", "warning", "error"]
-type Format = Literal["json", "console"]
 
 log = structlog.get_logger()
 
@@ -25,28 +30,24 @@ LEVELS: dict[str, int] = {
 
 def configure_logging(level: Level = "info", format: Format = "console") -> None:  # noqa: A002 (its name in the configuration)
     """Set up the logs of a program; call it first thing in main, and again to change the format."""
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso"),
-        structlog.processors.StackInfoRenderer(),
-        structlog.processors.ExceptionRenderer(),
-    ]
-    render = _renderers(format)
-    structlog.configure(
-        processors=[_drop_below_level, *shared, *render],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
-    handler = logging.StreamHandler(sys.stderr)
+    _configure_structlog(format)
+    handler = _Handler()
+    handler.addFilter(_bound_grpc)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *_SHARED],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer],
         )
     )
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     set_level(level)
+
+
+def configure_default_logging() -> None:
+    """Log for people if the program has not set up structlog: its own default shows local variables."""
+    if not structlog.is_configured():
+        _configure_structlog("console")
 
 
 def set_level(level: Level) -> None:
@@ -61,7 +62,17 @@ def is_logged(level: Level) -> bool:
     return LEVELS[level] >= _threshold
 
 
+def is_json() -> bool:
+    """Return whether lines are JSON."""
+    return _format == "json"
+
+
+rate_limit = RateLimit()
+"""Of lines that peers cause: C-core's and grpcio's own."""
+
 _threshold = logging.INFO
+_format: Format = "console"
+_renderer = Renderer("console")
 
 
 def _drop_below_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -70,35 +81,98 @@ def _drop_below_level(_logger: WrappedLogger, method: str, event: EventDict) -> 
     return event
 
 
-def _renderers(format: Format) -> list[Processor]:  # noqa: A002
-    if format == "json":
-        return [structlog.processors.JSONRenderer()]
-    console = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso"),
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.ExceptionRenderer(),
+]
+
+
+def _configure_structlog(format: Format) -> None:  # noqa: A002
+    global _format, _renderer
+    _format, _renderer = format, Renderer(format, colors=has_colors(writer.lines.descriptor))
+    structlog.configure(
+        processors=[_drop_below_level, *_SHARED, _renderer],
+        wrapper_class=_Logger,
+        logger_factory=_Lines,
     )
-    return [_escape, console]
+    writer.lines.notices = _notices
 
 
-class _Escaped:
-    """A text that the console shows as Python writes it in a program."""
+class _Lines:
+    """What structlog gives its lines to."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return repr(self._text)
+    def __init__(self, *_names: str) -> None:
+        self.msg = self.debug = self.info = self.warning = self.warn = writer.lines.add
+        self.error = self.critical = self.fatal = self.log = writer.lines.add
 
 
-def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Keep values from writing lines of their own, or colours and worse to a terminal."""
-    for key, value in event.items():
-        text = value if isinstance(value, str) else repr(value)
-        if not text.isprintable():
-            event[key] = _escaped_lines(text) if key in {"exception", "stack"} else _Escaped(text)
-    event["event"] = str(event["event"])
-    return event
+_Base = structlog.make_filtering_bound_logger(logging.NOTSET)
 
 
-def _escaped_lines(text: str) -> str:
-    """Indent each line, so that none looks like an event whatever an exception's text is."""
-    return "\n".join("  " + (line if line.isprintable() else repr(line)) for line in text.split("\n"))
+class _Logger(_Base):  # type: ignore[misc, valid-type]
+    """Logs a line about the failure if the event can't be logged."""
+
+
+def _never_raising(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def logging_method(self: _Logger, *args: Any, **fields: Any) -> Any:
+        try:
+            return method(self, *args, **fields)
+        except Exception as error:  # noqa: BLE001 (a value's methods may do anything)
+            event = next((text for text in args if isinstance(text, str)), "")
+            writer.lines.add(_renderer.failure(name, event, error))
+
+    return logging_method
+
+
+for _name in ("debug", "info", "warning", "error", "critical", "exception", "fatal", "warn", "msg", "log"):
+    setattr(_Logger, _name, _never_raising(_name, getattr(_Base, _name)))
+
+
+class _Handler(logging.Handler):
+    """Takes what is logged by Python's own logging."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            writer.lines.add(self.format(record))
+        except Exception as error:  # noqa: BLE001 (as above)
+            level = record.levelname.lower()
+            writer.lines.add(_renderer.failure(level, record.msg, error))
+
+
+def _bound_grpc(record: logging.LogRecord) -> bool:
+    """Bound what peers can have grpcio's loggers write, and keep their metadata out of it."""
+    if record.name.partition(".")[0] != "grpc":
+        return True
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            f"{len(value)} bytes" if isinstance(value, bytes) else value for value in record.args
+        )
+    if record.exc_info and isinstance(record.exc_info[1], UnicodeError):
+        record.exc_info = None
+    return rate_limit.admits(f"{record.name}: {str(record.msg)[:40]}")
+
+
+def _notices(dropped: int, *, at_once: bool = False) -> list[str]:
+    lines = []
+    if dropped:
+        lines.append(
+            _line("warning", "log lines were dropped, since they could not be written", count=dropped)
+        )
+    for kind, count in rate_limit.take_suppressed(at_once=at_once).items():
+        lines.append(_line("warning", "more lines of this kind were suppressed", kind=kind, count=count))
+    return lines
+
+
+def _line(level: str, event: str, **fields: object) -> str:
+    made: EventDict = {"event": event, "level": level, **fields}
+    return _renderer(None, level, structlog.processors.TimeStamper(fmt="iso")(None, level, made))
+
+
+@atexit.register
+def _tell_suppressed() -> None:
+    for line in _notices(0, at_once=True):
+        writer.lines.add(line)

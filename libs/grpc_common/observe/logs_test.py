@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from grpc_common.core.calls import Call, CallType, Method
+from grpc_common.observe import writer
 from grpc_common.observe.access_log import AccessLog
 from grpc_common.observe.logs import configure_logging, set_level
 
@@ -21,22 +22,23 @@ CHECK = Method("grpc.health.v1.Health", "Check", CallType.UNARY)
 class Lines:
     """What was logged since the last look."""
 
-    def __init__(self, capsys) -> None:
-        self._capsys = capsys
+    def __init__(self, capfd) -> None:
+        self._capfd = capfd
 
     def text(self) -> list[str]:
-        return self._capsys.readouterr().err.splitlines()
+        assert writer.lines.flush(60)
+        return self._capfd.readouterr().err.splitlines()
 
     def json(self) -> list[dict]:
         return [json.loads(line) for line in self.text()]
 
 
 @pytest.fixture
-def lines(capsys):
+def lines(capfd):
     """Undo configure_logging at the end; the value reads what was logged."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    yield Lines(capsys)
+    yield Lines(capfd)
     structlog.reset_defaults()
     set_level("info")
     logging.captureWarnings(capture=False)

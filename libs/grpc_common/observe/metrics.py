@@ -5,14 +5,17 @@ They are in prometheus_client's default registry, beside the process's own.
 
 import functools
 import socket
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, override
 
 import grpc
 import prometheus_client
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.core.sockets import connections
+from grpc_common.observe import writer
 
 UNKNOWN_METHOD = Method("unknown", "unknown", CallType.UNARY)
 """Stands for every method that a caller asks for and that does not exist: callers must not make labels."""
@@ -146,6 +149,21 @@ def count_connections(port: int) -> Callable[[], None]:
     return lambda: gauge.remove(port)
 
 
+class _LogLines(Collector):
+    @override
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        text = "Lines of the log that could not be written, by reason."
+        dropped = CounterMetricFamily("grpc_log_lines_dropped", text, labels=["reason"])
+        for reason, count in list(writer.lines.dropped.items()):
+            dropped.add_metric([reason], count)
+        yield dropped
+
+
+@functools.cache
+def _count_log_lines() -> None:
+    prometheus_client.REGISTRY.register(_LogLines())
+
+
 def serve_metrics(port: int) -> tuple[int, Callable[[], None]]:
     """Serve the default registry over HTTP at every path, from a thread of its own.
 
@@ -158,6 +176,7 @@ def serve_metrics(port: int) -> tuple[int, Callable[[], None]]:
         OSError: the port can't be bound.
 
     """
+    _count_log_lines()
     # Counters' *_created would double the page, and Prometheus does not use them.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     address = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 (Prometheus is elsewhere)

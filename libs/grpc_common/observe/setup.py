@@ -10,7 +10,7 @@ from grpc_common.core.calls import CallObserver
 from grpc_common.core.errors import StartError
 from grpc_common.core.ports import named
 from grpc_common.observe.access_log import AccessLog
-from grpc_common.observe.logs import set_level
+from grpc_common.observe.logs import configure_default_logging, set_level
 from grpc_common.observe.metrics import client_metrics, count_connections, serve_metrics, server_metrics
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Observation:
     """
 
     def __init__(self, config: ServerConfig) -> None:
+        configure_default_logging()
         self._metrics_config = config.metrics
         self._env_prefix = config.env_prefix
         self.metrics = server_metrics() if config.metrics.enabled else None
@@ -72,6 +73,7 @@ class Observation:
 
 def client_observers() -> list[CallObserver]:
     """Return what observes the calls of a channel."""
+    configure_default_logging()
     return [*_client_tracing(), client_metrics(), AccessLog(client=True)]
 
 

@@ -15,6 +15,8 @@ from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, ServerSection, TlsConfig
 from grpc_common.core import process_end
 from grpc_common.core.ports import bind
+from grpc_common.core.signals import ignore_harmless_signals
+from grpc_common.observe import stderr
 from grpc_common.observe.setup import Observation
 from grpc_common.server import drain
 from grpc_common.server.aio import AioEngine
@@ -94,11 +96,15 @@ class Server:
 
         The first log line has the ports and `announced`. After SIGINT, which is Ctrl-C, the drain
         begins without its delay. A second signal ends the process at once, as if it had no handler.
+        SIGHUP, SIGUSR1 and SIGUSR2 are logged, and no more. What anything writes to stderr comes out
+        as a line of the log.
 
         Raises:
             BindError: a port is in use or not allowed.
 
         """
+        stderr.catch_stderr()
+        ignore_harmless_signals()
         signal_received = _first_signal()
         async with self.serving(**announced):
             signum = await signal_received
@@ -222,6 +228,7 @@ def _first_signal() -> asyncio.Future[signal.Signals]:
 
     def receive(signum: signal.Signals) -> None:
         if received.done():
+            stderr.flush(0.1)
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         else:

@@ -1,0 +1,180 @@
+"""Writes the log's lines from a thread of its own, so that no caller waits for whoever reads them.
+
+A caller only puts a line into a queue that is bounded. What finds no room there, and what can't be
+written, is dropped and counted; once lines can be written again, one of them tells how many were dropped.
+"""
+
+import atexit
+import errno
+import os
+import queue
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+MAX_LINES = 10_000
+"""Lines that may wait to be written: what a busy server logs in about a second."""
+
+MAX_CHARACTERS = 4 * 2**20
+"""Characters that may wait to be written, whatever the number of their lines."""
+
+EXIT_TIMEOUT = 1.0
+"""Seconds that the end of the process waits for the last lines to be written."""
+
+FULL = "full"
+"""Why a line was dropped that found no room in the queue; other reasons are names of errno."""
+
+_BATCH = 2**20
+"""Characters that are written at once: after each write the thread may wait 5 ms for a busy process's GIL."""
+
+_TICK = 1.0
+"""Seconds between two looks at whether there are notices."""
+
+
+class LineWriter:
+    """A queue of lines, and the thread that writes them to a descriptor.
+
+    Args:
+        descriptor: where lines are written; None drops them all.
+
+    """
+
+    def __init__(self, descriptor: int | None) -> None:
+        self.descriptor = descriptor
+        self.notices: Callable[[int], list[str]] = lambda _dropped: []
+        """Returns the lines that the writer itself has to tell; gets the number of lines newly dropped."""
+        self.dropped = {FULL: 0}
+        """How many lines were dropped, by reason."""
+        self._reported = 0
+        self._rest_of_line = b""
+        self._exit_deadline: float | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with an empty queue and no thread; in a forked process these are the parent's."""
+        # Signal handlers and destructors, which may log, run between any two statements of the same thread.
+        self._lock = threading.RLock()
+        self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        self._lines = self._characters = 0
+        self._thread: threading.Thread | None = None
+
+    def add(self, line: str) -> None:
+        """Have `line`, which has no newline at its end, written soon. Never waits and never raises."""
+        size = len(line)
+        with self._lock:
+            if self._lines >= MAX_LINES or self._characters + size > MAX_CHARACTERS:
+                self.dropped[FULL] += 1
+                return
+            self._lines += 1
+            self._characters += size
+            self._queue.put(line)
+            if self._thread is None:
+                self._start()
+        if self._exit_deadline is not None:
+            # Nobody flushes any more: this is the end of the interpreter.
+            self.flush(max(0.0, self._exit_deadline - time.monotonic()))
+
+    def flush(self, timeout: float = EXIT_TIMEOUT) -> bool:
+        """Wait until all lines so far are written or dropped, `timeout` seconds at most; tell if they are."""
+        if self._thread is None:
+            return True
+        passed = threading.Event()
+        self._queue.put(passed)
+        return passed.wait(timeout)
+
+    def finish(self) -> None:
+        """Write the last lines at the end of the process, which does not wait long for a reader."""
+        self._exit_deadline = time.monotonic() + EXIT_TIMEOUT
+        self.flush(EXIT_TIMEOUT)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the interpreter ends; the next line tries again
+            return
+        self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            lines, passed = self._next_batch()
+            written = bool(lines) and self._write(lines)
+            self._write_notices(tell_dropped=written)
+            for event in passed:
+                event.set()
+
+    def _next_batch(self) -> tuple[list[str], list[threading.Event]]:
+        """Return the next lines, none after a while without any, and whoever waits for their end."""
+        lines: list[str] = []
+        passed: list[threading.Event] = []
+        size = 0
+        try:
+            item = self._queue.get(timeout=_TICK)
+            while True:
+                if isinstance(item, str):
+                    lines.append(item)
+                    size += len(item)
+                else:
+                    passed.append(item)
+                if size >= _BATCH:
+                    break
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        with self._lock:
+            self._lines -= len(lines)
+            self._characters -= size
+        return lines, passed
+
+    def _write_notices(self, *, tell_dropped: bool) -> None:
+        with self._lock:
+            dropped = sum(self.dropped.values()) if tell_dropped else self._reported
+        notices = self.notices(dropped - self._reported)
+        if notices and self._write(notices):
+            self._reported = dropped
+
+    def _write(self, lines: list[str]) -> bool:
+        text = "\n".join(lines) + "\n"
+        data = self._rest_of_line + text.encode(errors="backslashreplace")
+        written = 0
+        try:
+            while written < len(data):
+                written += self._write_some(data[written:] if written else data)
+        except OSError as error:
+            self._drop(data, written, errno.errorcode.get(error.errno or 0, "unknown"))
+            return False
+        self._rest_of_line = b""
+        return True
+
+    def _write_some(self, data: bytes) -> int:
+        if self.descriptor is None:
+            raise OSError(errno.EBADF, "no stderr")
+        try:
+            return os.write(self.descriptor, data)
+        except BlockingIOError:
+            writable = select.poll()
+            writable.register(self.descriptor, select.POLLOUT)
+            writable.poll()
+            return 0
+
+    def _drop(self, data: bytes, written: int, reason: str) -> None:
+        """Forget what is not written, save the rest of a line that has begun: it is finished first."""
+        torn = data[written - 1 : written] != b"\n" if written else bool(self._rest_of_line)
+        end = data.find(b"\n", written) + 1 if torn else written
+        self._rest_of_line = data[written:end]
+        with self._lock:
+            self.dropped[reason] = self.dropped.get(reason, 0) + data.count(b"\n", end)
+
+
+def _stderr() -> int | None:
+    """Return the descriptor of stderr; none if it was closed at the begin: 2 may be another file by now."""
+    return None if sys.__stderr__ is None else 2
+
+
+lines = LineWriter(_stderr())
+"""The log of this process, on stderr."""
+
+atexit.register(lines.finish)
+os.register_at_fork(after_in_child=lines._begin)  # noqa: SLF001 (this is its module)
