@@ -18,8 +18,6 @@ from grpc_common.observe.rendering import Format, Renderer, has_colors
 
 type Level = Literal["debug", "info", "warning", "error"]
 
-log = structlog.get_logger()
-
 LEVELS: dict[str, int] = {
     "debug": logging.DEBUG,
     "info": logging.INFO,

@@ -8,6 +8,7 @@ import grpc
 import pytest
 import structlog
 
+from grpc_common import Server, ServerConfig, load
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.observe import writer
 from grpc_common.observe.access_log import AccessLog
@@ -208,6 +209,107 @@ async def test_context_of_a_task_is_logged(lines):
         tasks.create_task(work("a"))
         tasks.create_task(work("b"))
     assert [line["request"] for line in lines.json()] == ["a", "a", "b", "b"]
+
+
+class Broken:
+    """Something that can't be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def circle() -> list:
+    """Return a list that holds itself."""
+    values: list = []
+    values.append(values)
+    return values
+
+
+@pytest.mark.parametrize("output", ["console", "json"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        Broken(),
+        {"a": [Broken()]},
+        circle(),
+        {"\U0001f600" * 100 + str(n): 1 for n in range(100)},
+        {(1, 2): 3},
+        float("nan"),
+        10**5000,
+        b"\xff",
+        "\ud800",
+        "字" * 100_000,
+        list(range(20_000)),
+        {str(n): "\U0001f600" * 100 for n in range(300)},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_value_is_a_line(lines, output, value):
+    """Whatever a value is, the call returns, and a bounded line with the event and other values comes out."""
+    configure_logging(format=output)
+    log.info("created", user="Ada", value=value)
+    log.error("many", **{f"field{n}": value for n in range(200)})
+    logging.getLogger("library").warning("created %s", value)
+    first, second, third = lines.text()
+    assert max(map(len, [first, second, third])) <= 2**14
+    assert "created" in first
+    assert "Ada" in first
+    assert "many" in second
+    assert "created" in third
+    if output == "json":
+        for line in (first, second, third):
+            json.loads(line, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: log.info("created %s %s", "Ada"),  # noqa: PLE1206 (that is the mistake)
+        lambda: log.info("created", event="again"),
+        lambda: logging.getLogger("library").warning("created %d", "Ada"),
+    ],
+    ids=["too few arguments", "event twice", "library"],
+)
+def test_mistaken_call_is_a_line(lines, call):
+    """A call of the log that is wrong in itself doesn't fail the code around it."""
+    configure_logging(format="json")
+    call()
+    (line,) = lines.json()
+    assert line["event"].startswith("created")
+    assert line["logging_error"].startswith("TypeError: ")
+
+
+def test_long_text_keeps_its_begin_and_end(lines):
+    """A mark says how much was left out in the middle; the end of a traceback is what matters most."""
+    configure_logging(format="json")
+    try:
+        raise ValueError("begin" + "x" * 100_000 + "end")  # noqa: TRY301
+    except ValueError:
+        log.exception("unexpected")
+    (line,) = lines.json()
+    assert line["exception"].startswith("Traceback")
+    assert "characters left out" in line["exception"]
+    assert line["exception"].endswith("end")
+
+
+async def test_server_that_is_not_set_up_shows_no_locals(lines):
+    """Without configure_logging a bug's traceback has the lines of code, and nothing of the request."""
+    structlog.reset_defaults()
+
+    async def fail_with_secret(request: bytes, _context) -> bytes:
+        secret = request.decode()
+        raise KeyError(len(secret))
+
+    handler = grpc.unary_unary_rpc_method_handler(fail_with_secret)
+    handlers = grpc.method_handlers_generic_handler("test.Fail", {"Fail": handler})
+    server = Server(load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false"}))
+    server.add(None, lambda _, server: server.add_generic_rpc_handlers([handlers]), name="test.Fail")
+    async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary("/test.Fail/Fail")(b"CANARY")
+    text = "\n".join(lines.text())
+    assert "KeyError: 6" in text
+    assert "CANARY" not in text
 
 
 def test_configured_again_it_logs_once(lines):

@@ -64,24 +64,27 @@ class Renderer:
         """Return a line of texts only, as long as the bound lets them be."""
         ordered = [key for key in (*_OWN_FIELDS, "logging_error") if key in event]
         ordered += [key for key in event if key not in ordered]
+        fields = {cut(key, 32): _plain(event[key]) for key in ordered[:_MAX_FIELDS]}
+        if len(ordered) > _MAX_FIELDS:
+            fields["fields_left_out"] = len(ordered) - _MAX_FIELDS
         limit, line = MAX_VALUE, ""
-        while limit:
-            kept = {cut(key, 64): _plain(event[key], limit) for key in ordered[:_MAX_FIELDS]}
-            if len(ordered) > _MAX_FIELDS:
-                kept["fields_left_out"] = len(ordered) - _MAX_FIELDS
-            line = self._render(kept)
+        while limit > 1:
+            line = self._render(
+                {key: cut(v, limit) if isinstance(v, str) else v for key, v in fields.items()}
+            )
             if len(line) <= MAX_LINE:
                 break
             limit //= 2
         return line
 
 
-def _plain(value: object, limit: int) -> object:
+def _plain(value: object) -> object:
+    """Return `value` if it is one of JSON's that are short, else its text."""
     if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, int) and value.bit_length() <= 64:  # noqa: PLR2004 (what JSON's readers take)
         return value
-    return cut(_text(value), limit)
+    return _text(value)
 
 
 def _text(value: object) -> str:

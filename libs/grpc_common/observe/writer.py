@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 MAX_LINES = 10_000
 """Lines that may wait to be written: what a busy server logs in about a second."""
@@ -48,7 +49,6 @@ class LineWriter:
         self.dropped = {FULL: 0}
         """How many lines were dropped, by reason."""
         self._reported = 0
-        self._rest_of_line = b""
         self._exit_deadline: float | None = None
         self._begin()
 
@@ -58,6 +58,7 @@ class LineWriter:
         self._lock = threading.RLock()
         self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._lines = self._characters = 0
+        self._rest_of_line = b""
         self._thread: threading.Thread | None = None
 
     def add(self, line: str) -> None:
@@ -90,12 +91,11 @@ class LineWriter:
         self.flush(EXIT_TIMEOUT)
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         try:
-            thread.start()
+            self._thread.start()
         except RuntimeError:  # no more threads, or the interpreter ends; the next line tries again
-            return
-        self._thread = thread
+            self._thread = None
 
     def _run(self) -> None:
         while True:
@@ -131,7 +131,9 @@ class LineWriter:
     def _write_notices(self, *, tell_dropped: bool) -> None:
         with self._lock:
             dropped = sum(self.dropped.values()) if tell_dropped else self._reported
-        notices = self.notices(dropped - self._reported)
+        notices: list[str] = []
+        with suppress(Exception):  # the thread has to go on
+            notices = self.notices(dropped - self._reported)
         if notices and self._write(notices):
             self._reported = dropped
 

@@ -121,10 +121,19 @@ def message(stream: int) -> bytes:
     return bytes([0, 0, 5, 0, 1]) + stream.to_bytes(4) + bytes(5)
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that were free just now: where nothing can be read, a server can't say which it took."""
-    with socket.create_server(("", 0)) as one, socket.create_server(("", 0)) as other:
-        return [server.getsockname()[1] for server in (one, other)][:count]
+def listening_ports(pid: int) -> list[int]:
+    """Return where a process listens, in the order in which it began to: its log may be unreadable."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            inodes.add(descriptor.stat().st_ino)
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()  # proc_net_tcp: 1 is the local address, 3 the state, 9 the inode
+            if fields[3] == "0A" and int(fields[9]) in inodes:
+                found.append((int(fields[9]), int(fields[1].split(":")[1], 16)))
+    return [port for _, port in sorted(found)]
 
 
 class Process:
@@ -132,10 +141,9 @@ class Process:
 
     def __init__(self, folder: Path, stderr: int, variables: dict[str, str], **options: object) -> None:
         (folder / "service.py").write_text(SERVICE)
-        self.port, self.metrics_port = free_ports(2)
         ours = {
-            "GRPC_PORT": str(self.port),
-            "METRICS_PORT": str(self.metrics_port),
+            "GRPC_PORT": "0",
+            "METRICS_PORT": "0",
             "LOGGING_FORMAT": "json",
             "DRAIN_GRACE": "5s",
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -147,6 +155,15 @@ class Process:
             stderr=stderr,
             **options,
         )
+
+    def wait_for_ports(self) -> None:
+        """Wait until it serves."""
+        end = time.monotonic() + PATIENCE
+        while len(ports := listening_ports(self.popen.pid)) < 2:
+            assert self.popen.poll() is None, "it could not start"
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        self.port, self.metrics_port = ports
 
     def call(self, method: str, request: bytes = b"") -> bytes:
         """Return the answer of a method."""
@@ -183,7 +200,7 @@ def running(folder: Path, stderr: int, variables: dict[str, str] | None = None, 
     """Run a server that serves."""
     process = Process(folder, stderr, variables or {}, **options)
     try:
-        process.call("echo") if not (variables or {}).get("TLS_DIRECTORY") else None
+        process.wait_for_ports()
         yield process
     finally:
         process.popen.kill()
@@ -323,7 +340,6 @@ def test_failed_tls_handshakes(tmp_path, log):
     """A thousand peers that fail at TLS leave a few lines."""
     directory = CertificateDirectory(tmp_path / "certs", trustme.CA(), "localhost").path
     with running(tmp_path, log, {"TLS_DIRECTORY": str(directory)}) as process:
-        wait_until(lambda: "serving" in Path(log.name).read_text())
         for _ in range(200):
             address = ("127.0.0.1", process.port)
             with socket.create_connection(address) as connection, suppress(ssl.SSLError, ConnectionError):
