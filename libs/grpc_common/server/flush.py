@@ -1,53 +1,66 @@
-"""The end of the last stream on a connection, which must not come before its messages have left.
+"""Holds back a stream's status until the kernel has sent its messages.
 
 Right behind the last call on a connection that is older than max_connection_age C-core closes the
-socket, and the kernel drops what is unsent as soon as the client says anything more, as with a
+socket, and the kernel drops what it has not sent as soon as the client says anything more, as with a
 WINDOW_UPDATE: the client gets UNAVAILABLE in the middle of a page. So a status follows its messages
-once the kernel has nothing unsent.
+once these have left.
 """
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from grpc_common.core.sockets import unsent
+from grpc_common.core.sockets import End, SendQueues
 
-_INTERVAL = 0.005
-"""Seconds between two looks, each of which takes a tenth of it."""
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.064
+"""Seconds between two looks at the kernel, which gives no event. Each pause is twice as long as the one
+before, so that a fast client gets its status at once, and thousands of slow ones cost little."""
 
 _PATIENCE = 30
 """Seconds. A client that takes longer for what the kernel holds may lose it; keepalive ends dead ones."""
 
 
-class Streams:
-    """The streams of responses that go on, by the peer that gets them."""
+class Flush:
+    """Knows which clients get streams, and waits until the kernel has sent these.
+
+    A stream runs inside `stream`, up to its last message, and `sent` comes before its status.
+    """
 
     def __init__(self) -> None:
-        self._running: Counter[str] = Counter()
+        self._streams: Counter[str] = Counter()
+        self._queues = SendQueues()
 
     @contextmanager
-    def running(self, peer: str) -> Iterator[None]:
-        """Count one to `peer`, as ServicerContext.peer has it."""
-        self._running[peer] += 1
+    def stream(self, peer: str) -> Iterator[None]:
+        """Count a stream to `peer`, as ServicerContext.peer has it, while the block runs."""
+        self._streams[peer] += 1
         try:
             yield
         finally:
-            self._running[peer] -= 1
-            if not self._running[peer]:
-                del self._running[peer]
+            self._streams[peer] -= 1
+            if not self._streams[peer]:
+                del self._streams[peer]
 
-    async def sent(self, peer: str) -> None:
-        """Wait until what was written to `peer` is on its way.
+    async def sent(self, peer: str, within: float | None = None) -> None:
+        """Wait until all that has been written to `peer` so far has left, for at most `within` seconds.
 
-        It returns at once if another stream to the peer goes on, which will wait in turn, for a Unix
-        socket, which loses nothing, and where the kernel can't be asked, as on macOS.
+        What is written meanwhile, for other calls, is not waited for. It returns at once if another
+        stream to the peer goes on, which will wait in turn; for a Unix socket, which loses nothing;
+        and where the kernel can't be asked, as on macOS.
         """
-        port = re.search(r"^ipv[46]:.*:(\d+)$", peer)
-        if port is None or peer in self._running:
+        remote = End.of_peer(peer)
+        if remote is None or peer in self._streams:
             return
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                while unsent(int(port[1])):  # noqa: ASYNC110 (the kernel gives no event)
-                    await asyncio.sleep(_INTERVAL)
+            async with asyncio.timeout(_PATIENCE if within is None else min(within, _PATIENCE)):
+                await self._left(remote)
+
+    async def _left(self, remote: End) -> None:
+        before = now = self._queues.look(remote)
+        pause = _FIRST_PAUSE
+        while before and now and now.unsent and now.sent < before.sent + before.unsent:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            now = self._queues.look(remote)

@@ -20,7 +20,7 @@ from grpc_common.server.admission import Admission
 from grpc_common.server.authorization import Authorizer
 from grpc_common.server.call import ServerCall
 from grpc_common.server.deadlines import Deadlines
-from grpc_common.server.flush import Streams
+from grpc_common.server.flush import Flush
 from grpc_common.server.handler import Handler, MethodHandler, RefusingHandler, shown_path
 from grpc_common.server.rpc import Rpc
 from grpc_common.server.threads import Threads
@@ -63,7 +63,7 @@ class Lifecycle:
         self._metrics = metrics
         self._authorizer = authorizer
         self._max_send_size = config.max_send_msg_size
-        self._flush = Streams()
+        self._flush = Flush()
         self._threads = Threads()
         self._built_in_calls: set[ServerCall] = set()
 
@@ -120,7 +120,7 @@ class Lifecycle:
             message = await self._run(call, handler, request)
             deadlines.remove(call)  # the servicer was in time, even if the network is not
             if handler.streams_responses and not handler.built_in:
-                await self._flush.sent(call.peer)
+                await self._flush.sent(call.peer, _seconds_left(call, deadlines))
         except BaseException as error:  # noqa: BLE001 (every end of a handler is a status)
             return b"", _failure(call, error)
         else:
@@ -132,7 +132,7 @@ class Lifecycle:
     async def _run(self, call: ServerCall, handler: Handler, request: Any) -> bytes:
         if handler.built_in or not handler.streams_responses:
             return await handler.respond(call, request)
-        with self._flush.running(call.peer):
+        with self._flush.stream(call.peer):
             return await handler.respond(call, request)
 
     def _admit(self, call: ServerCall, admission: Admission) -> None:
@@ -189,6 +189,13 @@ def _status_of_servicer(call: ServerCall) -> StatusError | None:
     if code in {None, grpc.StatusCode.OK}:
         return None
     return StatusError(code, call.rpc.context.details() or "")
+
+
+def _seconds_left(call: ServerCall, deadlines: Deadlines) -> float | None:
+    """Return what the server's own deadline leaves; at the client's gRPC ends the call."""
+    if call.deadline is not None or deadlines.seconds is None:
+        return None
+    return deadlines.seconds - call.elapsed
 
 
 def _overdue(seconds: float | None) -> StatusError:
