@@ -1,31 +1,45 @@
 """The end of a server without a failed call.
 
-grpc.aio's `Server.stop` cancels calls that have just arrived, those that arrive until its
-GOAWAY does, and what a client has not read yet when its connection is closed. So a server
-stops only once nobody calls it any more: its port takes no new connections, balancing
-clients have left since health says NOT_SERVING, and the others leave when their connection
+grpc.aio's `Server.stop` cancels the calls that have just arrived, the calls that go on arriving until
+clients have its GOAWAY, and whatever a client has not read when its connection is closed. So a
+server stops only once nobody calls it any more: its port takes no new connections, balancing
+clients have left because health says NOT_SERVING, and the others leave when their connection
 reaches max_connection_age, whose GOAWAY loses nothing.
 """
 
 import asyncio
 import os
 import socket
-import stat
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import structlog
 
 from grpc_common.core.sockets import connections
 from grpc_common.server.admission import Admission
 
+log = structlog.get_logger()
+
 _LOOKS = 5
 _INTERVAL = 0.025
-"""Seconds between two looks. So many in a row without a call, a hundred round trips in a cluster, mean that
-no more will come; looks are counted, not time, which passes even if the process is too busy to see calls."""
+"""Seconds between two looks. If so many in a row see no call, which is a hundred round trips in a cluster,
+no more will come. Looks are counted rather than seconds: these pass even if the process is too busy to see
+the calls that C-core has taken from the kernel already, which neither the table nor Python knows of."""
+
+_DESCRIPTORS = Path("/dev/fd")
+"""The descriptors of this process, on Linux (through /proc) and on macOS."""
+
+_MANY = 65_536
+"""How many descriptors are tried where there is no list of them. A server opens its port early, when few are
+taken. Each costs 1 µs."""
 
 
 async def quiet(admission: Admission, port: int) -> None:
-    """Wait until no call is in flight, none arrives any more, and all responses have been sent."""
+    """Wait until no call is in flight, none arrives any more, and all responses have been sent.
+
+    Where the system has no table of connections, as macOS, calls and arrivals are all that is looked at.
+    """
     quiet_looks = 0
     while quiet_looks < _LOOKS:
         arrivals = admission.arrivals
@@ -41,27 +55,61 @@ def _has_traffic(port: int) -> bool:
 def close_listeners(port: int) -> None:
     """Refuse new connections to a port of this process, and leave the established ones alone.
 
-    grpc has no call for it but `stop`, which does more.
+    grpc has no call for it but `stop`, which does more. A port that can't be closed is logged, and takes
+    connections until the server stops.
     """
-    for candidate in _sockets():
-        with candidate:
-            if _listens(candidate, port):
-                candidate.shutdown(socket.SHUT_RD)
+    listeners = [descriptor for descriptor in _descriptors() if _listens(descriptor, port)]
+    try:
+        for listener in listeners:
+            _close(listener)
+    except OSError as error:
+        log.warning("port takes connections until the server stops", port=port, reason=error.strerror)
+    if not listeners:
+        log.warning("port takes connections until the server stops", port=port, reason="no listener found")
 
 
-def _sockets() -> Iterator[socket.socket]:
-    """Yield a duplicate of each socket of this process."""
-    for file in Path("/proc/self/fd").iterdir():
-        descriptor = int(file.name)
-        with suppress(OSError):  # gRPC's threads may close it meanwhile
-            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                yield socket.socket(fileno=os.dup(descriptor))
+def _descriptors() -> Iterable[int]:
+    try:
+        return [int(entry.name) for entry in _DESCRIPTORS.iterdir()]
+    except OSError:  # it is not there, not allowed, or there is no descriptor left to read it with
+        return range(_MANY)
 
 
-def _listens(candidate: socket.socket, port: int) -> bool:
-    return (
-        candidate.family in (socket.AF_INET, socket.AF_INET6)
-        and candidate.type == socket.SOCK_STREAM
-        and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
-        and candidate.getsockname()[1] == port
-    )
+def _listens(descriptor: int, port: int) -> bool:
+    try:
+        with _borrowed(descriptor) as candidate:
+            return (
+                candidate.family in (socket.AF_INET, socket.AF_INET6)
+                and candidate.type == socket.SOCK_STREAM
+                and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+                and candidate.getsockname()[1] == port
+            )
+    except OSError:  # it is no socket, or gRPC's threads have closed it meanwhile
+        return False
+
+
+def _close(listener: int) -> None:
+    """Put a socket that nothing ever arrives at in the place of `listener`.
+
+    C-core goes on to wait for it, and closes it in the end. If its own listener were shut down, it would
+    log an error.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+            os.dup2(silent.fileno(), listener, inheritable=False)
+    except OSError:  # no descriptor is left
+        with _borrowed(listener) as refusing:
+            refusing.shutdown(socket.SHUT_RD)
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """Yield the socket of a descriptor that stays C-core's.
+
+    No duplicate, since C-core's poller would keep a socket that is closed while there is one.
+    """
+    borrowed = socket.socket(fileno=descriptor)
+    try:
+        yield borrowed
+    finally:
+        borrowed.detach()

@@ -27,8 +27,8 @@ from grpc_common.server.reflection import add_reflection
 
 log = structlog.get_logger()
 
-_CLOSING = 1.0
-"""Seconds for what is left once no call is: the ends of health watches, and connections to close."""
+_STOP_GRACE = 1.0
+"""Seconds. Grace for `Server.stop` after the drain, when only health watches and idle connections remain."""
 
 
 class Server:
@@ -159,19 +159,24 @@ class Server:
     async def _drain(self, port: int) -> None:
         config = self._config.server.drain
         log.info("draining", delay=self._drain_delay, grace=config.grace)
-        await self._health.drain()
-        await asyncio.sleep(self._drain_delay)
-        drain.close_listeners(port)
+        try:
+            await self._health.drain()
+            await asyncio.sleep(self._drain_delay)
+            drain.close_listeners(port)
+            await self._quiet(port)
+        finally:  # whatever fails, the server ends
+            process_end.drained()
+            self._lifecycle.end_built_in_calls()
+            await self._server.stop(_STOP_GRACE)
+        log.info("stopped")
+
+    async def _quiet(self, port: int) -> None:
         admission = self._lifecycle.admission
         try:
-            async with asyncio.timeout(config.grace):
+            async with asyncio.timeout(self._config.server.drain.grace):
                 await drain.quiet(admission, port)
         except TimeoutError:
             log.warning("calls outlast the grace and are cancelled", in_flight=admission.in_flight)
-        process_end.drained()
-        self._lifecycle.end_built_in_calls()
-        await self._server.stop(_CLOSING)
-        log.info("stopped")
 
 
 def options(config: ServerSection) -> list[tuple[str, int]]:

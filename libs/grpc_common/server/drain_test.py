@@ -1,0 +1,178 @@
+import asyncio
+import os
+import resource
+import select
+import socket
+from contextlib import ExitStack, contextmanager
+
+import grpc
+import pytest
+
+from grpc_common import Server, ServerConfig, load
+from grpc_common.core import sockets
+from grpc_common.server import drain
+from grpc_common.server.drain import close_listeners
+
+LISTENERS = [
+    (socket.AF_INET, "127.0.0.1", False),
+    (socket.AF_INET6, "::1", False),
+    (socket.AF_INET6, "127.0.0.1", True),
+]
+
+
+@contextmanager
+def listening(family: int, *, both: bool):
+    """Listen on a free port."""
+    address = "127.0.0.1" if family == socket.AF_INET else "::" if both else "::1"
+    with socket.create_server((address, 0), family=family, dualstack_ipv6=both) as listener:
+        yield listener, listener.getsockname()[1]
+
+
+@pytest.fixture(params=["listed", "no list", "list is forbidden"])
+def _descriptors(request, monkeypatch, tmp_path):
+    """Have a system that lists descriptors, one without /proc, and one whose list is not ours to read."""
+    if request.param == "no list":
+        monkeypatch.setattr(drain, "_DESCRIPTORS", tmp_path / "missing")
+    if request.param == "list is forbidden":
+        (tmp_path / "file").touch()  # an OSError for root, too
+        monkeypatch.setattr(drain, "_DESCRIPTORS", tmp_path / "file")
+
+
+@pytest.mark.usefixtures("_descriptors")
+@pytest.mark.parametrize(("family", "address", "both"), LISTENERS, ids=["IPv4", "IPv6", "both"])
+def test_closed_port_refuses_and_its_connections_stay(family, address, both):
+    """Nobody connects any more, and whoever has is served on."""
+    with (
+        listening(family, both=both) as (listener, port),
+        socket.create_connection((address, port)) as client,
+        listener.accept()[0] as server,
+    ):
+        close_listeners(port)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((address, port))
+        server.sendall(b"hello")
+        assert client.recv(5) == b"hello"
+
+
+@pytest.mark.usefixtures("_descriptors")
+def test_other_descriptors_are_left_alone():
+    """Listeners of other ports and of Unix sockets, UDP on the same port, pipes and the like stay open."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = listener.getsockname()[1]
+        other = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        datagrams.bind(("127.0.0.1", port))
+        unix = stack.enter_context(socket.socket(socket.AF_UNIX))
+        unix.bind(f"\0grpc-common-{port}")
+        unix.listen()
+        stack.enter_context(select.epoll())
+        pipes = [stack.enter_context(os.fdopen(end, "rb")) for _ in range(100) for end in os.pipe()]
+        before = [os.fstat(entry.fileno()).st_ino for entry in (other, datagrams, unix, *pipes)]
+        close_listeners(port)
+        assert [os.fstat(entry.fileno()).st_ino for entry in (other, datagrams, unix, *pipes)] == before
+        with socket.create_connection(other.getsockname()):
+            pass
+
+
+def test_port_is_closed_without_a_descriptor_to_spare():
+    """A process that has as many connections as it may have can end all the same."""
+    with listening(socket.AF_INET, both=False) as (_, port):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        next_one = os.dup(0)
+        os.close(next_one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                os.dup(0)
+            close_listeners(port)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+class Gate:
+    """A servicer of one method that answers once the gate is open."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def wait(self, request: bytes, _context) -> bytes:
+        """Answer with the request."""
+        self.entered.set()
+        await self.opened.wait()
+        return request
+
+    def add(self, _servicer, server) -> None:
+        """Register test.Gate."""
+        handlers = {"Wait": grpc.unary_unary_rpc_method_handler(self.wait)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Gate", handlers)])
+
+    async def open_once_closed(self, port: int) -> None:
+        """Open as soon as the port takes no connection any more."""
+        async with asyncio.timeout(30):
+            while await accepts(port):
+                await asyncio.sleep(0.01)
+        self.opened.set()
+
+
+async def accepts(port: int) -> bool:
+    """Return whether a port takes a connection."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionError:
+        return False
+    writer.close()
+    return True
+
+
+async def answer_across_a_drain(gate: Gate) -> bytes:
+    """Have a server drain while a call is in flight, and return its answer."""
+    server = Server(load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false"}))
+    server.add(gate, gate.add, name="test.Gate")
+    async with server.serving() as port:
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        call = channel.unary_unary("/test.Gate/Wait")(b"hello", timeout=30)
+        await gate.entered.wait()
+        opening = asyncio.create_task(gate.open_once_closed(port))
+    async with channel:
+        await opening
+        return await call
+
+
+async def test_drain_makes_c_core_log_nothing(capfd):
+    """C-core's own lines, which are not in the form of the log, mean something again."""
+    assert await answer_across_a_drain(Gate()) == b"hello"
+    assert "accept4" not in capfd.readouterr().err
+
+
+async def test_drain_without_proc_is_in_order(monkeypatch, tmp_path):
+    """Where nothing tells of descriptors and connections, as on macOS, the port closes and calls finish."""
+    monkeypatch.setattr(drain, "_DESCRIPTORS", tmp_path / "missing")
+    monkeypatch.setattr(sockets, "_TABLES", (tmp_path / "missing",))
+    monkeypatch.delattr(sockets.socket, "AF_NETLINK")
+    assert await answer_across_a_drain(Gate()) == b"hello"
+
+
+async def test_port_that_can_not_be_closed_does_not_keep_the_server(monkeypatch):
+    """The call finishes and the server stops, though the port takes connections until then."""
+    gate = Gate()
+
+    def refuse(*_args, **_options) -> None:
+        gate.opened.set()
+        raise PermissionError
+
+    monkeypatch.setattr(drain, "_close", refuse)
+    assert await answer_across_a_drain(gate) == b"hello"
+
+
+async def test_server_stops_whatever_fails_in_its_drain(monkeypatch):
+    """An unforeseen error comes out of the drain, and leaves no server behind."""
+    monkeypatch.setattr(drain, "close_listeners", lambda _port: 1 / 0)
+    server = Server(load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false"}))
+    with pytest.raises(ZeroDivisionError):
+        async with server.serving() as port:
+            assert await accepts(port)
+    assert not await accepts(port)
