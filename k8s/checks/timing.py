@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from grpc_common import ChannelConfig
+from grpc_common.config import process_end
 from grpc_common.config.durations import parse_duration
-from grpc_common.core import process_end
 from k8s.checks.manifests import Manifest, Manifests, Problem, get
 from k8s.checks.servers import Server, servers
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from grpc_common.config import process_end
 from grpc_common.config.loading import load, to_yaml
 from grpc_common.config.sections import ServerConfig
 from grpc_common.config.settings import Setting, settings
-from grpc_common.core import process_end
 from grpc_common.core.errors import StartError
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe.logs import configure_logging

@@ -12,6 +12,7 @@ from typing import Any, Literal, override
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from grpc_common.core.calls import current_call
 from grpc_common.observe import writer
 from grpc_common.observe.rate_limit import RateLimit
 from grpc_common.observe.rendering import Format, Renderer, has_colors
@@ -79,8 +80,20 @@ def _drop_below_level(_logger: WrappedLogger, method: str, event: EventDict) -> 
     return event
 
 
+def _add_call(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Say in which call a servicer, or what it uses, has logged."""
+    call = current_call.get()
+    if call is not None:
+        event.setdefault("method", call.method.path)
+        event.setdefault("peer", call.peer)
+        if call.trace_id:
+            event.setdefault("trace_id", call.trace_id)
+    return event
+
+
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
+    _add_call,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso"),
     structlog.processors.StackInfoRenderer(),

@@ -13,6 +13,7 @@ from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.observe import writer
 from grpc_common.observe.access_log import AccessLog
 from grpc_common.observe.logs import configure_logging, set_level
+from grpc_common.testing.server import serving_handlers
 
 log = structlog.get_logger()
 HOSTILE = "a\n2026-11-24T20:00:00Z [info     ] forged\x1b[31m\x7f\x9b\u202e"
@@ -413,3 +414,33 @@ def test_client_calls_have_a_name_of_their_own():
     )
     set_level("info")
     assert (line["event"], line["peer"]) == ("client call", "dns:///users:50051")
+
+
+async def test_line_of_a_servicer_says_in_which_call(lines):
+    """What a servicer logs has the call's method and peer, by either way of logging, in a thread too."""
+
+    async def coroutine(request, _context):
+        log.info("from structlog", method="its own")
+        logging.getLogger("service").info("from logging")
+        return request
+
+    def function(request, _context):
+        log.info("from a thread")
+        return request
+
+    handlers = {
+        "Coroutine": grpc.unary_unary_rpc_method_handler(coroutine),
+        "Function": grpc.unary_unary_rpc_method_handler(function),
+    }
+    configure_logging(format="json")
+    async with serving_handlers(handlers) as channel:
+        for name in handlers:
+            await channel.unary_unary(f"/test.Methods/{name}")(b"")
+    logged = {line["event"]: line for line in lines.json()}
+    peer = logged["call"]["peer"]
+    assert peer.startswith("ipv4:127.0.0.1:")
+    said = {event: (logged[event].get("method"), logged[event].get("peer")) for event in logged}
+    assert said["from structlog"] == ("its own", peer)
+    assert said["from logging"] == ("/test.Methods/Coroutine", peer)
+    assert said["from a thread"] == ("/test.Methods/Function", peer)
+    assert said["serving"] == (None, None)

@@ -11,9 +11,9 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 
+from grpc_common.config import process_end
 from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, ServerSection, TlsConfig
-from grpc_common.core import process_end
 from grpc_common.core.ports import bind
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe import stderr

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 
 import structlog
 
+from grpc_common.observe import stderr
+
 log = structlog.get_logger()
 
 BOUND = 5.0
@@ -65,6 +67,7 @@ def _force(loop: asyncio.AbstractEventLoop) -> None:
     tasks = sorted({_name(task) for task in asyncio.all_tasks(loop)})
     threads = sorted({thread.name for thread in threading.enumerate() if not thread.daemon})
     log.error("the process did not end in time and is ended", tasks=tasks[:_SHOWN], threads=threads[:_SHOWN])
+    stderr.flush(_MARGIN / 2)
     os._exit(_FORCED)
 
 
