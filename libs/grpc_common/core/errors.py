@@ -43,6 +43,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def excerpt(text: str, limit: int = 200) -> str:
+    """Return the first `limit` characters of `text`, printable, and say so if there are more."""
+    shown = printable(text[:limit])
+    return shown if len(text) <= limit else f"{shown}... ({len(text)} characters)"
+
+
 class StartError(Exception):
     """A server can't start; the text tells the operator what is wrong and what would be right.
 

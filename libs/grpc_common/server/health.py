@@ -6,108 +6,153 @@ the services' own follow readiness, so that balancing clients leave a server tha
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+import grpc
 import structlog
-from grpc_health.v1 import health
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
+    HealthListRequest,
+    HealthListResponse,
+)
+
+from grpc_common.core.background import supervise
+from grpc_common.core.errors import excerpt
+from grpc_common.server.dependencies import Dependency
 
 log = structlog.get_logger()
 
 LIVENESS = "liveness"
 READINESS = "readiness"
 
-type Probe = Callable[[], Awaitable[object]]
+type Context = grpc.aio.ServicerContext[Any, Any]
 
 
-@dataclass
-class Dependency:
-    """Something without which the server is not ready, asked in the background."""
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """Answers with the statuses that it was told.
 
-    name: str
-    probe: Probe
-    """Raises an exception when the dependency can't be used."""
+    grpcio-health-checking's own holds a lock while it writes to a watcher, so that a single client that
+    does not read stops every change of its service's health, and with it the drain.
 
-    interval: float
-    """Seconds between two probes."""
+    Args:
+        listed: whether List tells which names there are.
 
-    timeout: float
-    """Seconds after which a probe has failed."""
+    """
 
-    failures: int
-    """How many probes fail in a row before the server is not ready: one alone may be chance."""
+    def __init__(self, *, listed: bool = True) -> None:
+        self._listed = listed
+        self._statuses: dict[str, HealthCheckResponse.ServingStatus] = {}
+        self._changed = asyncio.Event()
 
-    ready: bool = field(default=False, init=False)
-    _failed: int = field(default=0, init=False)
+    def set(self, names: Iterable[str], status: HealthCheckResponse.ServingStatus) -> None:
+        """Answer with `status` for `names` from now on, and tell those who watch them."""
+        self._statuses |= dict.fromkeys(names, status)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    async def ask(self) -> bool:
-        """Probe once, and return whether `ready` changed."""
-        was_ready = self.ready
-        try:
-            async with asyncio.timeout(self.timeout):
-                await self.probe()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the dependency failed)
-            self._failed += 1
-            self.ready = self.ready and self._failed < self.failures
-            reason = str(error) or type(error).__name__
-            log.warning("dependency failed", dependency=self.name, reason=reason, times=self._failed)
-        else:
-            self._failed = 0
-            self.ready = True
-        return self.ready != was_ready
+    async def Check(  # noqa: N802 (gRPC's)
+        self, request: HealthCheckRequest, context: Context
+    ) -> HealthCheckResponse:
+        """Return the status of one name, or end the call with NOT_FOUND."""
+        if request.service not in self._statuses:
+            await context.abort(grpc.StatusCode.NOT_FOUND, _unknown(request.service))
+        return HealthCheckResponse(status=self._statuses[request.service])
+
+    async def List(  # noqa: N802
+        self, request: HealthListRequest, context: Context
+    ) -> HealthListResponse:
+        """Return the status of every name."""
+        del request  # it has no fields
+        if not self._listed:
+            message = "this server does not tell its services (server.reflection is off)"
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+        statuses = self._statuses.items()
+        return HealthListResponse(
+            statuses={name: HealthCheckResponse(status=status) for name, status in statuses}
+        )
+
+    async def Watch(  # noqa: N802
+        self, request: HealthCheckRequest, context: Context
+    ) -> AsyncIterator[HealthCheckResponse]:
+        """Yield the status of one name now and whenever it has changed; SERVICE_UNKNOWN is one too."""
+        del context
+        last = None
+        while True:
+            changed = self._changed  # first: what changes while a response is written must not be missed
+            status = self._statuses.get(request.service, HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != last:
+                yield HealthCheckResponse(status=status)
+                last = status
+            await changed.wait()
+
+
+def _unknown(service: str) -> str:
+    return (
+        f'no service "{excerpt(service, 100)}" is known here; ask for "", "{LIVENESS}", "{READINESS}" '
+        "or the full name of a service, as in package.Service"
+    )
 
 
 class Health:
-    """The health of one server."""
+    """The health of one server, and what it depends on.
 
-    def __init__(self) -> None:
-        self.servicer = health.aio.HealthServicer()
+    Args:
+        listed: whether clients may ask for all names.
+
+    """
+
+    def __init__(self, *, listed: bool = True) -> None:
+        self.servicer = HealthServicer(listed=listed)
         self._names = ["", READINESS]
         self._dependencies: list[Dependency] = []
         self._draining = False
+        self.servicer.set([LIVENESS], HealthCheckResponse.SERVING)
+        self._publish()
 
     def add_service(self, name: str) -> None:
         """Let the service `name` have a health, which follows readiness."""
         self._names.append(name)
+        self._publish()
 
     def add_dependency(self, dependency: Dependency) -> None:
         """Make readiness depend on one thing more."""
         self._dependencies.append(dependency)
+        self._publish()
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Answer, and ask the dependencies: once before the block begins, then until it ends."""
-        await self._set([LIVENESS], serving=True)
-        await self._publish()
+    async def follow_dependencies(self) -> AsyncIterator[None]:
+        """Ask all dependencies once before the block begins, then again and again until it ends."""
         # So that the log's line "serving" is true; a dependency that fails is in the log before it.
         await asyncio.gather(*(dependency.ask() for dependency in self._dependencies))
-        await self._publish()
-        asking = [asyncio.create_task(self._watch(dependency)) for dependency in self._dependencies]
+        self._publish()
+        followers = [
+            asyncio.create_task(supervise(f"dependency {dependency.name}", partial(self._follow, dependency)))
+            for dependency in self._dependencies
+        ]
         try:
             yield
         finally:
-            for task in asking:
-                task.cancel()
+            for follower in followers:
+                follower.cancel()
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Be not ready from now on, whatever the dependencies say."""
         self._draining = True
-        await self._publish()
+        self._publish()
 
-    async def _watch(self, dependency: Dependency) -> None:
+    async def _follow(self, dependency: Dependency) -> None:
         while True:
             await asyncio.sleep(dependency.interval)
             if await dependency.ask():
                 log.info("readiness", dependency=dependency.name, ready=dependency.ready)
-                await self._publish()
+                self._publish()
 
-    async def _publish(self) -> None:
-        ready = all(dependency.ready for dependency in self._dependencies)
-        await self._set(self._names, serving=ready and not self._draining)
-
-    async def _set(self, names: Iterable[str], *, serving: bool) -> None:
-        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
-        for name in names:
-            await self.servicer.set(name, status)
+    def _publish(self) -> None:
+        ready = not self._draining and all(dependency.ready for dependency in self._dependencies)
+        status = HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
+        self.servicer.set(self._names, status)

@@ -39,15 +39,46 @@ class Database:
 
 
 @asynccontextmanager
-async def serving(**dependencies: Database):
+async def serving(*, reflection: bool = True, **dependencies: Database):
     """Serve with these dependencies, asked every 10 ms; yield a stub of its health."""
     environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
-    server = Server(load(ServerConfig, environ=environ))
+    server = Server(load(ServerConfig, environ=environ | {"REFLECTION": str(reflection)}))
     server.add(None, lambda _servicer, _server: None, name="test.Service")
     for name, database in dependencies.items():
         server.depend_on(name, database.ping, interval=0.01, timeout=0.05, failures=3)
     async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield health_pb2_grpc.HealthStub(channel)
+        stub = health_pb2_grpc.HealthStub(channel)
+        stub.port = port
+        yield stub
+
+
+def frame(kind: int, stream: int, payload: bytes, *, flags: int = 0) -> bytes:
+    """Return one frame of HTTP/2 (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
+
+
+def watch_without_reading(service: str) -> bytes:
+    """Return what a client sends that watches `service` and lets no message come: its window is 0."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": "/grpc.health.v1.Health/Watch",
+        ":authority": "server.test",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
+    headers = b"".join(
+        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in fields.items()
+    )
+    request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
+    initial_window_size_0 = b"\x00\x04" + bytes(4)
+    return (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        + frame(4, 0, initial_window_size_0)
+        + frame(1, 1, headers, flags=4)
+        + frame(0, 1, b"\x00" + len(request).to_bytes(4) + request, flags=1)
+    )
 
 
 async def statuses(health) -> set[int]:
@@ -69,6 +100,9 @@ class Watch:
 
     async def next(self) -> int:
         return (await self._responses.read()).status
+
+    def cancel(self) -> None:
+        self._responses.cancel()
 
 
 async def test_server_is_not_ready_before_the_first_success():
@@ -148,7 +182,9 @@ async def test_probe_that_hangs_fails():
             database.hangs = False
             assert await watch.next() == SERVING
     failed = [line for line in logs if line["event"] == "dependency failed"]
-    assert {(line["dependency"], line["reason"]) for line in failed} == {("database", "TimeoutError")}
+    assert {(line["dependency"], line["reason"]) for line in failed} == {
+        ("database", "no answer within 50ms")
+    }
 
 
 async def test_all_dependencies_count():
@@ -215,3 +251,74 @@ async def test_draining_server_does_not_come_back():
         tasks.create_task(watch(port, ready))
         await ready.wait()
     assert seen == [SERVING, NOT_SERVING]
+
+
+async def failure(call) -> tuple[grpc.StatusCode, str]:
+    """Return how a call fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code(), caught.value.details()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("user.UserServise", '"user.UserServise"'),
+        (" ", '" "'),
+        ("a\x00b\n\x1b[2J", r'"a\x00b\n\x1b[2J"'),
+        ("x" * 10_000, f'"{"x" * 100}... (10000 characters)"'),
+    ],
+    ids=["typo", "space", "control characters", "10 kB"],
+)
+async def test_unknown_service_is_named(name, shown):
+    """Who asks for a health that does not exist is told for which, and what there is."""
+    async with serving() as health:
+        code, details = await failure(health.Check(health_pb2.HealthCheckRequest(service=name)))
+        assert code is grpc.StatusCode.NOT_FOUND
+        assert details.startswith(f"no service {shown} is known here; ask for ")
+        assert await Watch(health, name).next() == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+async def test_list_has_every_name():
+    """List tells what Check and Watch would; a server without reflection keeps its services to itself."""
+    async with serving() as health:
+        listed = await health.List(health_pb2.HealthListRequest())
+        names = {*FOLLOWERS, "liveness", "grpc.health.v1.Health"}
+        assert {name: answer.status for name, answer in listed.statuses.items()} == dict.fromkeys(
+            names, SERVING
+        )
+    async with serving(reflection=False) as health:
+        code, details = await failure(health.List(health_pb2.HealthListRequest()))
+        assert code is grpc.StatusCode.UNIMPLEMENTED
+        assert "server.reflection is off" in details
+
+
+async def test_watcher_that_does_not_read_stops_nothing():
+    """The health goes on for all others, and the server ends, while one client takes no message."""
+    database = Database(up=True)
+    async with asyncio.timeout(20), serving(database=database) as health:
+        _, writer = await asyncio.open_connection("127.0.0.1", health.port)
+        for name in FOLLOWERS:
+            writer.write(watch_without_reading(name))
+        watch = Watch(health, "readiness")
+        assert await watch.next() == SERVING
+        database.up = False
+        await database.answer(4)
+        assert await watch.next() == NOT_SERVING
+        assert await statuses(health) == {NOT_SERVING}
+    writer.close()
+
+
+async def test_thousands_of_watchers_hear_of_a_change():
+    """Each gets it once, and one that has gone leaves nothing behind."""
+    database = Database(up=True)
+    async with asyncio.timeout(60), serving(database=database) as health:
+        await database.answer(1)
+        watches = [Watch(health, "readiness") for _ in range(1000)]
+        assert {await watch.next() for watch in watches} == {SERVING}
+        for watch in watches[::2]:
+            watch.cancel()
+        database.up = False
+        assert {await watch.next() for watch in watches[1::2]} == {NOT_SERVING}
+        database.up = True
+        assert {await watch.next() for watch in watches[1::2]} == {SERVING}

@@ -21,7 +21,8 @@ from grpc_common.observe.setup import Observation
 from grpc_common.server import drain
 from grpc_common.server.aio import AioEngine
 from grpc_common.server.authorization import Authorizer
-from grpc_common.server.health import Dependency, Health
+from grpc_common.server.dependencies import Dependency
+from grpc_common.server.health import Health
 from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.server.reflection import add_reflection
 
@@ -55,7 +56,7 @@ class Server:
         self._server = grpc.aio.server(
             interceptors=[AioEngine(self._lifecycle)], options=options(config.server)
         )
-        self._health = Health()
+        self._health = Health(listed=config.server.reflection)
         self._names: list[str] = []
         self._health.add_service(health.SERVICE_NAME)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
@@ -130,7 +131,7 @@ class Server:
             health_port = await stack.enter_async_context(self._health_port())
             metrics_port = stack.enter_context(self._observation.running(port))
             await self._server.start()
-            await stack.enter_async_context(self._health.watching())
+            await stack.enter_async_context(self._health.follow_dependencies())
             await stack.enter_async_context(_reloading(self._config, self._observation.apply))
             ports = {"grpc_port": port, "health_port": health_port, "metrics_port": metrics_port}
             log.info("serving", **{name: number for name, number in ports.items() if number}, **announced)
@@ -160,7 +161,7 @@ class Server:
         config = self._config.server.drain
         log.info("draining", delay=self._drain_delay, grace=config.grace)
         try:
-            await self._health.drain()
+            self._health.drain()
             await asyncio.sleep(self._drain_delay)
             drain.close_listeners(port)
             await self._quiet(port)
