@@ -81,6 +81,15 @@ def watch_without_reading(service: str) -> bytes:
     )
 
 
+async def answer_pings(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Keep a connection alive and do nothing else."""
+    while True:
+        header = await reader.readexactly(9)
+        payload = await reader.readexactly(int.from_bytes(header[:3]))
+        if header[3] == 6 and not header[4]:
+            writer.write(frame(6, 0, payload, flags=1))
+
+
 async def statuses(health) -> set[int]:
     """Return the health of all names that follow the dependencies."""
     requests = [health_pb2.HealthCheckRequest(service=name) for name in FOLLOWERS]
@@ -297,15 +306,18 @@ async def test_watcher_that_does_not_read_stops_nothing():
     """The health goes on for all others, and the server ends, while one client takes no message."""
     database = Database(up=True)
     async with asyncio.timeout(20), serving(database=database) as health:
-        _, writer = await asyncio.open_connection("127.0.0.1", health.port)
-        for name in FOLLOWERS:
-            writer.write(watch_without_reading(name))
+        await database.answer(1)
+        reader, writer = await asyncio.open_connection("127.0.0.1", health.port)
+        writer.write(watch_without_reading("readiness"))
+        stalled = asyncio.create_task(answer_pings(reader, writer))
+        await asyncio.sleep(0.1)  # for the server to begin its answer, which nothing tells
         watch = Watch(health, "readiness")
         assert await watch.next() == SERVING
         database.up = False
         await database.answer(4)
         assert await watch.next() == NOT_SERVING
         assert await statuses(health) == {NOT_SERVING}
+    stalled.cancel()
     writer.close()
 
 
