@@ -57,6 +57,24 @@ def test_describe(grpcurl):
     assert "string email = 2;" in succeed(grpcurl("describe", "user.CreateUserRequest"))
 
 
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_describes_itself(grpcurl, version):
+    """Both versions of reflection are listed, and described with their messages."""
+    service = f"grpc.reflection.{version}.ServerReflection"
+    assert service in succeed(grpcurl("list")).splitlines()
+    assert succeed(grpcurl("list", service)).split() == [f"{service}.ServerReflectionInfo"]
+    assert f"{service} is a service:" in succeed(grpcurl("describe", service))
+    described = succeed(grpcurl("describe", f"grpc.reflection.{version}.ServerReflectionRequest"))
+    assert "string file_containing_symbol = 4;" in described
+
+
+def test_unknown_symbol(grpcurl):
+    """What does not exist is said to be not found."""
+    ended = grpcurl("describe", "no.such.Thing")
+    assert ended.returncode != 0
+    assert "Symbol not found: no.such.Thing" in ended.stderr
+
+
 def test_calls(grpcurl):
     """A user that grpcurl creates is one that it gets, and one of those that it lists."""
     fields = {"name": "Ada", "email": "ada@example.com"}
