@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -15,6 +15,9 @@ from grpc_common.client.swapping import SwappingChannel, first_of
 from grpc_common.core.calls import CallObserver, CallType
 from grpc_common.observe.setup import client_observers
 from grpc_common.tls.credentials import ClientTLS
+
+if TYPE_CHECKING:
+    from grpc_common.observe.tracing import Tracing
 
 _MEBIBYTE = 2**20
 
@@ -135,6 +138,7 @@ async def channel(
     tls: ClientTLS | None = None,
     config: ChannelConfig = ChannelConfig(),
     observers: Iterable[CallObserver] | None = None,
+    tracing: Tracing | None = None,
     endpoints: EndpointSource | None = None,
     ready_timeout: float | None = 10,
 ) -> AsyncIterator[grpc.aio.Channel]:
@@ -154,8 +158,9 @@ async def channel(
             DNS is asked again when a connection ends, which a maximal age of connections sees to.
         tls: certificates; plaintext without.
         config: balancing, deadlines, limits.
-        observers: are told about each call. If None, metrics, the log, and traces if a server of this
-            process has them.
+        observers: are told about each call; if None, metrics, the log and traces.
+        tracing: makes the spans of calls, as `Server.tracing` does. If None, the calls that a server's handler
+            makes are traced as that server's are, and others are not. It is not used with `observers`.
         endpoints: where the endpoints come from, in place of what `target` says; the target is only
             a name then. Without an endpoint a call fails UNAVAILABLE at once, or waits for one if it
             is made with wait_for_ready.
@@ -174,7 +179,7 @@ async def channel(
         dialer.open,
         deadlines=config.deadlines(),
         method_deadlines=config.method_deadlines,
-        observers=client_observers() if observers is None else list(observers),
+        observers=client_observers(tracing) if observers is None else list(observers),
     )
     async with swapping:
         tasks = [asyncio.create_task(work) for work in (swapping.follow(dialer.changed), *dialer.followers())]

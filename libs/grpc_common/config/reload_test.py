@@ -12,7 +12,6 @@ from pydantic import field_validator
 
 from grpc_common import Server, ServerConfig, configure_logging, load
 from grpc_common.config import reload
-from grpc_common.observe import setup as observation
 from grpc_common.observe.logs import set_level
 
 
@@ -119,10 +118,7 @@ async def test_log_level_follows_the_file(tmp_path, log):
 
 async def test_sampling_rate_follows_the_file(tmp_path, log, monkeypatch):
     """A changed tracing.sampling_rate decides about the next call."""
-    monkeypatch.setattr(observation, "_tracing", None)  # the process's; put back after the test
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     config_map = ConfigMap(tmp_path, text(tracing={"enabled": True, "sampling_rate": 0}))
     async with serving(config_map.file) as call:
         assert await call(b"") == b"no"

@@ -14,7 +14,7 @@ class BindError(StartError):
 
 
 @contextmanager
-def named(port: int, variable: str) -> Iterator[None]:
+def explain_bind_errors(port: int, variable: str) -> Iterator[None]:
     """Name `port`, and the environment `variable` that sets it, in the error of the block.
 
     Raises:
@@ -39,7 +39,7 @@ def bind(
         BindError: it is in use or not allowed.
 
     """
-    with named(port, variable):
+    with explain_bind_errors(port, variable):
         # gRPC would tell no reason, and print a log line of its own form.
         socket.create_server(("", port)).close()
         if credentials:

@@ -1,56 +1,51 @@
-"""Metrics, traces and the access log, as a server's configuration asks for them."""
+"""What observes the calls of a server or of a channel: traces, metrics and the access log."""
 
-import importlib.util
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from grpc_common.config.sections import ServerConfig, TracingConfig
 from grpc_common.core.calls import CallObserver
 from grpc_common.core.errors import StartError
-from grpc_common.core.ports import named
+from grpc_common.core.ports import explain_bind_errors
+from grpc_common.observe import otel_variables
 from grpc_common.observe.access_log import AccessLog
-from grpc_common.observe.logs import configure_default_logging, set_level
+from grpc_common.observe.ambient import AmbientTracing
+from grpc_common.observe.logs import configure_default_logging
 from grpc_common.observe.metrics import client_metrics, count_connections, serve_metrics, server_metrics
 
 if TYPE_CHECKING:
     from grpc_common.observe.tracing import Tracing
 
-_FLUSH = 2.0
-"""Seconds for the export of the last traces, within the process_end.BOUND of all that follows a drain."""
 
-_tracing: Tracing | None = None
-"""That of this process, once a server has started it: the calls that its servicers make are traced too."""
+_FLUSH = 2.0
+"""Seconds for the export of the last traces, within the BOUND of config/process_end.py."""
 
 
 class Observation:
     """What observes the calls of one server.
 
-    Raises:
-        StartError: traces can't be exported as OpenTelemetry's variables say.
+    Args:
+        metrics_port: where /metrics is served; 0 takes a free port, None counts nothing.
+        tracing: makes a span of each call, and is shut down with the server; None makes none.
 
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, *, metrics_port: int | None, port_variable: str, tracing: Tracing | None) -> None:
         configure_default_logging()
-        self._metrics_config = config.metrics
-        self._env_prefix = config.env_prefix
-        self.metrics = server_metrics() if config.metrics.enabled else None
+        self._port_variable = port_variable
+        self._metrics_port = metrics_port
+        self._tracing = tracing
+        self.metrics = None if metrics_port is None else server_metrics()
         # In this order: the access log tells the trace's id.
         self.observers: list[CallObserver] = [
-            *(_server_tracing(config.tracing) if config.tracing.enabled else []),
-            *([self.metrics] if self.metrics else []),
+            *([] if tracing is None else [tracing.server_observer()]),
+            *([] if self.metrics is None else [self.metrics]),
             AccessLog(),
         ]
 
-    def apply(self, config: ServerConfig) -> None:
-        """Take over the settings that need no restart."""
-        set_level(config.logging.level)
-        if _tracing:
-            _tracing.set_sampling_rate(config.tracing.sampling_rate)
-
-    @contextmanager
-    def running(self, port: int) -> Iterator[int | None]:
+    @asynccontextmanager
+    async def exported(self, port: int) -> AsyncIterator[int | None]:
         """Serve the metrics on the port that the block gets, and export the last traces at its end.
 
         `port` is where the server's connections come in.
@@ -59,41 +54,45 @@ class Observation:
             BindError: the port for metrics is in use or not allowed.
 
         """
-        with ExitStack() as stack:
-            if _tracing:
-                stack.callback(_tracing.shutdown, _FLUSH)
+        async with AsyncExitStack() as stack:
+            if self._tracing:
+                # In a thread, since it may take seconds, in which other servers of the process go on.
+                stack.push_async_callback(asyncio.to_thread, self._tracing.shutdown, _FLUSH)
             metrics_port = None
-            if self._metrics_config.enabled:
-                with named(self._metrics_config.port, f"{self._env_prefix}METRICS_PORT"):
-                    metrics_port, stop = serve_metrics(self._metrics_config.port)
-                stack.callback(stop)
+            if self._metrics_port is not None:
+                with explain_bind_errors(self._metrics_port, self._port_variable):
+                    metrics_port, stop = serve_metrics(self._metrics_port)
+                stack.push_async_callback(asyncio.to_thread, stop)
                 stack.callback(count_connections(port))
             yield metrics_port
 
 
-def client_observers() -> list[CallObserver]:
-    """Return what observes the calls of a channel."""
+def client_observers(tracing: Tracing | None = None) -> list[CallObserver]:
+    """Return what observes the calls of a channel.
+
+    Args:
+        tracing: makes a span of each call; if None, that of the server whose handler makes the call.
+
+    """
     configure_default_logging()
-    return [*_client_tracing(), client_metrics(), AccessLog(client=True)]
+    spans = AmbientTracing() if tracing is None else tracing.client_observer()
+    return [spans, client_metrics(), AccessLog(client=True)]
 
 
-def _server_tracing(config: TracingConfig) -> list[CallObserver]:
-    if importlib.util.find_spec("opentelemetry") is None:
+def start_tracing(*, service_name: str, sampling_rate: float) -> Tracing:
+    """Begin to export spans; see tracing.start_tracing.
+
+    Raises:
+        StartError: OpenTelemetry is not installed, or some of its variables can't be used.
+
+    """
+    otel_variables.check()
+    try:
+        # OpenTelemetry is imported by those alone who use it.
+        from grpc_common.observe import tracing  # noqa: PLC0415
+    except ImportError as error:
         raise StartError(
             "tracing.enabled needs OpenTelemetry: with Bazel depend on //libs/grpc_common:tracing, "
-            "with pip install grpc-on-kubernetes-common[tracing]"
-        )
-    # OpenTelemetry is imported by those alone who use it.
-    from grpc_common.observe.tracing import ServerTracing, start_tracing  # noqa: PLC0415
-
-    global _tracing  # noqa: PLW0603 (it is the process's)
-    _tracing = start_tracing(service_name=config.service_name, sampling_rate=config.sampling_rate)
-    return [ServerTracing(_tracing)]
-
-
-def _client_tracing() -> list[CallObserver]:
-    if _tracing is None:
-        return []
-    from grpc_common.observe.tracing import ClientTracing  # noqa: PLC0415
-
-    return [ClientTracing(_tracing)]
+            f"with pip install grpc-on-kubernetes-common[tracing] ({error})"
+        ) from None
+    return tracing.start_tracing(service_name=service_name, sampling_rate=sampling_rate)

@@ -5,8 +5,10 @@ This is the only module that imports OpenTelemetry; import it where tracing is e
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from typing import Any, cast
 
 import grpc
@@ -14,19 +16,25 @@ import structlog
 from grpc_health.v1 import health
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.propagators.textmap import Getter, Setter
+from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    ConsoleSpanExporter,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, SamplingResult, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from grpc_common.core.calls import Call, Metadata
+from grpc_common.core.calls import Call, CallObserver, Metadata
 from grpc_common.core.errors import StartError
+from grpc_common.observe import otel_variables
+from grpc_common.observe.ambient import client_tracing
 
 log = structlog.get_logger()
 
@@ -50,7 +58,7 @@ _SERVER_ERRORS = frozenset(
 
 
 class Tracing:
-    """Makes the spans of a process and exports them; `start_tracing` returns it.
+    """Makes the spans of a program and exports them; `start_tracing` returns it, and a server owns it.
 
     A service's own spans come from `provider`, or from OpenTelemetry's `trace.get_tracer` after
     `trace.set_tracer_provider(tracing.provider)`.
@@ -58,11 +66,24 @@ class Tracing:
 
     def __init__(self, resource: Resource, sampling_rate: float) -> None:
         self._ratio = _Ratio(sampling_rate)
-        self._exporter = _Exporter(OTLPSpanExporter())
         # At exit OpenTelemetry would wait for up to 30 s, whatever bound `shutdown` was given.
         self.provider = TracerProvider(ParentBased(self._ratio), resource, shutdown_on_exit=False)
-        self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        names = otel_variables.words(os.environ.get("OTEL_TRACES_EXPORTER") or "otlp")
+        self._exporter = _Exporter(OTLPSpanExporter()) if "otlp" in names else None
+        if self._exporter:
+            self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
+        if "console" in names:
+            self.provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
+        self.propagator = _propagator()
         self.tracer = self.provider.get_tracer("grpc_common")
+
+    def server_observer(self) -> CallObserver:
+        """Return what makes a span of each call of a server."""
+        return ServerTracing(self)
+
+    def client_observer(self) -> CallObserver:
+        """Return what makes a span of each call of a channel."""
+        return ClientTracing(self)
 
     def set_sampling_rate(self, rate: float) -> None:
         """Sample the share `rate`, 0 to 1, of the traces that begin here; others follow their parent."""
@@ -76,12 +97,13 @@ class Tracing:
         flush = threading.Thread(target=self._flush, daemon=True)
         flush.start()
         flush.join(timeout)
-        if flush.is_alive():
+        if flush.is_alive() and self._exporter:
             self._exporter.give_up()
 
     def _flush(self) -> None:
         self.provider.shutdown()
-        self._exporter.unmute()
+        if self._exporter:
+            self._exporter.unmute()
 
 
 def start_tracing(*, service_name: str, sampling_rate: float) -> Tracing:
@@ -89,6 +111,7 @@ def start_tracing(*, service_name: str, sampling_rate: float) -> Tracing:
 
     Without them it is http://localhost:4317. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES overrule
     `service_name` and what else describes the process; POD_NAME and POD_NAMESPACE are added to it.
+    Call otel_variables.check first: importing this module already reads variables.
 
     Args:
         service_name: the resource's service.name.
@@ -164,7 +187,7 @@ class _Exporter(SpanExporter):
 
 class _MetadataGetter(Getter[Metadata]):
     def get(self, carrier: Metadata, key: str) -> list[str] | None:
-        return [cast("str", value) for name, value in carrier if name == key] or None
+        return [cast("str", value) for name, value in carrier if name == key.lower()] or None
 
     def keys(self, carrier: Metadata) -> list[str]:
         return [name for name, _value in carrier]
@@ -172,12 +195,21 @@ class _MetadataGetter(Getter[Metadata]):
 
 class _MetadataSetter(Setter[Metadata]):
     def set(self, carrier: Metadata, key: str, value: str) -> None:
+        key = key.lower()  # gRPC takes no other names, and some propagators write X-B3-TraceId
         # A service that forwards its caller's metadata would send two of them.
         carrier[:] = [(name, old) for name, old in carrier if name != key]
         carrier.append((key, value))
 
 
-_propagator = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
+def _propagator() -> TextMapPropagator:
+    """Return what OTEL_PROPAGATORS asks for; OpenTelemetry itself reads it once a process, when imported."""
+    names = otel_variables.words(os.environ.get("OTEL_PROPAGATORS") or "tracecontext,baggage")
+    if "none" in names:
+        return CompositePropagator([])
+    found = {plugin.name: plugin for plugin in entry_points(group="opentelemetry_propagator")}
+    return CompositePropagator([found[name].load()() for name in names])
+
+
 _getter = _MetadataGetter()
 _setter = _MetadataSetter()
 
@@ -186,7 +218,8 @@ def _start(tracing: Tracing, call: Call, kind: SpanKind, parent: otel_context.Co
     method = call.method
     attributes = {"rpc.system": "grpc", "rpc.service": method.service, "rpc.method": method.name}
     span = tracing.tracer.start_span(f"{method.service}/{method.name}", parent, kind, attributes)
-    call.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+    if span.get_span_context().is_valid:  # it is not with OTEL_SDK_DISABLED=true
+        call.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
     return span
 
 
@@ -201,29 +234,31 @@ def _end(span: Span, code: grpc.StatusCode | None, *, error: bool) -> None:
 class ServerTracing:
     """Makes a span of each call of a server, below the caller's span if it sent one (`CallObserver`).
 
-    The span is the current one in the task of the call, so that what the handler calls is below it.
-    Health checks have none: probes come every few seconds, and a watch is as long as its connection.
+    In the context of the call the span is the current one, and the calls that the handler makes are traced
+    too. Health checks have no span: probes come every few seconds, and a watch is as long as its connection.
     """
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._spans: dict[Call, tuple[Span, Any]] = {}
+        self._client_observer = tracing.client_observer()
+        self._spans: dict[Call, tuple[Span, Any, Any]] = {}
 
     def started(self, call: Call) -> None:
         """Begin the span; `call.trace_id` tells its trace."""
         if call.method.service == health.SERVICE_NAME:
             return
-        parent = _propagator.extract(call.metadata, otel_context.Context(), _getter)
+        parent = self._tracing.propagator.extract(call.metadata, otel_context.Context(), _getter)
         span = _start(self._tracing, call, SpanKind.SERVER, parent)
         token = otel_context.attach(trace.set_span_in_context(span, parent))
-        self._spans[call] = span, token
+        self._spans[call] = span, token, client_tracing.set(self._client_observer)
 
     def ended(self, call: Call) -> None:
         """End the span."""
         if call not in self._spans:
             return
-        span, token = self._spans.pop(call)
-        otel_context.detach(token)
+        span, context_token, client_token = self._spans.pop(call)
+        client_tracing.reset(client_token)
+        otel_context.detach(context_token)
         _end(span, call.code, error=call.code in _SERVER_ERRORS)
 
 
@@ -239,7 +274,7 @@ class ClientTracing:
         parent = otel_context.get_current()
         span = _start(self._tracing, call, SpanKind.CLIENT, parent)
         span.set_attribute("server.address", call.peer)
-        _propagator.inject(call.metadata, trace.set_span_in_context(span, parent), _setter)
+        self._tracing.propagator.inject(call.metadata, trace.set_span_in_context(span, parent), _setter)
         self._spans[call] = span
 
     def ended(self, call: Call) -> None:

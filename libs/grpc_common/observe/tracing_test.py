@@ -15,7 +15,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from opentelemetry import baggage, trace
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.trace.propagation import tracecontext as trace_context
 
+from grpc_common import Server, ServerConfig, load
 from grpc_common.client.channel import channel as open_channel
 from grpc_common.config.sections import ServerSection
 from grpc_common.core.calls import Call, CallType, Method
@@ -37,6 +39,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.resource: dict[str, str] = {}
+        self.services: dict[bytes, str] = {}
         self.refuses = False
         self.refused = 0
         self._changed = asyncio.Condition()
@@ -51,6 +54,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
             self.resource = attributes(batch.resource)
             for scope in batch.scope_spans:
                 self.spans.extend(scope.spans)
+                self.services |= {span.span_id: self.resource["service.name"] for span in scope.spans}
         async with self._changed:
             self._changed.notify_all()
         return trace_service_pb2.ExportTraceServiceResponse()
@@ -446,14 +450,171 @@ async def test_failing_collector_disturbs_nothing(collector, caplog):
     assert events == ["spans are exported again"]
 
 
+class Relay:
+    """A servicer that calls another server, and says which trace its own call belongs to."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    async def relay(self, _request, _context):
+        await self._channel.unary_unary("/test.Echo/Unary")(b"")
+        return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id).encode()
+
+    def add(self, _servicer, server):
+        handlers = {"Relay": grpc.unary_unary_rpc_method_handler(self.relay)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Relay", handlers)])
+
+
+def traced_server(name, channel=None):
+    """Return a server whose traces have this name, all of them sampled."""
+    environ = {
+        "GRPC_PORT": "0",
+        "METRICS_ENABLED": "false",
+        "DRAIN_GRACE": "1s",
+        "TRACING_ENABLED": "true",
+        "TRACING_SAMPLING_RATE": "1",
+        "TRACING_SERVICE_NAME": name,
+    }
+    server = Server(load(ServerConfig, environ=environ))
+    relay = Relay(channel)
+    server.add(relay, relay.add, name="test.Relay")
+    return server
+
+
+@asynccontextmanager
+async def untraced_echo():
+    """Serve Echo without tracing; yield a channel to it that was opened outside of any call."""
+    server, service = grpc.aio.server(), Echo()
+    service.add_to(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with open_channel(f"127.0.0.1:{port}") as channel:
+        yield channel, f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+async def relay(port):
+    """Call Relay without tracing; return its trace."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        return (await channel.unary_unary("/test.Relay/Relay")(b"")).decode()
+
+
+async def test_servers_of_one_process_have_their_own_traces(collector):
+    """What a handler calls is traced by the server that runs it, through a channel that both share."""
+    async with untraced_echo() as (channel, _):
+        first, second = traced_server("first", channel), traced_server("second", channel)
+        async with first.serving() as first_port, second.serving() as second_port:
+            traces = {await relay(first_port): "first", await relay(second_port): "second"}
+            spans = await collector.take(4)
+    assert len(traces) == 2
+    assert {span.trace_id.hex() for span in spans} == set(traces)
+    for span in spans:
+        assert collector.services[span.span_id] == traces[span.trace_id.hex()]
+    assert sorted(span.kind for span in spans) == [SERVER, SERVER, CLIENT, CLIENT]
+
+
+async def test_end_of_one_server_ends_no_other_traces(collector):
+    """A server exports its own last spans when it ends; another one goes on, and a third can start after it."""
+    async with untraced_echo() as (channel, _):
+        async with traced_server("first", channel).serving() as first_port:
+            async with traced_server("second", channel).serving() as second_port:
+                await relay(second_port)
+            await relay(first_port)
+        async with traced_server("third", channel).serving() as third_port:
+            await relay(third_port)
+        spans = await collector.take(6)
+    assert sorted(collector.services[span.span_id] for span in spans) == sorted(["first", "second", "third"] * 2)
+
+
+async def test_calls_outside_of_handlers(collector):
+    """They are traced if the channel is given the server's tracing, and not otherwise."""
+    async with untraced_echo() as (plain, target):
+        server = traced_server("job")
+        async with server.serving(), open_channel(target, tracing=server.tracing) as channel:
+            await plain.unary_unary("/test.Echo/Unary")(b"")
+            await channel.unary_unary("/test.Echo/Unary")(b"")
+            (span,) = await collector.take(1)
+    assert span.kind == CLIENT
+
+
 @pytest.mark.parametrize(
-    ("variable", "value"), [("OTEL_EXPORTER_OTLP_COMPRESSION", "zip"), ("OTEL_BSP_SCHEDULE_DELAY", "-1")]
+    ("propagators", "sent"),
+    [
+        (None, {"traceparent", "baggage"}),
+        ("", {"traceparent", "baggage"}),
+        ("tracecontext", {"traceparent"}),
+        (" baggage ", {"baggage"}),
+        ("none", set()),
+    ],
+)
+async def test_propagators(collector, monkeypatch, propagators, sent):
+    """OTEL_PROPAGATORS says in which form the context of a call is read and sent."""
+    if propagators is not None:
+        monkeypatch.setenv("OTEL_PROPAGATORS", propagators)
+    received = [("traceparent", SAMPLED), ("baggage", "tenant=blue")]
+    async with tracing() as traces, echo(traces) as service:
+        await call(service.plain, "Relay", received)
+        spans = await collector.take(3)
+    assert {"traceparent", "baggage"} & service.metadata.keys() == sent
+    assert any(span.trace_id.hex() == TRACE_ID for span in spans) == ("traceparent" in sent)
+
+
+class CaseOfB3(trace_context.TraceContextTextMapPropagator):
+    """A propagator whose header has capital letters, as that of B3."""
+
+    def inject(self, carrier, context=None, setter=None):
+        setter.set(carrier, "X-B3-TraceId", "1")
+
+    def extract(self, carrier, context=None, getter=None):
+        return baggage.set_baggage("b3", getter.get(carrier, "X-B3-TraceId"), context)
+
+
+async def test_capital_letters_of_a_propagator(collector):
+    """gRPC knows small letters only."""
+    async with tracing() as traces, echo(traces) as service:
+        traces.propagator = CaseOfB3()
+        await call(service.channel, "Unary")
+        await collector.take(2)
+    assert service.metadata["x-b3-traceid"] == "1"
+
+
+async def test_disabled_sdk_makes_no_spans(collector, monkeypatch):
+    """OTEL_SDK_DISABLED=true is as OpenTelemetry has it, and the log shows no trace id of zeros."""
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    async with tracing() as traces, echo(traces) as service:
+        await call(service.channel, "Unary")
+    assert collector.spans == []
+    assert service.seen.calls[-1].trace_id == ""
+
+
+async def test_exporters(collector, monkeypatch, capsys):
+    """OTEL_TRACES_EXPORTER sends spans elsewhere, or nowhere."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    async with tracing() as traces:
+        traces.tracer.start_span("nowhere").end()
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    async with tracing() as traces:
+        traces.tracer.start_span("to the console").end()
+    assert collector.spans == []
+    shown = capsys.readouterr().out
+    assert '"name": "to the console"' in shown
+    assert "nowhere" not in shown
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_PROPAGATORS", "b3"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000"),
+    ],
 )
 def test_useless_variable_is_a_start_error(monkeypatch, variable, value):
-    """What OpenTelemetry can't use is one sentence for the operator, with the variable's name."""
+    """What OpenTelemetry can't use keeps the server from starting, with the variable's name."""
     monkeypatch.setenv(variable, value)
-    with pytest.raises(StartError, match=f"tracing can't start: .*{variable}"):
-        start_tracing(service_name="test", sampling_rate=1)
+    with pytest.raises(StartError, match=f"(?s)tracing can't start: ?.*{variable}"):
+        traced_server("test")
 
 
 async def test_shutdown_exports_what_has_ended(collector, monkeypatch):

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -13,11 +13,12 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from grpc_common.config import process_end
 from grpc_common.config.reload import reload_changes
-from grpc_common.config.sections import ServerConfig, ServerSection, TlsConfig
+from grpc_common.config.sections import ServerConfig, ServerSection, TlsConfig, TracingConfig
 from grpc_common.core.ports import bind
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe import stderr
-from grpc_common.observe.setup import Observation
+from grpc_common.observe.logs import set_level
+from grpc_common.observe.setup import Observation, start_tracing
 from grpc_common.server import drain
 from grpc_common.server.aio import AioEngine
 from grpc_common.server.authorization import Authorizer
@@ -25,6 +26,9 @@ from grpc_common.server.dependencies import Dependency
 from grpc_common.server.health import Health
 from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.server.reflection import add_reflection
+
+if TYPE_CHECKING:
+    from grpc_common.observe.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -45,7 +49,12 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self._drain_delay = config.server.drain.delay
-        self._observation = Observation(config)
+        self._tracing = _tracing(config.tracing)
+        self._observation = Observation(
+            metrics_port=config.metrics.port if config.metrics.enabled else None,
+            port_variable=f"{config.env_prefix}METRICS_PORT",
+            tracing=self._tracing,
+        )
         self._lifecycle = Lifecycle(
             config.server,
             observers=self._observation.observers,
@@ -75,6 +84,16 @@ class Server:
         add_to_server(servicer, self._server)
         self._names.append(name)
         self._health.add_service(name)
+
+    @property
+    def tracing(self) -> Tracing | None:
+        """What makes the spans of this server; None without tracing.enabled.
+
+        The calls that handlers make are traced by it already. For those that a program makes elsewhere give
+        it to the channel: `channel(target, tracing=server.tracing)`. Spans of your own come from its
+        `provider`.
+        """
+        return self._tracing
 
     def depend_on(
         self,
@@ -129,10 +148,10 @@ class Server:
         )
         async with AsyncExitStack() as stack:
             health_port = await stack.enter_async_context(self._health_port())
-            metrics_port = stack.enter_context(self._observation.running(port))
+            metrics_port = await stack.enter_async_context(self._observation.exported(port))
             await self._server.start()
             await stack.enter_async_context(self._health.follow_dependencies())
-            await stack.enter_async_context(_reloading(self._config, self._observation.apply))
+            await stack.enter_async_context(_reloading(self._config, self._apply))
             ports = {"grpc_port": port, "health_port": health_port, "metrics_port": metrics_port}
             log.info("serving", **{name: number for name, number in ports.items() if number}, **announced)
             try:
@@ -141,6 +160,12 @@ class Server:
                 await self._drain(port)
                 # The metric shows when they expire for as long as they are held.
                 self._credentials = None
+
+    def _apply(self, config: ServerConfig) -> None:
+        """Take over the settings that need no restart."""
+        set_level(config.logging.level)
+        if self._tracing:
+            self._tracing.set_sampling_rate(config.tracing.sampling_rate)
 
     @asynccontextmanager
     async def _health_port(self) -> AsyncIterator[int | None]:
@@ -213,6 +238,12 @@ def _credentials(config: TlsConfig) -> grpc.ServerCredentials | None:
     from grpc_common.tls.credentials import server_credentials  # noqa: PLC0415
 
     return server_credentials(config.directory, require_client_certificate=config.require_client_certificate)
+
+
+def _tracing(config: TracingConfig) -> Tracing | None:
+    if not config.enabled:
+        return None
+    return start_tracing(service_name=config.service_name, sampling_rate=config.sampling_rate)
 
 
 def _authorizer(config: TlsConfig) -> Authorizer | None:
