@@ -1,8 +1,8 @@
 """Checks a server's health: `python -m grpc_common.commands.probe --addr localhost:50051`.
 
-Options, output and exit codes are those of grpc_health_probe, so that its command lines work
-(`-addr=:50051` too). Left out are -tls-no-verify, which gRPC for Python can't do, -alts, -gzip and
--spiffe.
+Options, output and exit codes are those of grpc_health_probe, so that its command lines work: they are
+read as Go reads flags, with one dash or two, `-tls` or `-tls=true`, `-addr X` or `-addr=X`. What is left
+out is in _UNSUPPORTED.
 
 It runs every few seconds in every pod: import nothing here that takes long.
 """
@@ -12,6 +12,7 @@ import re
 import ssl
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2
 
-from grpc_common.config.durations import format_duration, parse_duration
+from grpc_common.config.durations import format_duration
 
 INVALID_ARGUMENTS = 1
 CONNECTION_FAILED = 2
@@ -47,17 +48,116 @@ class ProbeError(Exception):
         self.exit_code = exit_code
 
 
+# Go's time.ParseDuration, and the greatest time.Duration that it returns.
+_GO_UNITS = {"ns": 1e-9, "us": 1e-6, "\N{MICRO SIGN}s": 1e-6, "\N{GREEK SMALL LETTER MU}s": 1e-6}
+_GO_UNITS |= {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_GO_NUMBER = r"([0-9]+\.?[0-9]*|\.[0-9]+)"
+_GO_PART = re.compile(f"{_GO_NUMBER}({'|'.join(_GO_UNITS)})")
+_GO_DURATION = re.compile(f"[+]?(0|({_GO_PART.pattern})+)")
+_LONGEST = 2**63 / 1e9
+
+_GO_BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), "true")
+_GO_BOOLEANS |= dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), "false")
+
+_UNSUPPORTED = {
+    "alts": "it is for machines of Google's cloud",
+    "gzip": "a health check is larger with it",
+    "spiffe": "name the files with -tls-ca-cert, -tls-client-cert and -tls-client-key",
+    "tls-no-verify": "gRPC for Python always verifies; name the CA with -tls-ca-cert",
+}
+"""Flags of grpc_health_probe that are refused, and why; all of them are booleans."""
+
+
+class _Flags(click.Command):
+    """A command whose arguments are read as Go's package flag does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(self._as_click_has_them(ctx, args)))
+
+    def _as_click_has_them(self, ctx: click.Context, args: list[str]) -> Iterator[str]:
+        options = {option.opts[0].lstrip("-"): option for option in self.get_params(ctx)}
+        remaining = iter(args)
+        for argument in remaining:
+            name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
+            if name in {"h", "help"}:
+                yield "--help"
+            elif name in _UNSUPPORTED:
+                if _GO_BOOLEANS.get(value or "true") != "false":
+                    raise click.UsageError(f"-{name} is not supported: {_UNSUPPORTED[name]}", ctx)
+            elif not argument.startswith("-") or not name:
+                raise click.UsageError(f"{argument!r} is no flag", ctx)
+            elif name not in options:
+                raise click.UsageError(f"No such option: -{name}", ctx)
+            else:
+                if not equals:
+                    value = _implied_value(ctx, options[name], name, remaining)
+                yield f"--{name}={value}"
+
+
+def _implied_value(
+    ctx: click.Context, option: click.Parameter, name: str, remaining: Iterator[str]
+) -> str:
+    if isinstance(option.type, _Boolean):
+        return "true"
+    value = next(remaining, None)
+    if value is None:
+        raise click.UsageError(f"-{name} needs a value", ctx)
+    return value
+
+
+class _Text(click.ParamType[str]):
+    """What can be sent: UTF-8."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is not UTF-8", param, ctx)
+        return str(value)
+
+
+class _HeaderText(_Text):
+    """What can be the value of a header."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"[ -~]*", value):
+            self.fail(f"{value!r}: write it in ASCII, on one line", param, ctx)
+        return str(value)
+
+
+class _Boolean(click.ParamType[bool]):
+    name = "boolean"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        if value not in _GO_BOOLEANS:
+            self.fail(f"{value!r}: write true or false", param, ctx)
+        return _GO_BOOLEANS[value] == "true"
+
+
 class _Timeout(click.ParamType[float]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            seconds = parse_duration(value)
-        except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
-        if seconds == 0:
-            self.fail("must be more than zero", param, ctx)
+        if value.startswith("-"):
+            self.fail(f"{value!r} must be more than zero", param, ctx)
+        if not _GO_DURATION.fullmatch(value):
+            self.fail(f'{value!r}: write a duration with its unit: "500ms", "1.5s" or "1m30s"', param, ctx)
+        seconds = sum(float(number) * _GO_UNITS[unit] for number, unit in _GO_PART.findall(value))
+        if not 0 < seconds < _LONGEST:
+            self.fail(f"{value!r} must be more than zero, and less than 292 years", param, ctx)
         return seconds
+
+
+class _File(click.Path):
+    """A file that exists; empty stands for none, as in Go."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == "" else super().convert(value, param, ctx)
 
 
 class _Header(click.ParamType[tuple[str, str]]):
@@ -72,24 +172,27 @@ class _Header(click.ParamType[tuple[str, str]]):
         return header["name"].lower(), header["value"]
 
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
-@click.command()
-@click.option("-addr", "--addr", required=True, help="Where: host:port, :port of this host, or unix:path.")
-@click.option("-service", "--service", default="", help="Whose health; without it the whole server's.")
+@click.command(cls=_Flags)
+@click.option(
+    "-addr", "--addr", type=_Text(), required=True, help="Where: host:port, :port of this host, or unix:path."
+)
+@click.option(
+    "-service", "--service", type=_Text(), default="", help="Whose health; without it the whole server's."
+)
 @click.option("-connect-timeout", "--connect-timeout", type=_Timeout(), default="1s", show_default=True)
 @click.option("-rpc-timeout", "--rpc-timeout", type=_Timeout(), default="1s", show_default=True)
 @click.option(
     "-rpc-header", "--rpc-header", "headers", type=_Header(), multiple=True, help="Sent; repeatable."
 )
-@click.option("-user-agent", "--user-agent", default="grpc_health_probe", show_default=True)
-@click.option("-tls", "--tls", is_flag=True, help="Use TLS.")
-@click.option("-tls-ca-cert", "--tls-ca-cert", type=_FILE, help="CA of the server's certificate.")
-@click.option("-tls-client-cert", "--tls-client-cert", type=_FILE, help="Certificate to present.")
-@click.option("-tls-client-key", "--tls-client-key", type=_FILE, help="Its private key.")
-@click.option("-tls-server-name", "--tls-server-name", help="Name in the server's certificate.")
-@click.option("-v", "verbose", is_flag=True, help="Say how long it took.")
+@click.option(
+    "-user-agent", "--user-agent", type=_HeaderText(), default="grpc_health_probe", show_default=True
+)
+@click.option("-tls", "--tls", type=_Boolean(), default="false", help="Use TLS.")
+@click.option("-tls-ca-cert", "--tls-ca-cert", type=_File(), help="CA of the server's certificate.")
+@click.option("-tls-client-cert", "--tls-client-cert", type=_File(), help="Certificate to present.")
+@click.option("-tls-client-key", "--tls-client-key", type=_File(), help="Its private key.")
+@click.option("-tls-server-name", "--tls-server-name", type=_Text(), help="Name in the server's certificate.")
+@click.option("-v", "--v", "verbose", type=_Boolean(), default="false", help="Say how long it took.")
 def command(
     *,
     addr: str,
@@ -166,7 +269,7 @@ async def _connect(channel: grpc.aio.Channel, addr: str, timeout: float) -> None
         async with asyncio.timeout(timeout):
             await channel.channel_ready()
     except TimeoutError:
-        within = format_duration(timeout)
+        within = _shown(timeout)
         message = f'timeout: failed to connect service "{addr}" within {within}{await _reason(channel)}'
         raise ProbeError(CONNECTION_FAILED, message) from None
 
@@ -204,12 +307,16 @@ def _check_method(channel: grpc.aio.Channel) -> grpc.aio.UnaryUnaryMultiCallable
     )
 
 
+def _shown(seconds: float) -> str:
+    return format_duration(seconds) if seconds >= 0.001 else f"{seconds * 1e6:g}us"  # noqa: PLR2004
+
+
 def _failure(error: grpc.aio.AioRpcError, timeout: float) -> str:
     match error.code():
         case grpc.StatusCode.UNIMPLEMENTED:
             return "error: this server does not implement the grpc health protocol (grpc.health.v1.Health)"
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return f"timeout: health rpc did not complete within {format_duration(timeout)}"
+            return f"timeout: health rpc did not complete within {_shown(timeout)}"
         case code:
             return f"error: health rpc failed: {code.name}: {error.details()}"
 

@@ -10,6 +10,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from grpc_common.commands.probe import command
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.tls.credentials import server_credentials
 
@@ -61,11 +62,32 @@ async def test_serving():
 
 
 async def test_verbose():
-    """With -v the times are said too."""
+    """With -v, in each way that Go writes a boolean, the times are said too."""
     async with serving() as port:
-        code, out, _ = await probe("-v", "--addr", f"127.0.0.1:{port}")
-    assert code == 0
-    assert out.startswith("time elapsed: connect=")
+        for flag in ("-v", "--v", "-v=true", "-v=1", "--v=T"):
+            code, out, _ = await probe(flag, "--addr", f"127.0.0.1:{port}")
+            assert (code, out.partition("=")[0]) == (0, "time elapsed: connect")
+        for flag in ("-v=false", "-v=0", "--v=F"):
+            assert await probe("-v", flag, "-addr", f"127.0.0.1:{port}") == (0, "status: SERVING\n", "")
+
+
+async def test_flags_as_go_has_them():
+    """The last of several wins, `=` and empty values are understood, and what is off does not matter."""
+    async with serving(database="NOT_SERVING") as port:
+        flags = ("-addr", "nowhere:1", f"--addr=127.0.0.1:{port}", "-service", "database", "-service=")
+        off = ("-tls=false", "-tls-ca-cert=", "-tls-server-name=", "-tls-no-verify=false", "-gzip=0")
+        assert await probe(*flags, *off) == (0, "status: SERVING\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1.5s", 1.5), ("1h2m3s", 3723), ("100us", 1e-4), ("1\xb5s", 1e-6), ("1\u03bcs", 1e-6), ("+1s", 1)]
+    + [(".5s", 0.5), ("1.s", 1), ("1m0.5s", 60.5), ("2ns", 2e-9), ("1s1s", 2)],
+)
+def test_durations_as_go_has_them(text, seconds):
+    """All that Go's time.ParseDuration reads is read as it does."""
+    context = command.make_context("probe", ["-addr", "x", "-rpc-timeout", text])
+    assert context.params["rpc_timeout"] == pytest.approx(seconds)
 
 
 async def test_unix_socket():
@@ -193,9 +215,29 @@ async def test_mutual_tls(tmp_path):
     [
         ([], "Missing option '-addr' / '--addr'"),
         (["-addr="], "--addr is empty"),
-        (["--addr", "x", "--nope"], "No such option '--nope'"),
+        (["--addr", "x", "--nope"], "No such option: -nope"),
+        (["-addr", "x", "-nope=1"], "No such option: -nope"),
+        (["-addr", "x", "-vv"], "No such option: -vv"),
+        (["-addr", "x", "-"], "'-' is no flag"),
+        (["-addr", "x", "--"], "'--' is no flag"),
+        (["-addr", "x", "-=x"], "'-=x' is no flag"),
+        (["-v", "true", "-addr", "x"], "'true' is no flag"),
+        (["-addr"], "-addr needs a value"),
+        (["-addr", "x", "-tls=yes"], "'yes': write true or false"),
+        (["-addr", "x", "-v="], "'': write true or false"),
+        (["-addr", "x", "-tls", "-tls-no-verify"], "-tls-no-verify is not supported: gRPC for Python"),
+        (["-addr", "x", "-alts"], "-alts is not supported: "),
+        (["-addr", "x", "-gzip=true"], "-gzip is not supported: "),
+        (["-addr", "x", "--spiffe"], "-spiffe is not supported: "),
         (["--addr", "x", "--rpc-timeout", "5"], '"500ms"'),
+        (["--addr", "x", "--rpc-timeout", "1d"], '"500ms"'),
+        (["--addr", "x", "--rpc-timeout", ""], '"500ms"'),
         (["--addr", "x", "--connect-timeout", "0s"], "must be more than zero"),
+        (["--addr", "x", "--connect-timeout", "0"], "must be more than zero"),
+        (["--addr", "x", "--connect-timeout", "-1s"], "must be more than zero"),
+        (["--addr", "x", "--connect-timeout", "9999999h"], "less than 292 years"),
+        (["-addr", "x", "-service", "\udcff"], "is not UTF-8"),
+        (["-addr", "x", "-user-agent", "a\nb"], r"'a\nb': write it in ASCII, on one line"),
         (["--addr", "x", "--rpc-header", "none"], 'write "name: value"'),
         (["--addr", "x", "--rpc-header", "trace-bin: x"], 'write "name: value"'),
         (["--addr", "x", "--rpc-header", "x: \n"], r"'x: \n'"),
@@ -212,9 +254,10 @@ async def test_wrong_options(arguments, expected):
     assert expected in err
 
 
-async def test_help():
+@pytest.mark.parametrize("flag", ["-h", "-help", "--help"])
+async def test_help(flag):
     """--help is exit code 0."""
-    code, out, _ = await probe("--help")
+    code, out, _ = await probe(flag)
     assert code == 0
     assert "--tls-ca-cert" in out
 
