@@ -159,8 +159,8 @@ async def channel(
         tls: certificates; plaintext without.
         config: balancing, deadlines, limits.
         observers: are told about each call; if None, metrics, the log and traces.
-        tracing: makes the spans of calls, as `Server.tracing` does. If None, the calls that a server's handler
-            makes are traced as that server's are, and others are not. It is not used with `observers`.
+        tracing: makes the spans of calls, as `Server.tracing` does; not used with `observers`. If None, the
+            calls that a server's handler makes are traced as that server's are, and others are not.
         endpoints: where the endpoints come from, in place of what `target` says; the target is only
             a name then. Without an endpoint a call fails UNAVAILABLE at once, or waits for one if it
             is made with wait_for_ready.

@@ -94,9 +94,7 @@ class _Flags(click.Command):
                 yield f"--{name}={value}"
 
 
-def _implied_value(
-    ctx: click.Context, option: click.Parameter, name: str, remaining: Iterator[str]
-) -> str:
+def _implied_value(ctx: click.Context, option: click.Parameter, name: str, remaining: Iterator[str]) -> str:
     if isinstance(option.type, _Boolean):
         return "true"
     value = next(remaining, None)

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 from grpc_common.core.calls import Call, CallObserver
 
 client_tracing: ContextVar[CallObserver | None] = ContextVar("client_tracing", default=None)
-"""What traces the calls that are made in this context; a server sets it in the context of each of its calls."""
+"""What traces the calls that are made in this context; a server sets it in that of each of its own calls."""
 
 
 class AmbientTracing:

@@ -1,15 +1,18 @@
 import asyncio
 import socket
+import urllib.error
 import urllib.request
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 import grpc
 import pytest
-from prometheus_client import REGISTRY, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
+from structlog.testing import capture_logs
 
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.observe.metrics import (
     UNKNOWN_METHOD,
+    _WithoutCreated,
     client_metrics,
     count_connections,
     serve_metrics,
@@ -188,6 +191,87 @@ async def test_page_has_metrics_of_the_process_and_of_the_garbage_collector(serv
         'grpc_server_started_total{grpc_method="Call",grpc_service="test.Page",grpc_type="unary"} 1.0' in text
     )
     assert "_created" not in text
+
+
+@pytest.mark.usefixtures("served")
+def test_page_changes_nothing_for_the_program():
+    """A program's own registry and pages keep their series *_created; only ours leaves them out."""
+    registry = CollectorRegistry()
+    Counter("own", "A program's own.", registry=registry).inc()
+    Gauge("job_created", "No counter's.", registry=registry).set(1)
+    assert b"own_created" in generate_latest(registry)
+    shown = generate_latest(_WithoutCreated(registry)).decode()
+    assert "own_created" not in shown
+    assert "own_total 1.0" in shown
+    assert "job_created 1.0" in shown
+    assert b"own_created" in generate_latest(registry)
+
+
+async def test_page_of_single_series(served):
+    """Prometheus may ask for some series alone."""
+    url = f"http://127.0.0.1:{served}/metrics?name%5B%5D=process_open_fds&name%5B%5D=python_info"
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+    assert {line.split("{")[0].split(" ")[0] for line in text.splitlines() if line[0] != "#"} == {
+        "process_open_fds",
+        "python_info",
+    }
+
+
+BAD_REQUESTS = {
+    "garbage": b"\x16\x03\x01\x00\xff\r\n\r\n",
+    "no HTTP": b"hello\r\n\r\n",
+    "half a request": b"GET /met",
+    "long line": b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 1000 + b"\r\n",
+    "HEAD": b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+    "POST": b"POST /metrics HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+    "bad query": b"GET /metrics?name%5B%5D=%ff&x=%zz HTTP/1.1\r\n\r\n",
+    "bad accept": b"GET /metrics HTTP/1.1\r\nAccept: ;;q=x,\xff\r\nAccept-Encoding: gzip;q\r\n\r\n",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("request_sent", BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+async def test_page_outlives_bad_requests(served, request_sent, capfd):
+    """Whatever a client sends, the next one gets the page, and nothing is printed that is no log line."""
+    with socket.create_connection(("127.0.0.1", served)) as client:
+        client.sendall(request_sent)
+        client.shutdown(socket.SHUT_WR)
+        client.settimeout(20)
+        with suppress(ConnectionResetError):
+            while client.recv(65536):
+                pass
+    assert "python_info" in await asyncio.to_thread(page, served)
+    assert capfd.readouterr().err == ""
+
+
+async def test_page_outlives_slow_and_hasty_clients(served, capfd):
+    """Clients that do not ask, do not read, or hang up at once, do not keep Prometheus from its page."""
+    with ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", served)))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            client.sendall(b"GET / HT")
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", served)) as hasty:
+                hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+                hasty.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert "python_info" in await asyncio.to_thread(page, served)
+    assert capfd.readouterr().err == ""
+
+
+async def test_failing_collector_is_logged(served, capfd):
+    """A metric of the program that can't be read is status 500 and a log line, not a printed traceback."""
+    broken = Gauge("broken", "Fails.")
+    broken.set_function(lambda: 1 / 0)
+    try:
+        with capture_logs() as logs, pytest.raises(urllib.error.HTTPError, match="500"):
+            await asyncio.to_thread(page, served)
+    finally:
+        REGISTRY.unregister(broken)
+    assert [line["event"] for line in logs] == ["the page of metrics failed"]
+    assert "python_info" in await asyncio.to_thread(page, served)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("address", ["", "::"])

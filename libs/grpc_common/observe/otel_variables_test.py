@@ -32,9 +32,13 @@ def test_good_variables(environ):
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "\"http/protobuf\" can't be used; write grpc"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", '"http/protobuf" can\'t be used; write grpc'),
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "write grpc"),
-        ("OTEL_PROPAGATORS", "tracecontext,b3", '"b3" is not installed; there are baggage, none, tracecontext'),
+        (
+            "OTEL_PROPAGATORS",
+            "tracecontext,b3",
+            '"b3" is not installed; there are baggage, none, tracecontext',
+        ),
         ("OTEL_TRACES_EXPORTER", "zipkin", '"zipkin" is not installed; there are console, none, otlp'),
         ("OTEL_TRACES_SAMPLER", "always_on", "tracing.sampling_rate"),
         ("OTEL_TRACES_SAMPLER_ARG", "0.5", "tracing.sampling_rate"),

@@ -1,6 +1,7 @@
 """What observes the calls of a server or of a channel: traces, metrics and the access log."""
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +17,11 @@ from grpc_common.observe.metrics import client_metrics, count_connections, serve
 
 if TYPE_CHECKING:
     from grpc_common.observe.tracing import Tracing
+
+_NEEDED = (
+    "tracing.enabled needs OpenTelemetry: with Bazel depend on //libs/grpc_common:tracing, "
+    "with pip install grpc-on-kubernetes-common[tracing]"
+)
 
 
 _FLUSH = 2.0
@@ -86,13 +92,12 @@ def start_tracing(*, service_name: str, sampling_rate: float) -> Tracing:
         StartError: OpenTelemetry is not installed, or some of its variables can't be used.
 
     """
+    if importlib.util.find_spec("opentelemetry") is None:
+        raise StartError(_NEEDED)
     otel_variables.check()
     try:
-        # OpenTelemetry is imported by those alone who use it.
+        # OpenTelemetry is imported by those alone who use it, and its import reads some of the variables.
         from grpc_common.observe import tracing  # noqa: PLC0415
     except ImportError as error:
-        raise StartError(
-            "tracing.enabled needs OpenTelemetry: with Bazel depend on //libs/grpc_common:tracing, "
-            f"with pip install grpc-on-kubernetes-common[tracing] ({error})"
-        ) from None
+        raise StartError(f"{_NEEDED} ({error})") from None
     return tracing.start_tracing(service_name=service_name, sampling_rate=sampling_rate)

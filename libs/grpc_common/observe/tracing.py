@@ -257,9 +257,9 @@ class ServerTracing:
         if call not in self._spans:
             return
         span, context_token, client_token = self._spans.pop(call)
-        client_tracing.reset(client_token)
-        otel_context.detach(context_token)
         _end(span, call.code, error=call.code in _SERVER_ERRORS)
+        otel_context.detach(context_token)
+        client_tracing.reset(client_token)
 
 
 class ClientTracing:

@@ -514,7 +514,7 @@ async def test_servers_of_one_process_have_their_own_traces(collector):
 
 
 async def test_end_of_one_server_ends_no_other_traces(collector):
-    """A server exports its own last spans when it ends; another one goes on, and a third can start after it."""
+    """A server exports its own last spans when it ends; others go on, and a new one can start."""
     async with untraced_echo() as (channel, _):
         async with traced_server("first", channel).serving() as first_port:
             async with traced_server("second", channel).serving() as second_port:
@@ -523,7 +523,9 @@ async def test_end_of_one_server_ends_no_other_traces(collector):
         async with traced_server("third", channel).serving() as third_port:
             await relay(third_port)
         spans = await collector.take(6)
-    assert sorted(collector.services[span.span_id] for span in spans) == sorted(["first", "second", "third"] * 2)
+    assert sorted(collector.services[span.span_id] for span in spans) == sorted(
+        ["first", "second", "third"] * 2
+    )
 
 
 async def test_calls_outside_of_handlers(collector):
@@ -563,6 +565,7 @@ class CaseOfB3(trace_context.TraceContextTextMapPropagator):
     """A propagator whose header has capital letters, as that of B3."""
 
     def inject(self, carrier, context=None, setter=None):
+        del context
         setter.set(carrier, "X-B3-TraceId", "1")
 
     def extract(self, carrier, context=None, getter=None):
@@ -570,7 +573,7 @@ class CaseOfB3(trace_context.TraceContextTextMapPropagator):
 
 
 async def test_capital_letters_of_a_propagator(collector):
-    """gRPC knows small letters only."""
+    """GRPC knows small letters only."""
     async with tracing() as traces, echo(traces) as service:
         traces.propagator = CaseOfB3()
         await call(service.channel, "Unary")

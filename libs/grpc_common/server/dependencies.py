@@ -69,7 +69,9 @@ async def _outcome(probe: Probe) -> str | None:
     try:
         answer = probe()
         if not inspect.isawaitable(answer):
-            return f"the probe returned {type(answer).__name__} instead of an awaitable; write it as async def"
+            return (
+                f"the probe returned {type(answer).__name__} instead of an awaitable; write it as async def"
+            )
         await answer
     except KeyboardInterrupt:
         raise

@@ -13,7 +13,7 @@ class Fatal(BaseException):
     """What extension modules raise past `except Exception`."""
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     """An error whose text is an error."""
 
     def __str__(self) -> str:
@@ -30,33 +30,38 @@ def raises(error: BaseException):
 
 
 async def awaits_a_cancelled_task() -> None:
+    """Raise CancelledError although this task is not cancelled."""
     task = asyncio.create_task(asyncio.Event().wait())
     task.cancel()
     await task
 
 
 async def fails_in_a_task_group() -> None:
+    """Raise an ExceptionGroup."""
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(raises(ConnectionError("no route"))())
 
 
 async def cancels_itself() -> None:
+    """Cancel the task that runs the probe."""
     asyncio.current_task().cancel()
     await asyncio.Event().wait()
 
 
 async def never_answers() -> None:
+    """Take longer than any timeout."""
     await asyncio.Event().wait()
 
 
 def raises_at_once() -> None:
+    """Raise before there is anything to await."""
     raise ConnectionError("no route")
 
 
 BAD_PROBES = {
     "bug": (raises(KeyError("host")), "'host'"),
     "without text": (raises(ConnectionError()), "ConnectionError"),
-    "text that fails": (raises(Unprintable()), "Unprintable"),
+    "text that fails": (raises(UnprintableError()), "UnprintableError"),
     "forged line": (raises(ConnectionError("no\nroute\x1b[2J\ud800")), r"no\nroute\x1b[2J\ud800"),
     "long text": (raises(ConnectionError("x" * 10**6)), f"{'x' * 200}... (1000000 characters)"),
     "CancelledError": (raises(asyncio.CancelledError()), "CancelledError"),
@@ -124,7 +129,9 @@ async def test_probe_that_blocks_a_thread_holds_nobody_up():
 
 
 @pytest.mark.parametrize(
-    "error", [asyncio.CancelledError(), SystemExit(1), Fatal(), ConnectionError()], ids=lambda error: repr(error)
+    "error",
+    [asyncio.CancelledError(), SystemExit(1), Fatal(), ConnectionError()],
+    ids=repr,
 )
 async def test_server_outlives_its_probes(error):
     """A probe that raises anything, first at the start and then in the middle, is asked again."""

@@ -13,13 +13,8 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2_grpc
-from grpc_health.v1.health_pb2 import (
-    HealthCheckRequest,
-    HealthCheckResponse,
-    HealthListRequest,
-    HealthListResponse,
-)
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from grpc_common.core.background import supervise
 from grpc_common.core.errors import excerpt
@@ -29,6 +24,9 @@ log = structlog.get_logger()
 
 LIVENESS = "liveness"
 READINESS = "readiness"
+
+type Status = int
+"""One of HealthCheckResponse's."""
 
 type Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -46,10 +44,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     def __init__(self, *, listed: bool = True) -> None:
         self._listed = listed
-        self._statuses: dict[str, HealthCheckResponse.ServingStatus] = {}
+        self._statuses: dict[str, Status] = {}
         self._changed = asyncio.Event()
 
-    def set(self, names: Iterable[str], status: HealthCheckResponse.ServingStatus) -> None:
+    def set(self, names: Iterable[str], status: Status) -> None:
         """Answer with `status` for `names` from now on, and tell those who watch them."""
         self._statuses |= dict.fromkeys(names, status)
         self._changed.set()
@@ -63,18 +61,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, _unknown(request.service))
         return HealthCheckResponse(status=self._statuses[request.service])
 
-    async def List(  # noqa: N802
-        self, request: HealthListRequest, context: Context
-    ) -> HealthListResponse:
+    async def List(self, request: Any, context: Context) -> Any:  # noqa: N802
         """Return the status of every name."""
         del request  # it has no fields
         if not self._listed:
             message = "this server does not tell its services (server.reflection is off)"
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
-        statuses = self._statuses.items()
-        return HealthListResponse(
-            statuses={name: HealthCheckResponse(status=status) for name, status in statuses}
-        )
+        answers = {name: HealthCheckResponse(status=status) for name, status in self._statuses.items()}
+        return health_pb2.HealthListResponse(statuses=answers)  # type: ignore[attr-defined]  # not in the stubs
 
     async def Watch(  # noqa: N802
         self, request: HealthCheckRequest, context: Context

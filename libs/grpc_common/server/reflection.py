@@ -39,17 +39,20 @@ class _Pools:
         self._pools = (descriptor_pool.Default(), _reflection_v1())
 
     def FindFileByName(self, file_name: str) -> FileDescriptor:  # noqa: N802 (protobuf's, as the others)
-        return self._first(lambda pool: pool.FindFileByName(file_name))
+        file: FileDescriptor = self._first(lambda pool: pool.FindFileByName(file_name))
+        return file
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802
-        return self._first(
+        file: FileDescriptor = self._first(
             lambda pool: pool.FindFileContainingSymbol(symbol),
             # The search of protobuf leaves methods out.
             lambda pool: pool.FindMethodByName(symbol).containing_service.file,
         )
+        return file
 
     def FindMessageTypeByName(self, full_name: str) -> Descriptor:  # noqa: N802
-        return self._first(lambda pool: pool.FindMessageTypeByName(full_name))
+        message: Descriptor = self._first(lambda pool: pool.FindMessageTypeByName(full_name))
+        return message
 
     def FindExtensionByNumber(self, message: Descriptor, number: int) -> FieldDescriptor:  # noqa: N802
         extension: FieldDescriptor = message.file.pool.FindExtensionByNumber(message, number)
@@ -59,7 +62,7 @@ class _Pools:
         extensions: list[FieldDescriptor] = message.file.pool.FindAllExtensions(message)
         return extensions
 
-    def _first[Found](self, *searches: Callable[[Any], Found]) -> Found:
+    def _first(self, *searches: Callable[[Any], Any]) -> Any:
         for search in searches:
             for pool in self._pools:
                 try:
@@ -77,7 +80,9 @@ def _reflection_v1() -> DescriptorPool:
     """
     alpha = FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
-    file = text_format.Parse(text_format.MessageToString(alpha).replace("v1alpha", "v1"), FileDescriptorProto())
+    file = text_format.Parse(
+        text_format.MessageToString(alpha).replace("v1alpha", "v1"), FileDescriptorProto()
+    )
     file.name = "grpc/reflection/v1/reflection.proto"
     file.options.ClearField("deprecated")
     pool = DescriptorPool()

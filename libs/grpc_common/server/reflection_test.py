@@ -14,7 +14,13 @@ EXTENDED = FileDescriptorProto(
     package="test",
     dependency=["test/base.proto"],
     extension=[
-        {"name": "more", "extendee": ".test.Base", "number": 100, "type": "TYPE_INT32", "label": "LABEL_OPTIONAL"}
+        {
+            "name": "more",
+            "extendee": ".test.Base",
+            "number": 100,
+            "type": "TYPE_INT32",
+            "label": "LABEL_OPTIONAL",
+        }
     ],
 )
 BASE = FileDescriptorProto(
@@ -66,9 +72,8 @@ def ask(reflect):
 
 def files_in(response: ServerReflectionResponse) -> list[FileDescriptorProto]:
     """Return the files of an answer."""
-    return [
-        FileDescriptorProto.FromString(file) for file in response.file_descriptor_response.file_descriptor_proto
-    ]
+    files = response.file_descriptor_response.file_descriptor_proto
+    return [FileDescriptorProto.FromString(file) for file in files]
 
 
 def names_in(response: ServerReflectionResponse) -> list[str]:
