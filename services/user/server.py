@@ -14,7 +14,7 @@ async def serve(config: UserServiceConfig) -> int:
     try:
         async with open_storage(config.database) as storage:
             server = grpc_common.Server(config)
-            server.add(UserService(storage), add_UserServiceServicer_to_server, name="user.UserService")
+            server.add(UserService(storage), add_UserServiceServicer_to_server)
             server.depend_on("database", storage.ping)
             return await server.run(database=config.database.name)
     except StorageError as error:

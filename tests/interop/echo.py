@@ -87,7 +87,7 @@ class Echo:
             "metrics": self._metrics,
         }
         server = Server(ServerConfig.model_validate(config))
-        server.add(self, Echo.add_to, name=SERVICE)
+        server.add(self, Echo.add_to)
         server.depend_on("the test", self._probe, interval=0.05, failures=1)
         self.port = await self._running.enter_async_context(server.serving())
 

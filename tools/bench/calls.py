@@ -134,7 +134,7 @@ async def _with_grpc_common(settings: dict[str, Any]) -> AsyncIterator[int]:
     )
     grpc_common.configure_logging(config.logging.level, "json")
     server = grpc_common.Server(config)
-    server.add(None, _add, name=SERVICE)
+    server.add(None, _add)
     async with server.serving() as number:
         yield number
 

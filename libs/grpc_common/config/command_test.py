@@ -69,7 +69,7 @@ def add(_servicer, server):
 async def hang(config: Config) -> int:
     """Serve what does not end."""
     server = grpc_common.Server(config)
-    server.add(None, add, name="test.Gate")
+    server.add(None, add)
     try:
         return await server.run()
     finally:

@@ -93,7 +93,7 @@ def add(_servicer, server) -> None:
 async def serving(file: Path):
     """Serve as the file says; yield a method that answers whether its call is traced."""
     server = Server(load(ServerConfig, file))
-    server.add(None, add, name="test.Service")
+    server.add(None, add)
     async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel.unary_unary("/test.Service/IsSampled")
 

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 
+from grpc_common.config.callers import parse_allowed_callers
 from grpc_common.config.units import Count, Deadline, Duration, Port, PositiveDuration, Ratio, Size
-from grpc_common.server.authorization import Authorizer
 
 
 class Section(BaseModel):
@@ -63,7 +63,8 @@ class TlsConfig(Section):
     """Whether clients must have a certificate of the authority in ca.crt (mutual TLS)."""
 
     allowed_callers: dict[str, list[str]] = {}
-    """SANs that may call `/package.Service/Method`, `/package.Service/*` or `*`; others are open."""
+    """{pattern: SANs that may call}: `/package.Service/Method`, `/package.Service/*`, or `*` (not for health).
+    The most specific decides; `[]` is nobody. Without any a method is open, which `"*": []` ends."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -78,7 +79,7 @@ class TlsConfig(Section):
     @field_validator("allowed_callers")
     @classmethod
     def _methods_and_sans(cls, allowed_callers: dict[str, list[str]]) -> dict[str, list[str]]:
-        Authorizer(allowed_callers)
+        parse_allowed_callers(allowed_callers)
         return allowed_callers
 
 

@@ -477,7 +477,7 @@ def traced_server(name, channel=None):
     }
     server = Server(load(ServerConfig, environ=environ))
     relay = Relay(channel)
-    server.add(relay, relay.add, name="test.Relay")
+    server.add(relay, relay.add)
     return server
 
 

@@ -1,37 +1,57 @@
 """Who may call what: by the subject alternative names (SANs) of the callers' certificates."""
 
-import re
+import difflib
 from collections.abc import Collection, Iterable, Mapping
 
 import grpc
+from grpc_health.v1 import health
 
-from grpc_common.core.errors import StatusError
+from grpc_common.config.callers import San, parse_allowed_callers
+from grpc_common.core.errors import StartError, StatusError, printable
+from grpc_common.server.identity import identity
 
-_PATTERN = re.compile(r"\*|/[A-Za-z_][\w.]*/(\*|[A-Za-z_]\w*)", re.ASCII)
-_HEALTH = "/grpc.health.v1.Health/*"
+_HEALTH = f"/{health.SERVICE_NAME}/*"
 
 
 class Authorizer:
     """Checks callers against a list for each method.
 
     The most specific pattern decides: `/user.UserService/CreateUser`, then `/user.UserService/*`,
-    then `*`. A method without one is open to everyone whom TLS lets in. `*` does not close
-    grpc.health.v1.Health, which probes and clients' health checks need; its own patterns do.
+    then `*`. A method without one is open to everyone whom TLS lets in; an empty list lets nobody call, so
+    `"*": []` refuses all that has no pattern of its own. `*` does not close grpc.health.v1.Health, which
+    probes and clients' health checks need; its own patterns do.
 
     Args:
-        allowed_callers: {pattern: SANs}; a caller with one of the SANs may call. They are compared as
-            they are: DNS names, URIs such as `spiffe://cluster.local/ns/default/sa/web`, or IP addresses.
+        allowed_callers: {pattern: SANs}; a caller with one of the SANs may call. A SAN with `://` or `urn:`
+            is only ever equal to a URI of a certificate (`spiffe://cluster.local/ns/default/sa/web`), one
+            with `@` to an e-mail address, an IP address to an IP address, and any other to a DNS name.
+            They are compared whole; case matters, but not in domains. A certificate's wildcard is no match.
 
     Raises:
-        ValueError: a pattern or SAN can't be right; the text names all of them, one a line.
+        ValueError: a pattern or SAN can't be right; the text names all of them.
 
     """
 
     def __init__(self, allowed_callers: Mapping[str, Collection[str]]) -> None:
-        mistakes = [*_mistakes(allowed_callers)]
+        self._allowed = parse_allowed_callers(allowed_callers)
+
+    def check_patterns(self, services: Mapping[str, Collection[str] | None]) -> None:
+        """Return if every pattern is for something that is served.
+
+        Args:
+            services: {name: names of its methods}, None for methods that can't be known.
+
+        Raises:
+            StartError: one is not; the text names all of them, and for each the nearest that is.
+
+        """
+        mistakes = [
+            f"server.tls.allowed_callers: {pattern} is not served; {_hint(pattern, services)}"
+            for pattern in self._allowed
+            if not _is_served(pattern, services)
+        ]
         if mistakes:
-            raise ValueError("\n".join(mistakes))
-        self._allowed = {pattern: frozenset(sans) for pattern, sans in allowed_callers.items()}
+            raise StartError("\n".join(mistakes))
 
     def check(self, method: str, auth_context: Mapping[str, Iterable[bytes]]) -> None:
         """Return if the caller may call `method`.
@@ -47,12 +67,13 @@ class Authorizer:
         allowed = self._allowed_for(method)
         if allowed is None:
             return
-        sans = [san.decode(errors="replace") for san in auth_context.get("x509_subject_alternative_name", ())]
-        if allowed.isdisjoint(sans):
-            caller = ", ".join(sans) or "a caller without SANs"
-            raise StatusError(grpc.StatusCode.PERMISSION_DENIED, f"{method} is not allowed for {caller}")
+        caller = identity(auth_context)
+        if allowed.isdisjoint(caller.names):
+            raise StatusError(
+                grpc.StatusCode.PERMISSION_DENIED, f"{printable(method)} is not allowed for {caller}"
+            )
 
-    def _allowed_for(self, method: str) -> frozenset[str] | None:
+    def _allowed_for(self, method: str) -> frozenset[San] | None:
         service = f"{method.rpartition('/')[0]}/*"
         for pattern in (method, service):
             if pattern in self._allowed:
@@ -60,12 +81,21 @@ class Authorizer:
         return None if service == _HEALTH else self._allowed.get("*")
 
 
-def _mistakes(allowed_callers: Mapping[str, Collection[str]]) -> Iterable[str]:
-    for pattern, sans in allowed_callers.items():
-        if not _PATTERN.fullmatch(pattern):
-            yield f'{pattern!r} is not a method; write "/package.Service/Method", "/package.Service/*" or "*"'
-        if not sans:
-            yield f"{pattern!r} has no callers; name at least one SAN, or leave it out to let everyone call"
-        for san in sans:
-            if not san or "*" in san or san.strip() != san:
-                yield f"{pattern!r} has the caller {san!r}; write one whole SAN, without wildcards or spaces"
+def _is_served(pattern: str, services: Mapping[str, Collection[str] | None]) -> bool:
+    if pattern == "*":
+        return True
+    service, method = pattern[1:].split("/")
+    if service not in services:
+        return False
+    methods = services[service]
+    return method == "*" or methods is None or method in methods
+
+
+def _hint(pattern: str, services: Mapping[str, Collection[str] | None]) -> str:
+    names = ["*"] if pattern.endswith("/*") else None
+    served = [
+        f"/{service}/{name}" for service, methods in services.items() for name in names or methods or ()
+    ]
+    without_case = {path.lower(): path for path in served}
+    near = difflib.get_close_matches(pattern.lower(), without_case, 1)
+    return f"did you mean {without_case[near[0]]}?" if near else f"there are {', '.join(sorted(services))}"

@@ -131,7 +131,7 @@ async def accepts(port: int) -> bool:
 async def answer_across_a_drain(gate: Gate) -> bytes:
     """Have a server drain while a call is in flight, and return its answer."""
     server = Server(load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false"}))
-    server.add(gate, gate.add, name="test.Gate")
+    server.add(gate, gate.add)
     async with server.serving() as port:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         call = channel.unary_unary("/test.Gate/Wait")(b"hello", timeout=30)

@@ -38,12 +38,17 @@ class Database:
             await self.asked.get()
 
 
+def add(_servicer, server) -> None:
+    """Register test.Service, which has no methods."""
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Service", {})])
+
+
 @asynccontextmanager
 async def serving(*, reflection: bool = True, **dependencies: Database):
     """Serve with these dependencies, asked every 10 ms; yield a stub of its health."""
     environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
     server = Server(load(ServerConfig, environ=environ | {"REFLECTION": str(reflection)}))
-    server.add(None, lambda _servicer, _server: None, name="test.Service")
+    server.add(None, add)
     for name, database in dependencies.items():
         server.depend_on(name, database.ping, interval=0.01, timeout=0.05, failures=3)
     async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -5,11 +5,11 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from grpc_common.config import process_end
 from grpc_common.config.reload import reload_changes
@@ -26,6 +26,7 @@ from grpc_common.server.dependencies import Dependency
 from grpc_common.server.health import Health
 from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.server.reflection import add_reflection
+from grpc_common.server.registration import AddToServer, Services
 
 if TYPE_CHECKING:
     from grpc_common.observe.tracing import Tracing
@@ -55,35 +56,33 @@ class Server:
             port_variable=f"{config.env_prefix}METRICS_PORT",
             tracing=self._tracing,
         )
+        self._authorizer = _authorizer(config.server.tls)
         self._lifecycle = Lifecycle(
             config.server,
             observers=self._observation.observers,
             metrics=self._observation.metrics,
-            authorizer=_authorizer(config.server.tls),
+            authorizer=self._authorizer,
         )
         self._credentials = _credentials(config.server.tls)
         self._server = grpc.aio.server(
             interceptors=[AioEngine(self._lifecycle)], options=options(config.server)
         )
         self._health = Health(listed=config.server.reflection)
-        self._names: list[str] = []
-        self._health.add_service(health.SERVICE_NAME)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
+        self._services = Services(self._server)
+        self.add(self._health.servicer, health_pb2_grpc.add_HealthServicer_to_server)
 
-    def add[Servicer](
-        self,
-        servicer: Servicer,
-        add_to_server: Callable[[Servicer, grpc.aio.Server], Any],
-        *,
-        name: str,
-    ) -> None:
-        """Serve `servicer`, whose full service name is `name` (as in "user.UserService").
+    def add[Servicer](self, servicer: Servicer, add_to_server: AddToServer[Servicer]) -> None:
+        """Serve `servicer`.
 
-        `add_to_server` is the generated `add_<Service>Servicer_to_server`.
+        `add_to_server` is the generated `add_<Service>Servicer_to_server`, or another function that registers
+        any number of services; their names are taken from what it registers.
+
+        Raises:
+            StartError: it registers nothing or a service that is served already, or comes too late.
+
         """
-        add_to_server(servicer, self._server)
-        self._names.append(name)
-        self._health.add_service(name)
+        for name in self._services.add(servicer, add_to_server):
+            self._health.add_service(name)
 
     @property
     def tracing(self) -> Tracing | None:
@@ -121,6 +120,7 @@ class Server:
 
         Raises:
             BindError: a port is in use or not allowed.
+            StartError: server.tls.allowed_callers names a method that is not served.
 
         """
         stderr.catch_stderr()
@@ -139,10 +139,14 @@ class Server:
 
         Raises:
             BindError: a port is in use or not allowed.
+            StartError: server.tls.allowed_callers names a method that is not served.
 
         """
         if self._config.server.reflection:
-            add_reflection([*self._names, health.SERVICE_NAME], self._server)
+            self._services.add(list(self._services.methods), add_reflection)
+        self._services.close()
+        if self._authorizer:
+            self._authorizer.check_patterns(self._services.methods)
         port = bind(
             self._server, self._config.server.port, f"{self._config.env_prefix}GRPC_PORT", self._credentials
         )

@@ -45,7 +45,7 @@ async def running(**environ: str):
     """Run a server with a Gate; yield the gate, the first log line and the task of run()."""
     gate = Gate()
     server = Server(configured(**environ))
-    server.add(gate, gate.add, name="test.Gate")
+    server.add(gate, gate.add)
     lines: asyncio.Queue = asyncio.Queue()
     structlog.configure(processors=[lambda _logger, _level, line: lines.put_nowait(line) or ""])
     task = asyncio.create_task(server.run(database="somewhere"))

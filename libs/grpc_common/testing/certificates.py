@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -81,13 +81,15 @@ class CertificateDirectory:
 
 def issue(
     ca: trustme.CA,
-    name: x509.GeneralName,
+    *names: x509.GeneralName,
     key: CertificateIssuerPrivateKeyTypes | None = None,
-    *extensions: tuple[x509.ExtensionType, bool],
+    san: x509.ExtensionType | None = None,
+    extensions: Iterable[tuple[x509.ExtensionType, bool]] = (),
 ) -> dict[str, bytes]:
-    """Return the files of a certificate that trustme can't make, with a URI as its name or a key of any kind.
+    """Return the files of a certificate that trustme can't make.
 
-    It is valid for an hour. Each of `extensions` has with it whether it is critical.
+    It is valid for an hour, has SANs of any kind (`san` in the place of `names`) and a key of any kind. Each of
+    `extensions` has with it whether it is critical.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
     signer = load_pem_private_key(ca.private_key_pem.bytes(), None)
@@ -101,7 +103,7 @@ def issue(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([name]), critical=True)
+        .add_extension(san or x509.SubjectAlternativeName(names), critical=True)
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)

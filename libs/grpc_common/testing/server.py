@@ -97,7 +97,7 @@ async def serving_handlers(
 async def _serving(servicer: Any, add: Any, environ: dict[str, str]) -> AsyncIterator[int]:
     ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
     server = Server(load(ServerConfig, environ=ours | environ))
-    server.add(servicer, add, name="test.Methods")
+    server.add(servicer, add)
     async with server.serving() as port:
         yield port
 

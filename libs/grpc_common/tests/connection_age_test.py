@@ -56,7 +56,7 @@ async def serving(pause: float, **environ: str):
     ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
     age = {"KEEPALIVE_MAX_CONNECTION_AGE": f"{AGE:g}s"}
     server = Server(load(ServerConfig, environ=ours | age | environ))
-    server.add(None, add, name="test.Pages")
+    server.add(None, add)
     async with server.serving() as port, asyncio.TaskGroup() as tasks:
 
         async def connected(*client) -> None:

@@ -39,7 +39,7 @@ async def serving(**environ: str):
     """Serve test.Echo; drain when the block ends."""
     quiet = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "20s"}
     server = Server(load(ServerConfig, environ=quiet | environ))
-    server.add(None, add, name="test.Echo")
+    server.add(None, add)
     async with server.serving() as port:
         yield port
 

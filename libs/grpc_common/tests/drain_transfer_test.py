@@ -66,7 +66,7 @@ def add(handler, server):
 
 async def serve(name, ports, ended):
     server = Server(load(ServerConfig))
-    server.add({name: METHODS[name]}, add, name="test.Transfer")
+    server.add({name: METHODS[name]}, add)
     async with server.serving() as port:
         ports[name] = port
         if len(ports) == len(METHODS):

@@ -56,7 +56,7 @@ async def called_by(name: str, config: grpc_common.ServerConfig, folder: Path, c
     """Serve, and yield a channel of a client with a certificate for `name`."""
     tls = grpc_common.ClientTLS(CertificateDirectory(folder / name, ca, name).path)
     server = grpc_common.Server(config)
-    server.add(None, add, name="test.Echo")
+    server.add(None, add)
     async with server.serving() as port, grpc_common.channel(f"localhost:{port}", tls=tls) as channel:
         yield channel
 
@@ -110,7 +110,7 @@ async def test_expiry_of_what_has_ended(config):
     """Server and channels of one directory have a series each until they end, though objects are kept."""
     directory = config.server.tls.directory
     server = grpc_common.Server(config)
-    server.add(None, add, name="test.Echo")
+    server.add(None, add)
     tls = grpc_common.ClientTLS(directory)
     async with server.serving() as port:
         async with grpc_common.channel(f"localhost:{port}", tls=tls) as one:

@@ -92,14 +92,12 @@ def in_form(form: PrivateFormat, passphrase: bytes | None = None) -> Callable[[F
 
 def of_key(private, form: PrivateFormat = P8) -> Callable[[Files], Files]:
     """Return what takes a certificate of `private` in place of the given one."""
-    return lambda _: issue(ROOT, x509.DNSName("localhost"), private) | {"tls.key": key_pem(private, form)}
+    return lambda _: issue(ROOT, x509.DNSName("localhost"), key=private) | {"tls.key": key_pem(private, form)}
 
 
 def with_extension(extension: x509.ExtensionType, *, critical: bool) -> Callable[[Files], Files]:
     """Return what takes a certificate with `extension`."""
-    return lambda _: issue(
-        ROOT, x509.DNSName("localhost"), ec.generate_private_key(ec.SECP256R1()), (extension, critical)
-    )
+    return lambda _: issue(ROOT, x509.DNSName("localhost"), extensions=[(extension, critical)])
 
 
 def trusted(pem: bytes) -> bytes:

@@ -163,7 +163,7 @@ async def test_old_versions_are_refused(directory):
 )
 async def test_kinds_of_keys(directory, ca_only, key, usable):
     """The kinds of keys that are refused at start are those with which no handshake would succeed."""
-    files = issue(CA, x509.DNSName("localhost"), key)
+    files = issue(CA, x509.DNSName("localhost"), key=key)
     directory.replace(files)
     if usable:
         async with serving(directory) as port:
@@ -408,7 +408,7 @@ async def test_client_whose_certificate_is_for(directory, tmp_path, usage):
     }
     extension = (x509.ExtendedKeyUsage([purpose[usage]]), False)
     client = CertificateDirectory(tmp_path / "client", CA)
-    client.replace(issue(CA, x509.DNSName("client"), None, extension))
+    client.replace(issue(CA, x509.DNSName("client"), extensions=[extension]))
     if usage == "server":
         with pytest.raises(TlsError, match=r"tls\.crt: is not for clients; add client auth"):
             ClientTLS(client.path).credentials()

@@ -27,7 +27,7 @@ class Echo(echo_pb2_grpc.EchoServicer):
 async def serve(config: grpc_common.ServerConfig) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit code."""
     server = grpc_common.Server(config)
-    server.add(Echo(), echo_pb2_grpc.add_EchoServicer_to_server, name="echo.Echo")
+    server.add(Echo(), echo_pb2_grpc.add_EchoServicer_to_server)
     return await server.run()
 
 
