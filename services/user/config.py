@@ -1,6 +1,7 @@
 """The user service's configuration: that of every server, and the database."""
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -8,10 +9,17 @@ import platformdirs
 from pydantic import field_validator
 
 from grpc_common import ConfigError, CredentialUrl, Section, ServerConfig
-from grpc_common.config.units import Count, PositiveDuration, hide_password
+from grpc_common.config.units import Count, PositiveDuration
+from grpc_common.config.urls import is_plain_url, mask_url
 
 _SQLITE = "sqlite:///"
 _POSTGRESQL = "postgresql://"
+_UNCLEAR = (
+    f"must be {_POSTGRESQL}USER:PASSWORD@HOST:PORT/NAME, with %2F, %3F, %23, %40, %3A, %25, %20 in the place "
+    "of / ? # @ : % and spaces that belong to a user, password or parameter"
+)
+_NOT_OF_A_FILE = re.compile(r"[?#]|:[^/]*@")
+_LAST_PORT = 65535
 
 
 class DatabaseConfig(Section):
@@ -34,8 +42,8 @@ class DatabaseConfig(Section):
     def _check(cls, url: str) -> str:
         if url.startswith(_POSTGRESQL):
             _check_postgresql(url)
-        elif url and (not url.startswith(_SQLITE) or url == _SQLITE):
-            raise ValueError(f"must be {_SQLITE}FILE or {_POSTGRESQL}USER:PASSWORD@HOST/NAME")
+        elif url:
+            _check_sqlite(url)
         return url
 
     @property
@@ -45,8 +53,8 @@ class DatabaseConfig(Section):
 
     @property
     def name(self) -> str:
-        """What the database is called in logs and errors; no password is in it."""
-        return hide_password(self.url) if self.is_postgresql else str(self.path)
+        """What the database is called in logs and errors: its URL without secrets, or its path."""
+        return mask_url(self.url) if self.is_postgresql else str(self.path)
 
     @property
     def path(self) -> Path:
@@ -69,12 +77,31 @@ class UserServiceConfig(ServerConfig):
     database: DatabaseConfig = DatabaseConfig()
 
 
+def _check_sqlite(url: str) -> None:
+    if url == _SQLITE or not url.startswith(_SQLITE):
+        raise ValueError(f"must be {_SQLITE}FILE or {_POSTGRESQL}USER:PASSWORD@HOST/NAME")
+    if _NOT_OF_A_FILE.search(url.removeprefix(_SQLITE)) or not url.isprintable():
+        raise ValueError(f"must be {_SQLITE}FILE: a file has no user, no password and no parameters")
+
+
 def _check_postgresql(url: str) -> None:
-    parts = urlsplit(url)
-    for host in parts.netloc.rpartition("@")[2].split(","):
-        _ = urlsplit(f"//{host}").port  # a ValueError if it is none
-    if "password" in parse_qs(parts.query):
+    # No error of another says what is wrong: it would quote what may be a part of the password.
+    try:
+        parts, parameters = urlsplit(url), _parameters(url)
+    except ValueError:
+        raise ValueError(_UNCLEAR) from None
+    if not is_plain_url(url):
+        raise ValueError(_UNCLEAR)
+    ports = re.findall(r":([0-9]+)(?:,|$)", parts.netloc.rpartition("@")[2])
+    if any(int(port) > _LAST_PORT for port in ports):
+        raise ValueError(f"has a port above {_LAST_PORT}")
+    if "password" in parameters:
         raise ValueError("the password belongs before the host, USER:PASSWORD@HOST, or into PGPASSWORD")
+
+
+def _parameters(url: str) -> dict[str, list[str]]:
+    query = urlsplit(url).query
+    return parse_qs(query, strict_parsing=True) if query else {}
 
 
 def _data_directory() -> Path:

@@ -15,7 +15,6 @@ from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
 from services.user import server
-from services.user.config import DatabaseConfig, UserServiceConfig
 from services.user.storage import migrate_storage, schema
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -140,11 +139,37 @@ def test_url_of_a_wrong_form(url):
     assert "secret" not in error
 
 
-def test_database_is_named_without_its_password():
-    """Logs and errors name a database by its URL, with the password left out."""
-    config = DatabaseConfig(url="postgresql://ada:secret@host/users")
-    assert config.name == "postgresql://ada:***@host/users"
-    assert "secret" not in str(UserServiceConfig(database=config).model_dump(mode="json"))
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:CANARY@127.0.0.1:1,localhost:2/users",
+        "postgresql://u@127.0.0.1:1/users?sslpassword=CANARY&application_name=x",
+        "postgresql://u:CANARY@127.0.0.1:1/users?sslmode=CANARI",
+        "postgresql://u:CANARY@a..b/users",
+        "postgresql://u:CANARY@127.0.0.1:1/users?port=CANARY",
+        "postgresql://u:%00CANARY@127.0.0.1:1/users",
+        "postgresql://u:CANARY/x@127.0.0.1/users",
+        "postgresql://u:1234/CANARY@127.0.0.1/users",
+        "sqlite:///u:CANARY@127.0.0.1/users",
+    ],
+)
+def test_no_output_shows_a_password(url):
+    """No printed configuration, log or error of server and migration has a part of a secret."""
+    output = "".join(map(str, run(url, "--print-config") + run(url, "migrate"))) + log_without_database(url)
+    assert "CANAR" not in output.replace("CANARI", "")  # an sslmode, which the error names
+    assert "Traceback" not in output
+
+
+def log_without_database(url: str) -> str:
+    """Run a server until it ends or has found out that its database is not there; return its log."""
+    command = [sys.executable, server.__file__]
+    lines = []
+    with subprocess.Popen(command, env=environment(url), stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            lines.append(line)
+            if "dependency failed" in line:
+                process.kill()
+    return "".join(lines)
 
 
 async def test_start_before_the_database(postgresql, postgresql_database):

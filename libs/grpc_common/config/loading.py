@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from grpc_common.config.masking import mask_quoted
 from grpc_common.config.sections import ServerConfig
 from grpc_common.config.settings import UNSET, Setting, is_optional, section_of, settings
 from grpc_common.config.yaml_file import ConfigError, Document, Place, dotted, read_document, shorten
@@ -173,6 +174,8 @@ class _Explanation:
         if kind == "missing":
             return f"is required; {_how_to_set(setting)}" if setting else "is required"
         reason = str(mistake["msg"]).removeprefix("Value error, ")
+        if self._is_secret(place):
+            return mask_quoted(reason.replace(str(mistake["input"]), "***"))
         if kind == "string_type" and isinstance(mistake["input"], bool | int | float | date):
             return f"{reason}; write it in quotes"
         return reason

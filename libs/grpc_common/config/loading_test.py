@@ -1,15 +1,16 @@
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from grpc_common.config.durations import format_duration, parse_duration
 from grpc_common.config.loading import ConfigError, changed, load, to_yaml
 from grpc_common.config.sections import Section, ServerConfig
 from grpc_common.config.settings import settings
-from grpc_common.config.units import CredentialUrl
+from grpc_common.config.units import CredentialUrl, Masked
 
 GUIDE = """
 server:
@@ -255,6 +256,97 @@ def test_secrets_are_masked():
     assert "url: postgresql://user:***@db/users\n" in shown
     (line,) = mistakes(DatabaseConfig, URL="postgresql://user:hunter2@db/" + "x" * 40)
     assert line.startswith("URL=***: ")
+
+
+class Replica(Section):
+    """A section that can be there many times."""
+
+    name: str = ""
+    url: CredentialUrl = ""
+
+
+def refuse(url: str) -> str:
+    """Refuse a URL in the words of the standard library, which quote a part of it."""
+    urlsplit(f"//{url}").port.bit_length()
+    raise ValueError(f"{url} is wrong")
+
+
+class SecretsConfig(ServerConfig):
+    """Secrets wherever a setting can hold one."""
+
+    urls: Annotated[list[CredentialUrl], Field(max_length=1)] = []  # noqa: RUF012 (pydantic copies it)
+    by_name: dict[str, Annotated[CredentialUrl, AfterValidator(refuse)]] = {}  # noqa: RUF012
+    maybe: Annotated[CredentialUrl, Field(max_length=5)] | None = None
+    replicas: list[Replica] = []  # noqa: RUF012
+    replica: Replica = Replica()
+    token: SecretStr = SecretStr("")
+    own: Annotated[int, Masked()] = 0
+    literal: Annotated[CredentialUrl, AfterValidator(refuse)] = ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "urls: [CANARY, CANARY]",
+        "urls: CANARY",
+        "urls: [[CANARY]]",
+        "by_name: {a: 'u:CANARY'}",
+        "by_name: {a: {b: CANARY}}",
+        "maybe: CANARY",
+        "replicas: [{url: [CANARY]}]",
+        "replicas: [CANARY]",
+        "replicas: CANARY",
+        "replica: CANARY",
+        "replica: {url: [CANARY]}",
+        "replica: {url postgresql://u:CANARY@h}",
+        "replica:\n  url:postgresql://u:CANARY@h",
+        "replica:\n  url:postgresql://u:CANARY@h\n  name: x",
+        'replica: {url: "u:CANARY@h',
+        "replica: {url: *CANARY}",
+        "replica: {url: !CANARY x}",
+        "replica: {url: @CANARY}",
+        "replica: {url: 'a', 'u:CANARY@h': 1, 'u:CANARY@h': 2}",
+        "token: [CANARY]",
+        "own: CANARY",
+        "literal: u:CANARY",
+        "literal: u:1:CANARY",
+    ],
+)
+def test_no_mistake_shows_a_secret(file, content):
+    """No error has a secret: in the place of a section, in a list, as a key, in broken YAML, ..."""
+    (line, *_) = lines = mistakes(SecretsConfig, file(content))
+    assert "CANARY" not in "".join(lines)
+    assert line.startswith(str(file(content)))
+
+
+def test_no_variable_shows_a_secret():
+    """Nor does that of a variable."""
+    for variable in ("URLS", "MAYBE", "OWN", "LITERAL"):
+        (line,) = mistakes(SecretsConfig, **{variable: "u:CANARY"})
+        assert line.startswith(f"{variable}=***: ")
+        assert "CANARY" not in line
+
+
+def test_repr_of_a_configuration_shows_no_secret():
+    """A configuration in a traceback, a log or a debugger has no password."""
+    config = SecretsConfig(
+        urls=["u:CANARY"], maybe="CANAR", replica=Replica(name="one", url="x://u:CANARY@h"), token="CANARY"
+    )
+    for text in (repr(config), str(config), repr(config.replica)):
+        assert "CANAR" not in text
+        assert "name='one', url='***'" in text
+
+
+def test_mistake_beside_a_secret_is_shown(file):
+    """What is wrong in a setting that is no secret is shown, even in a section with one."""
+    assert "config.yaml:1: replica.name: 5: " in "".join(mistakes(SecretsConfig, file("replica: {name: 5}")))
+
+
+def test_broken_yaml_is_explained(file):
+    """An error of the YAML has the line, and what the parser expected."""
+    (line,) = mistakes(file=file("server:\n  port: [1\n"))
+    expected = "while parsing a flow sequence, expected ',' or ']', but got '<stream end>', line 3"
+    assert line.endswith(f"config.yaml: not YAML: {expected}")
 
 
 def test_printed_configuration_can_be_loaded(file):

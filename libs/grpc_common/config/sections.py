@@ -1,11 +1,13 @@
 """The configuration of a server: typed and immutable. loading.py reads it."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 
 from grpc_common.config.callers import parse_allowed_callers
+from grpc_common.config.masking import is_masked
 from grpc_common.config.units import Count, Deadline, Duration, Port, PositiveDuration, Ratio, Size
 
 
@@ -19,6 +21,12 @@ class Section(BaseModel):
         hide_input_in_errors=True,
         allow_inf_nan=False,
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            field = type(self).model_fields.get(name or "")
+            masked = field and not isinstance(value, Section) and is_masked(field)
+            yield name, "***" if masked else value
 
 
 class KeepaliveConfig(Section):
@@ -63,8 +71,8 @@ class TlsConfig(Section):
     """Whether clients must have a certificate of the authority in ca.crt (mutual TLS)."""
 
     allowed_callers: dict[str, list[str]] = {}
-    """{pattern: SANs that may call}: `/package.Service/Method`, `/package.Service/*`, or `*` (not for health).
-    The most specific decides; `[]` is nobody. Without any a method is open, which `"*": []` ends."""
+    """{pattern: SANs that may call}: `/package.Service/Method`, `/package.Service/*`, or `*` (not health).
+    The most specific decides; `[]` is nobody. A method without any is open; `"*": []` closes those."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypeAliasType, Union, get_args, get_origin, i
 from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
 from pydantic.fields import FieldInfo
 
+from grpc_common.config.masking import is_masked
 from grpc_common.config.sections import ServerConfig
-from grpc_common.config.units import Secret
 
 UNSET = object()
 """What an empty variable says of a setting that can't be empty."""
@@ -60,7 +60,7 @@ class Setting:
     @property
     def secret(self) -> bool:
         """Whether its value is never shown."""
-        return _field_is_secret(self.field)
+        return is_masked(self.field)
 
     def from_variable(self, text: str) -> Any:
         """Return what `text`, the value of its variable, means; UNSET if that is nothing.
@@ -227,22 +227,3 @@ def _fits_in_a_variable(annotation: Any) -> bool:
         return False
     held = [part for member in _members(annotation) for part in get_args(member) if _is_list(member)]
     return not any(_is_list(part) or _is_mapping(part) for part in held)
-
-
-def _field_is_secret(field: FieldInfo) -> bool:
-    return any(isinstance(mark, Secret) for mark in field.metadata) or _is_secret(field.annotation, ())
-
-
-def _is_secret(annotation: Any, models: tuple[type[BaseModel], ...]) -> bool:
-    """Return whether something in `annotation`, however deep, is marked as secret."""
-    if isinstance(annotation, TypeAliasType):
-        return _is_secret(annotation.__value__, models)
-    if any(isinstance(mark, Secret) for mark in getattr(annotation, "__metadata__", ())):
-        return True
-    if isclass(annotation) and issubclass(annotation, (SecretStr, SecretBytes)):
-        return True
-    parts = list(get_args(annotation))
-    if isclass(annotation) and issubclass(annotation, BaseModel) and annotation not in models:
-        models = (*models, annotation)
-        parts = [field.rebuild_annotation() for field in annotation.model_fields.values()]
-    return any(_is_secret(part, models) for part in parts)

@@ -1,7 +1,6 @@
 """The kinds of values in a configuration: durations, sizes, ports, and what must stay secret."""
 
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +13,7 @@ from pydantic import (
 )
 
 from grpc_common.config.durations import WRITE_A_DURATION, format_duration, parse_duration
+from grpc_common.config.urls import mask_url
 
 _MAX_INT32 = 2**31 - 1
 """gRPC keeps sizes and milliseconds in 32 bits."""
@@ -27,12 +27,6 @@ def format_size(size: int) -> str:
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
     return str(size)
-
-
-def hide_password(url: str) -> str:
-    """Return a URL with three asterisks in the place of its password."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", ":***@") if password else url
 
 
 def _to_seconds(value: Any) -> float:
@@ -68,8 +62,8 @@ def _no_truth_value(value: Any) -> Any:
     return value
 
 
-class Secret:
-    """Marks a setting whose value is never shown, by its presence in the type."""
+class Masked:
+    """Marks a setting, by its presence in the type, whose value no error shows."""
 
 
 Duration = Annotated[
@@ -97,5 +91,5 @@ Count = Annotated[int, BeforeValidator(_no_truth_value), Field(gt=0)]
 Ratio = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, le=1)]
 """From 0 (none) to 1 (all)."""
 
-CredentialUrl = Annotated[str, AfterValidator(str.strip), PlainSerializer(hide_password), Secret()]
-"""A URL that may hold a password."""
+CredentialUrl = Annotated[str, AfterValidator(str.strip), PlainSerializer(mask_url), Masked()]
+"""A URL that may hold a password, which neither a printed configuration nor an error shows."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from grpc_common.config.masking import mask_reprs
 from grpc_common.core.errors import StartError, printable
 
 type Place = tuple[str | int, ...]
@@ -28,6 +29,9 @@ _MAX_VALUES = 10_000
 
 _SHOWN = 100
 """Characters of a key or a value that a message has at most."""
+
+_KEY = re.compile(r"[\w./*-]{1,100}")
+"""Other keys are not shown: with the colon forgotten, `url postgresql://...` is a key, password and all."""
 
 _MAX_MISTAKES = 100
 """Nobody reads more of them at a time."""
@@ -131,7 +135,8 @@ def _line(error: yaml.MarkedYAMLError) -> int:
 def _problem(error: yaml.MarkedYAMLError) -> str:
     if isinstance(error, _RefusedError):
         return str(error.problem)
-    return "not YAML: " + ": ".join(part[: 2 * _SHOWN] for part in (error.context, error.problem) if part)
+    parts = (mask_reprs(part[: 2 * _SHOWN]) for part in (error.context, error.problem) if part)
+    return "not YAML: " + ": ".join(parts)
 
 
 class _RefusedError(yaml.MarkedYAMLError):
@@ -252,7 +257,7 @@ _QUOTES = "write a decimal number, or quotes around a text"
 
 def dotted(place: Place) -> str:
     """Return a place as people write it: `server.keepalive.time`."""
-    return ".".join(str(part)[:_SHOWN] for part in place)
+    return ".".join(str(part) if _KEY.fullmatch(str(part)) else "***" for part in place)
 
 
 def shorten(value: Any) -> str:

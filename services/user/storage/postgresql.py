@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import override
+from typing import Any, override
 
 import asyncpg
 import structlog
@@ -85,6 +85,7 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
             "statement_timeout": str(round(config.statement_timeout * 1000)),
         },
         command_timeout=config.statement_timeout,
+        connect=_connect,
         reset=_keep,
     )
     await pool
@@ -109,6 +110,16 @@ async def _first_ping(storage: PostgresqlUserStorage) -> None:
         log.warning("the database is not there; not ready until it is", reason=str(error))
 
 
+async def _connect(*arguments: Any, **settings: Any) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(*arguments, **settings)
+    except asyncpg.ClientConfigurationError:
+        raise
+    except ValueError:
+        # Of a parameter, a host's name, ...: it may quote a secret.
+        raise asyncpg.ClientConfigurationError("the URL has a host or parameter that can't be used") from None
+
+
 async def _keep(_connection: asyncpg.Connection) -> None:
     """Take the place of asyncpg's reset, a round trip more: no statement here leaves anything behind."""
 
@@ -122,7 +133,7 @@ async def migrate_postgresql(config: DatabaseConfig) -> str | None:
 
     """
     try:
-        connection = await asyncpg.connect(config.url, timeout=config.connect_timeout)
+        connection = await _connect(config.url, timeout=config.connect_timeout)
         try:
             return await _migrate(connection, config.name)
         finally:
