@@ -148,9 +148,7 @@ def test_url_of_a_wrong_form(url):
         "postgresql://u:CANARY@a..b/users",
         "postgresql://u:CANARY@127.0.0.1:1/users?port=CANARY",
         "postgresql://u:%00CANARY@127.0.0.1:1/users",
-        "postgresql://u:CANARY/x@127.0.0.1/users",
         "postgresql://u:1234/CANARY@127.0.0.1/users",
-        "sqlite:///u:CANARY@127.0.0.1/users",
     ],
 )
 def test_no_output_shows_a_password(url):
