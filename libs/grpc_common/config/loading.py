@@ -175,7 +175,8 @@ class _Explanation:
             return f"is required; {_how_to_set(setting)}" if setting else "is required"
         reason = str(mistake["msg"]).removeprefix("Value error, ")
         if self._is_secret(place):
-            return mask_quoted(reason.replace(str(mistake["input"]), "***"))
+            given = str(mistake["input"])
+            return mask_quoted(reason.replace(given, "***") if given else reason)
         if kind == "string_type" and isinstance(mistake["input"], bool | int | float | date):
             return f"{reason}; write it in quotes"
         return reason

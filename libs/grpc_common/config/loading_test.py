@@ -322,7 +322,7 @@ def test_no_mistake_shows_a_secret(file, content):
 def test_no_variable_shows_a_secret():
     """Nor does that of a variable."""
     for variable in ("URLS", "MAYBE", "OWN", "LITERAL"):
-        (line,) = mistakes(SecretsConfig, **{variable: "u:CANARY"})
+        (line,) = mistakes(SecretsConfig, **{variable: "u:CANARY,u:CANARY"})
         assert line.startswith(f"{variable}=***: ")
         assert "CANARY" not in line
 
@@ -337,6 +337,15 @@ def test_repr_of_a_configuration_shows_no_secret():
         assert "name='one', url='***'" in text
 
 
+def test_secret_that_is_empty():
+    """What is wrong with an empty secret is told in plain words."""
+
+    class Config(ServerConfig):
+        url: Annotated[CredentialUrl, Field(min_length=1)] = "x"
+
+    assert mistakes(Config, URL="") == ["URL=***: Value should have at least 1 item after validation, not 0"]
+
+
 def test_mistake_beside_a_secret_is_shown(file):
     """What is wrong in a setting that is no secret is shown, even in a section with one."""
     assert "config.yaml:1: replica.name: 5: " in "".join(mistakes(SecretsConfig, file("replica: {name: 5}")))
@@ -345,8 +354,8 @@ def test_mistake_beside_a_secret_is_shown(file):
 def test_broken_yaml_is_explained(file):
     """An error of the YAML has the line, and what the parser expected."""
     (line,) = mistakes(file=file("server:\n  port: [1\n"))
-    expected = "while parsing a flow sequence, expected ',' or ']', but got '<stream end>', line 3"
-    assert line.endswith(f"config.yaml: not YAML: {expected}")
+    expected = "while parsing a flow sequence: expected ',' or ']', but got '<stream end>'"
+    assert line.endswith(f"config.yaml:3: not YAML: {expected}")
 
 
 def test_printed_configuration_can_be_loaded(file):

@@ -197,9 +197,7 @@ class _Reader:
                 return [self._at(item, item, (*place, index)) for index, item in enumerate(node.value)]
             case yaml.ScalarNode() if node.tag.removeprefix(_TAG) in _SCALARS:
                 return self._scalar(node)
-        raise _RefusedError(
-            f"the tag {node.tag.replace(_TAG, '!!')[:_SHOWN]} is not for configurations", node
-        )
+        raise _RefusedError("a tag is not for configurations", node)
 
     def _at(self, mark: yaml.Node, node: yaml.Node, place: Place) -> Any:
         self.lines[place] = mark.start_mark.line + 1
@@ -244,11 +242,11 @@ class _Reader:
         if kind in ("str", "value"):
             return str(node.value)
         if kind in ("int", "float") and _AMBIGUOUS.fullmatch(node.value):
-            raise _RefusedError(f"{shorten(node.value)} is ambiguous; {_QUOTES}", node)
+            raise _RefusedError(f"a number of this form is ambiguous; {_QUOTES}", node)
         try:
             value: Hashable = self._loader.construct_object(node)
         except ValueError, ArithmeticError, LookupError, AttributeError, TypeError:
-            raise _RefusedError(f"{shorten(node.value)} is no {kind}; {_QUOTES}", node) from None
+            raise _RefusedError(f"this is no {kind}; {_QUOTES}", node) from None
         return value
 
 

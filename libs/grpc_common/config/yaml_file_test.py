@@ -60,21 +60,21 @@ QUOTES = "write a decimal number, or quotes around a text"
             "tracing: {service_name: 2026-01-01}",
             "tracing.service_name: 2026-01-01: Input should be a valid string",
         ),
-        ("tracing: {service_name: 2026-13-45}", f"'2026-13-45' is no timestamp; {QUOTES}"),
+        ("tracing: {service_name: 2026-13-45}", f"this is no timestamp; {QUOTES}"),
         ("server: {port: 2026-01-01 25:61:61}", f"is no timestamp; {QUOTES}"),
-        ("server: {port: 1:30}", f"'1:30' is ambiguous; {QUOTES}"),
-        ("server: {port: 0123}", f"'0123' is ambiguous; {QUOTES}"),
+        ("server: {port: 1:30}", f"a number of this form is ambiguous; {QUOTES}"),
+        ("server: {port: 0123}", f"a number of this form is ambiguous; {QUOTES}"),
         (
             "tracing: {service_name: yes}",
             "tracing.service_name: True: Input should be a valid string; write it in quotes",
         ),
-        ("tracing: {service_name: !!binary aGk=}", "the tag !!binary is not for configurations"),
-        ("server: !!set {port}", "the tag !!set is not for configurations"),
+        ("tracing: {service_name: !!binary aGk=}", "a tag is not for configurations"),
+        ("server: !!set {port}", "a tag is not for configurations"),
         (
             "server: !!python/object:os.system {}",
-            "the tag !!python/object:os.system is not for configurations",
+            "a tag is not for configurations",
         ),
-        ("server: !mine 5", "the tag !mine is not for configurations"),
+        ("server: !mine 5", "a tag is not for configurations"),
         ("1: x", "1: unknown key"),
         ("null: x", "null: unknown key"),
         ("on: x", "on: unknown key"),
@@ -85,7 +85,7 @@ QUOTES = "write a decimal number, or quotes around a text"
         ("&a {server: *a}", "an alias stands for itself"),
         ("server: &a {<<: *a}", "an alias stands for itself"),
         ("server: {<<: 5}", "<< stands before a mapping"),
-        ("server: *nothing", "not YAML: found undefined alias 'nothing'"),
+        ("server: *nothing", "not YAML: found undefined alias ***"),
         ("server: [{a: 1, a: 2}]", "server.0.a: is there twice"),
         ("tracing: {sampling_rate: .nan}", "tracing.sampling_rate: nan: Input should be a finite number"),
         ("tracing: {sampling_rate: .inf}", "tracing.sampling_rate: inf: Input should be a finite number"),
@@ -125,7 +125,7 @@ def test_line_of_a_mistake(tmp_path):
     assert mistake(tmp_path, "server:\n  port: 1\n---\na: b").startswith("c.yaml:3: not YAML: ")
     assert mistake(tmp_path, b"server:\n  port: \xff").startswith("c.yaml:2: not YAML: ")
     assert mistake(tmp_path, b"server:\n  port: \x07").startswith("c.yaml:2: not YAML: ")
-    assert mistake(tmp_path, "server:\n  port: 0123").startswith("c.yaml:2: '0123'")
+    assert mistake(tmp_path, "server:\n  port: 0123").startswith("c.yaml:2: a number")
 
 
 def test_aliases_that_stand_for_billions(tmp_path):
