@@ -3,28 +3,15 @@
 They are in prometheus_client's default registry, beside the process's own.
 """
 
-import copy
 import functools
-import io
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from socketserver import TCPServer, ThreadingMixIn
-from typing import Any, Literal, override
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from collections.abc import Callable
+from typing import Any, Literal
 
 import grpc
 import prometheus_client
-import structlog
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.core.sockets import connections
-from grpc_common.observe import writer
-
-log = structlog.get_logger()
 
 UNKNOWN_METHOD = Method("unknown", "unknown", CallType.UNARY)
 """Stands for every method that a caller asks for and that does not exist: callers must not make labels."""
@@ -156,114 +143,3 @@ def count_connections(port: int) -> Callable[[], None]:
     gauge = _connections()
     gauge.labels(port).set_function(lambda: len(connections(port)))
     return lambda: gauge.remove(port)
-
-
-class _LogLines(Collector):
-    @override
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        text = "Lines of the log that could not be written, by reason."
-        dropped = CounterMetricFamily("grpc_log_lines_dropped", text, labels=["reason"])
-        for reason, count in list(writer.lines.dropped.items()):
-            dropped.add_metric([reason], count)
-        yield dropped
-
-
-@functools.cache
-def _count_log_lines() -> None:
-    prometheus_client.REGISTRY.register(_LogLines())
-
-
-def serve_metrics(port: int) -> tuple[int, Callable[[], None]]:
-    """Serve the default registry over HTTP at every path, from a thread of its own.
-
-    It listens on all interfaces, over IPv4, and over IPv6 where the machine has it. Port 0 takes a free one.
-
-    Returns:
-        The port, and a function that stops serving.
-
-    Raises:
-        OSError: the port can't be bound.
-
-    """
-    _count_log_lines()
-    server = _HttpServer(port)
-    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
-    thread.start()
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return server.server_port, stop
-
-
-class _WithoutCreated(Collector):
-    """A registry without the series *_created, which double a page and which Prometheus does not use.
-
-    prometheus_client can leave them out itself, but only for everything in the process.
-    """
-
-    def __init__(self, registry: Any) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            if metric.type in {"counter", "histogram", "summary"}:
-                created = f"{metric.name}_created"
-                metric = copy.copy(metric)  # noqa: PLW2901 (it is the collector's)
-                metric.samples = [sample for sample in metric.samples if sample.name != created]
-            yield metric
-
-    def restricted_registry(self, names: Iterable[str]) -> Collector:
-        """Return a registry of these series alone, for requests with `?name[]=`."""
-        return _WithoutCreated(self._registry.restricted_registry(names))
-
-
-_page_of_registry = prometheus_client.make_wsgi_app(_WithoutCreated(prometheus_client.REGISTRY))
-
-
-def _page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    try:
-        page: Iterable[bytes] = _page_of_registry(environ, start_response)
-    except Exception:
-        log.exception("the page of metrics failed")
-        start_response("500 Internal Server Error", [])
-        return [b""]
-    return page
-
-
-class _Request(WSGIRequestHandler):
-    timeout = 30
-    """Seconds that a client may take to ask, or to read some of the page."""
-
-    def log_message(self, *_arguments: object) -> None:
-        """Log nothing: the log is for the service."""
-
-    def get_stderr(self) -> io.StringIO:
-        """Have the base class print its tracebacks nowhere; what fails on our side is logged by us."""
-        return io.StringIO()
-
-
-class _HttpServer(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    request_queue_size = (
-        128  # with the 5 of the base class a few slow clients keep Prometheus waiting for seconds
-    )
-    allow_reuse_port = False  # or two programs share a port in silence
-    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-
-    def __init__(self, port: int) -> None:
-        super().__init__(("", port), _Request)
-        self.set_app(_page)
-
-    def server_bind(self) -> None:
-        """Take IPv4 as well, and ask nobody for this machine's name, as the base class does."""
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = "metrics", self.server_address[1]
-        self.setup_environ()
-
-    def handle_error(self, _request: object, _address: object) -> None:
-        """Say nothing of a client that goes away or sends garbage; a traceback would be printed."""

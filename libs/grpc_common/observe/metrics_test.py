@@ -10,14 +10,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, gener
 from structlog.testing import capture_logs
 
 from grpc_common.core.calls import Call, CallType, Method
-from grpc_common.observe.metrics import (
-    UNKNOWN_METHOD,
-    _WithoutCreated,
-    client_metrics,
-    count_connections,
-    serve_metrics,
-    server_metrics,
-)
+from grpc_common.observe.metrics import UNKNOWN_METHOD, client_metrics, count_connections, server_metrics
+from grpc_common.observe.metrics_page import _WithoutCreated, serve_metrics
 
 STREAM = CallType.BIDI_STREAM
 

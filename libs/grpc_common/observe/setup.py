@@ -13,7 +13,8 @@ from grpc_common.observe import otel_variables
 from grpc_common.observe.access_log import AccessLog
 from grpc_common.observe.ambient import AmbientTracing
 from grpc_common.observe.logs import configure_default_logging
-from grpc_common.observe.metrics import client_metrics, count_connections, serve_metrics, server_metrics
+from grpc_common.observe.metrics import client_metrics, count_connections, server_metrics
+from grpc_common.observe.metrics_page import serve_metrics
 
 if TYPE_CHECKING:
     from grpc_common.observe.tracing import Tracing

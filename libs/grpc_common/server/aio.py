@@ -2,8 +2,9 @@
 
 Whatever streams on the wire looks the same as what does not, so each method is registered as one
 that streams its requests: then grpc.aio hands over a call as soon as its headers are there, and
-not only when a message has come. The answer to a call with one response is sent together with
-its status, as grpc.aio does it, for which such a method may not stream its responses.
+not only when a message has come. A single response is sent together with its status, which is
+what grpc.aio does for a method that does not stream its responses. Large ones are not: right behind the
+last call of an old connection C-core closes it, and what the kernel has not sent may be lost.
 """
 
 import asyncio
@@ -23,10 +24,11 @@ type _MethodHandler = grpc.RpcMethodHandler[Any, Any]
 class AioRpc(Rpc):
     """A call of grpc.aio."""
 
-    __slots__ = ("_aborted", "_task", "context", "is_gone")
+    __slots__ = ("_aborted", "_task", "context", "is_gone", "sends_status_apart")
 
-    def __init__(self, context: _Context) -> None:
+    def __init__(self, context: _Context, *, sends_status_apart: bool) -> None:
         self.context = context
+        self.sends_status_apart = sends_status_apart
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # grpc's
         self._aborted: grpc.aio.BaseError | None = None
         self.is_gone = False
@@ -72,32 +74,49 @@ class AioEngine(grpc.aio.ServerInterceptor):
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._adapted: dict[str, _MethodHandler] = {}
+        self._methods: dict[str, _Method] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_MethodHandler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _MethodHandler:
-        """Return the method that a call asks for as it is registered with grpc.aio."""
+        """Return the method that a call asks for, as grpc.aio is to call it."""
         path = handler_call_details.method
-        if path not in self._adapted:
+        method = self._methods.get(path)
+        if method is None:
             try:
-                handler = await continuation(handler_call_details)
+                found = await continuation(handler_call_details)
             except Exception as error:  # noqa: BLE001 (gRPC would tell the caller its text)
-                return self._adapt(self._lifecycle.refuse(path, error))
-            if handler is None:
-                return self._adapt(self._lifecycle.refuse(path))
-            self._adapted[path] = self._adapt(self._lifecycle.adopt(path, handler))
-        return self._adapted[path]
+                return _Method(self._lifecycle, self._lifecycle.refuse(path, error)).form
+            if found is None:
+                return _Method(self._lifecycle, self._lifecycle.refuse(path)).form
+            method = self._methods[path] = _Method(self._lifecycle, self._lifecycle.adopt(path, found))
+        return method.form
 
-    def _adapt(self, handler: Handler) -> _MethodHandler:
-        async def respond(_requests: Any, context: _Context) -> bytes:
-            rpc = AioRpc(context)
-            message = await self._lifecycle.live(handler, rpc)
-            rpc.end()
-            return message
 
-        if handler.streams_responses:
-            return grpc.stream_stream_rpc_method_handler(respond)
-        return grpc.stream_unary_rpc_method_handler(respond)
+class _Method:
+    """A method in the two forms that grpc.aio can call it in."""
+
+    def __init__(self, lifecycle: Lifecycle, handler: Handler) -> None:
+        self._lifecycle = lifecycle
+        self._handler = handler
+        self._with_status: _MethodHandler = grpc.stream_unary_rpc_method_handler(self._respond)
+        self._apart: _MethodHandler = grpc.stream_stream_rpc_method_handler(self._respond_apart)
+
+    @property
+    def form(self) -> _MethodHandler:
+        """The form for the next call."""
+        handler = self._handler
+        return self._apart if handler.streams_responses or handler.has_large_response else self._with_status
+
+    async def _respond(self, _requests: Any, context: _Context) -> bytes:
+        return await self._live(AioRpc(context, sends_status_apart=False))
+
+    async def _respond_apart(self, _requests: Any, context: _Context) -> None:
+        await self._live(AioRpc(context, sends_status_apart=True))
+
+    async def _live(self, rpc: AioRpc) -> bytes:
+        message = await self._lifecycle.live(self._handler, rpc)
+        rpc.end()
+        return message

@@ -8,6 +8,7 @@ import trustme
 from cryptography import x509
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
 import grpc_common
 from grpc_common.core.errors import StatusError
@@ -220,11 +221,27 @@ async def allowed_for(channel: grpc.aio.Channel) -> set[str]:
 async def test_refusal_names_the_caller_only(tmp_path):
     """Whom the method is open to is nobody's business; what the caller is taken for is told with its kind."""
     names = [dns("batch\0\x1b"), x509.RFC822Name("ada@a.test")]
-    async with serving(tmp_path, {"*": ["secret-admin"]}) as port, client(port, names) as channel:
-        call = channel.unary_unary("/test.Names/N0")(b"")
-        assert await call.details() == (
-            r"/test.Names/N0 is not allowed for DNS:batch\x00\x1b, email:ada@a.test"
-        )
+    caller = r"DNS:batch\x00\x1b, email:ada@a.test"
+    with capture_logs() as logs:
+        async with serving(tmp_path, {"*": ["secret-admin"]}) as port, client(port, names) as channel:
+            call = channel.unary_unary("/test.Names/N0")(b"")
+            assert await call.details() == f"/test.Names/N0 is not allowed for {caller}"
+    # Whoever reads the log knows whom to ask.
+    assert [line["caller"] for line in logs if line["event"] == "call"] == [caller]
+
+
+async def test_built_in_services_ask_for_authorization(tmp_path):
+    """Health and reflection are closed to those whom their patterns leave out, streams included."""
+    closed = {"/grpc.health.v1.Health/*": [], "/grpc.reflection.v1.ServerReflection/*": []}
+    async with serving(tmp_path, closed) as port, client(port, [dns("web.test")]) as channel:
+        assert await channel.unary_unary("/test.Names/N0")(b"").code() is grpc.StatusCode.OK
+        for path in (
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ):
+            call = channel.stream_stream(path)(iter([b""]))
+            assert await call.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_default_deny(tmp_path):

@@ -26,6 +26,9 @@ _CANCELLATION_DELAY = 0.001
 """Seconds. A client that cancels while requests are awaited looks, until gRPC's next event, like one that
 has sent all that it had; a wait of no time misses 3 in 100."""
 
+_LARGE = 2**16
+"""Bytes of a response that may be under way for a while: as much as an HTTP/2 window is at first."""
+
 _LONGEST_PATH = 200
 """Characters of an unknown method's path that are told to the caller and to the log."""
 
@@ -43,6 +46,9 @@ class Handler:
     """
 
     unknown_path = ""
+
+    has_large_response = False
+    """Whether the one response of a call has ever been so large that its status had better wait for it."""
 
     def __init__(
         self,
@@ -95,6 +101,7 @@ class Handler:
             response = await result if inspect.isawaitable(result) else result
             # With a code of its own a servicer may return None, for which there is no message.
             message = self._codec.serialize(response) if context.code() in {None, grpc.StatusCode.OK} else b""
+            self.has_large_response |= len(message) > _LARGE
         if self._streams_requests:
             await asyncio.sleep(_CANCELLATION_DELAY)
         return message

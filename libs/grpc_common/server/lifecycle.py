@@ -22,6 +22,7 @@ from grpc_common.server.call import ServerCall
 from grpc_common.server.deadlines import Deadlines
 from grpc_common.server.flush import Flush
 from grpc_common.server.handler import Handler, MethodHandler, RefusingHandler, shown_path
+from grpc_common.server.identity import identity
 from grpc_common.server.rpc import Rpc
 from grpc_common.server.threads import Threads
 
@@ -118,9 +119,12 @@ class Lifecycle:
                 deadlines.remove(call)
             call.in_handler = True
             message = await self._run(call, handler, request)
+            seconds_left = _seconds_left(call, deadlines)
             deadlines.remove(call)  # the servicer was in time, even if the network is not
-            if handler.streams_responses and not handler.built_in:
-                await self._flush.sent(call.peer, _seconds_left(call, deadlines))
+            if call.rpc.sends_status_apart and not handler.built_in:
+                if not handler.streams_responses:
+                    await call.rpc.write(message)
+                await self._flush.sent(call.peer, seconds_left)
         except BaseException as error:  # noqa: BLE001 (every end of a handler is a status)
             return b"", _failure(call, error)
         else:
@@ -137,7 +141,9 @@ class Lifecycle:
 
     def _admit(self, call: ServerCall, admission: Admission) -> None:
         if self._authorizer is not None:
-            self._authorizer.check(call.method.path, call.rpc.context.auth_context())
+            auth_context = call.rpc.context.auth_context()
+            call.caller = str(identity(auth_context))
+            self._authorizer.check(call.method.path, auth_context)
         admission.admit()
         call.admitted = True
 

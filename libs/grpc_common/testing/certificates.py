@@ -88,8 +88,8 @@ def issue(
 ) -> dict[str, bytes]:
     """Return the files of a certificate that trustme can't make.
 
-    It is valid for an hour, has SANs of any kind (`san` in the place of `names`) and a key of any kind. Each of
-    `extensions` has with it whether it is critical.
+    It is valid for an hour, has SANs of any kind (`san` in the place of `names`) and a key of any kind.
+    Each of `extensions` has with it whether it is critical.
     """
     key = key or ec.generate_private_key(ec.SECP256R1())
     signer = load_pem_private_key(ca.private_key_pem.bytes(), None)
