@@ -303,7 +303,9 @@ async def test_server_that_is_not_set_up_shows_no_locals(lines):
 
     handler = grpc.unary_unary_rpc_method_handler(fail_with_secret)
     handlers = grpc.method_handlers_generic_handler("test.Fail", {"Fail": handler})
-    server = Server(load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false"}))
+    server = Server(
+        load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"})
+    )
     server.add(None, lambda _, server: server.add_generic_rpc_handlers([handlers]))
     async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError):

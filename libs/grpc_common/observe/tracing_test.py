@@ -469,6 +469,7 @@ def traced_server(name, channel=None):
     """Return a server whose traces have this name, all of them sampled."""
     environ = {
         "GRPC_PORT": "0",
+        "DRAIN_DELAY": "0s",
         "METRICS_ENABLED": "false",
         "DRAIN_GRACE": "1s",
         "TRACING_ENABLED": "true",

@@ -179,7 +179,7 @@ async def serving(folder, allowed_callers):
         "require_client_certificate": True,
         "allowed_callers": allowed_callers,
     }
-    config = {"server": {"port": 0, "tls": tls}, "metrics": {"enabled": False}}
+    config = {"server": {"port": 0, "tls": tls, "drain": {"delay": "0s"}}, "metrics": {"enabled": False}}
     server = grpc_common.Server(grpc_common.ServerConfig.model_validate(config))
     server.add(None, add)
     async with server.serving() as port:

@@ -142,7 +142,9 @@ async def test_server_outlives_its_probes(error):
             raise error
         good.set()
 
-    server = Server(load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false"}))
+    server = Server(
+        load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"})
+    )
     server.depend_on("database", probe, interval=0.01, failures=2)
     with capture_logs() as logs:
         async with asyncio.timeout(20), server.serving():

@@ -48,7 +48,7 @@ def registering(*handlers: grpc.GenericRpcHandler):
 
 def new_server(**settings) -> grpc_common.Server:
     """Return a server with free ports."""
-    config = {"server": {"port": 0} | settings, "metrics": {"enabled": False}}
+    config = {"server": {"port": 0, "drain": {"delay": "0s"}} | settings, "metrics": {"enabled": False}}
     return grpc_common.Server(grpc_common.ServerConfig.model_validate(config))
 
 

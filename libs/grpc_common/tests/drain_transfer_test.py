@@ -202,6 +202,7 @@ async def serving(directory, case: Case, **environ: str):
     (directory / "service.py").write_text(SERVICE)
     ours = {
         "GRPC_PORT": "0",
+        "DRAIN_DELAY": "0s",
         "METRICS_ENABLED": "false",
         "DRAIN_GRACE": "60s",
         "KEEPALIVE_MAX_CONNECTION_AGE": case.age,

@@ -143,6 +143,7 @@ class Process:
         (folder / "service.py").write_text(SERVICE)
         ours = {
             "GRPC_PORT": "0",
+            "DRAIN_DELAY": "0s",
             "METRICS_PORT": "0",
             "LOGGING_FORMAT": "json",
             "DRAIN_GRACE": "5s",

@@ -432,7 +432,7 @@ def server_config(directory: Path) -> grpc_common.ServerConfig:
     """Return the configuration of a server with mutual TLS."""
     tls = {"directory": str(directory), "require_client_certificate": True}
     return grpc_common.ServerConfig.model_validate(
-        {"server": {"port": 0, "tls": tls}, "metrics": {"enabled": False}}
+        {"server": {"port": 0, "tls": tls, "drain": {"delay": "0s"}}, "metrics": {"enabled": False}}
     )
 
 
