@@ -88,6 +88,7 @@ def test_generic_reflection_client(database):
         reflected = ProtoReflectionDescriptorDatabase(channel)
         assert set(reflected.get_services()) == {
             "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
             "user.UserService",
         }
