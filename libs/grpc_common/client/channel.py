@@ -85,6 +85,10 @@ class ChannelConfig:
     max_send_msg_size: int = 10 * _MEBIBYTE
     """Bytes of the largest message that the client sends."""
 
+    max_metadata_size: int = 16 * 2**10
+    """Bytes of the largest metadata that the client takes, a status with its text and details included; HTTP/2
+    counts each name and value and 32 bytes."""
+
     default_deadline: float = 30
     """Seconds for a unary call that is made without a timeout."""
 
@@ -123,6 +127,9 @@ class ChannelConfig:
             ("grpc.max_reconnect_backoff_ms", 5000),
             ("grpc.max_receive_message_length", self.max_recv_msg_size),
             ("grpc.max_send_message_length", self.max_send_msg_size),
+            # Where the two differ, C-core refuses at random what lies between them.
+            ("grpc.max_metadata_size", self.max_metadata_size),
+            ("grpc.absolute_max_metadata_size", self.max_metadata_size),
             *self.keepalive.options(),
         ]
 

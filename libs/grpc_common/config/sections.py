@@ -109,6 +109,18 @@ class ServerSection(Section):
     max_concurrent_calls: Count = 1000
     """More calls than these at a time are refused with RESOURCE_EXHAUSTED."""
 
+    max_concurrent_streams: Count = 100
+    """How many calls a connection may have at a time; HTTP/2 tells the client, which lets more calls wait."""
+
+    max_connections: Count = 2000
+    """More connections than these are closed at once; the health port has as many of its own."""
+
+    max_metadata_size: Size = Size(16 * 2**10)
+    """The largest metadata of a request, counted as HTTP/2 does: each name and value and 32 bytes."""
+
+    handshake_timeout: PositiveDuration = 10
+    """A connection that has not finished TLS, and HTTP/2's own greeting, within it is closed."""
+
     default_deadline: Deadline = 30
     """For calls whose client sends no deadline; `none` for no limit."""
 

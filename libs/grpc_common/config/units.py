@@ -16,7 +16,7 @@ from grpc_common.config.durations import WRITE_A_DURATION, format_duration, pars
 from grpc_common.config.urls import mask_url
 
 _MAX_INT32 = 2**31 - 1
-"""gRPC keeps sizes and milliseconds in 32 bits."""
+"""gRPC keeps numbers, sizes and milliseconds in 32 bits."""
 
 _NO_LIMIT = "none"
 
@@ -86,7 +86,7 @@ Size = Annotated[ByteSize, Field(gt=0, le=_MAX_INT32), WrapValidator(_to_size), 
 Port = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=65535)]
 """A TCP port; 0 takes a free one."""
 
-Count = Annotated[int, BeforeValidator(_no_truth_value), Field(gt=0)]
+Count = Annotated[int, BeforeValidator(_no_truth_value), Field(gt=0, le=_MAX_INT32)]
 
 Ratio = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, le=1)]
 """From 0 (none) to 1 (all)."""

@@ -13,18 +13,20 @@ from grpc_health.v1 import health_pb2_grpc
 
 from grpc_common.config import process_end
 from grpc_common.config.reload import reload_changes
-from grpc_common.config.sections import ServerConfig, ServerSection, TlsConfig, TracingConfig
+from grpc_common.config.sections import ServerConfig, TlsConfig, TracingConfig
 from grpc_common.core.ports import bind
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe import stderr
 from grpc_common.observe.logs import set_level
 from grpc_common.observe.setup import Observation, start_tracing
 from grpc_common.server import drain
+from grpc_common.server.accepting import AcceptingServer
 from grpc_common.server.aio import AioEngine
 from grpc_common.server.authorization import Authorizer
 from grpc_common.server.dependencies import Dependency
 from grpc_common.server.health import Health
 from grpc_common.server.lifecycle import Lifecycle
+from grpc_common.server.options import options
 from grpc_common.server.reflection import add_reflection
 from grpc_common.server.registration import AddToServer, Services
 
@@ -64,7 +66,7 @@ class Server:
             authorizer=self._authorizer,
         )
         self._credentials = _credentials(config.server.tls)
-        self._server = grpc.aio.server(
+        self._server = AcceptingServer(
             interceptors=[AioEngine(self._lifecycle)], options=options(config.server)
         )
         self._health = Health(listed=config.server.reflection)
@@ -179,7 +181,9 @@ class Server:
             return
         # Its callers have no identity, and are observed and bounded as those of the other port.
         lifecycle = Lifecycle(self._config.server, observers=self._observation.observers)
-        server = grpc.aio.server(interceptors=[AioEngine(lifecycle)], options=options(self._config.server))
+        server = AcceptingServer(
+            interceptors=[AioEngine(lifecycle)], options=options(self._config.server)
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         port = bind(server, self._config.server.health_port, f"{self._config.env_prefix}HEALTH_PORT")
         await server.start()
@@ -209,32 +213,6 @@ class Server:
                 await drain.quiet(admission, port)
         except TimeoutError:
             log.warning("calls outlast the grace and are cancelled", in_flight=admission.in_flight)
-
-
-def options(config: ServerSection) -> list[tuple[str, int]]:
-    """Return the options of grpc.aio.server that say what `config` does."""
-    keepalive = config.keepalive
-    milliseconds = {
-        "grpc.max_connection_idle_ms": keepalive.max_connection_idle,
-        "grpc.max_connection_age_ms": keepalive.max_connection_age,
-        "grpc.max_connection_age_grace_ms": keepalive.max_connection_age_grace,
-        "grpc.keepalive_time_ms": keepalive.time,
-        "grpc.keepalive_timeout_ms": keepalive.timeout,
-        # Without it a timeout below a minute has no effect.
-        "grpc.http2.ping_timeout_ms": keepalive.timeout,
-        "grpc.http2.min_ping_interval_without_data_ms": keepalive.min_time,
-    }
-    return [
-        *((name, round(seconds * 1000)) for name, seconds in milliseconds.items()),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_receive_message_length", config.max_recv_msg_size),
-        ("grpc.max_send_message_length", config.max_send_msg_size),
-        # Or a burst of more than 1000 calls is partly CANCELLED, unseen by Python; ten times the defaults.
-        ("grpc.server.max_pending_requests", 10_000),
-        ("grpc.server.max_pending_requests_hard_limit", 30_000),
-        # Or two servers share a port in silence and each gets some of the connections.
-        ("grpc.so_reuseport", 0),
-    ]
 
 
 def _credentials(config: TlsConfig) -> grpc.ServerCredentials | None:

@@ -269,7 +269,9 @@ async def test_thousands_of_idle_connections_slow_nobody_down(descriptors):
     """With 10 000 idle connections, or as many as there may be, a new client's calls take a few ms."""
     count = min(10_000, descriptors - 200)
     with (
-        serving_process(KEEPALIVE_TIME="300s", KEEPALIVE_MAX_CONNECTION_AGE="300s") as (port, pid),
+        serving_process(
+            KEEPALIVE_TIME="300s", KEEPALIVE_MAX_CONNECTION_AGE="300s", MAX_CONNECTIONS="20000"
+        ) as (port, pid),
         idle_client(port, count) as client,
     ):
         usual = statistics.median(await assert_serves(port))
