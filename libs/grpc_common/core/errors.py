@@ -18,6 +18,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from grpc_common.core.status_size import fitted
+
 log = structlog.get_logger()
 
 # The types of google.rpc that a status may carry, by the last part of their type URL.
@@ -92,15 +94,15 @@ class StatusError(Exception):
         _check_types(message, details)
 
     def to_status(self, trailers: Iterable[tuple[str, str | bytes]] = ()) -> grpc.Status:
-        """Return the form in which grpc sends it, with `trailers` before its own metadata."""
-        packed = [any_pb2.Any() for _ in self.details]
-        for target, detail in zip(packed, self.details, strict=True):
-            target.Pack(detail)
+        """Return the form in which grpc sends it: small enough for every peer, beside the servicer's `trailers`.
+
+        A text that is too long ends with how much was cut; details that are too large have fewer items,
+        or are left out.
+        """
         number: int = self.code.value[0]
-        message = self.message.encode(errors="replace").decode()
-        status = rpc_status.to_status(status_pb2.Status(code=number, message=message, details=packed))
-        metadata = (*trailers, *self.metadata, *(status.trailing_metadata or ()))
-        return _Status(status.code, status.details, metadata)
+        others = (*trailers, *self.metadata)
+        status = rpc_status.to_status(fitted(number, self.message, self.details, others))
+        return _Status(status.code, status.details, (*others, *(status.trailing_metadata or ())))
 
 
 @dataclass(frozen=True, slots=True)

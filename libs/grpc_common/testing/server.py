@@ -2,7 +2,7 @@
 
 import asyncio
 import multiprocessing
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,7 +22,9 @@ class Methods:
     `opened` is set; Peer answers with the client's address.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, more: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None) -> None:
+        self.more = more or {}
+        """Methods of a test's own."""
         self.entered: asyncio.Queue[bytes] = asyncio.Queue()
         """The requests that Hold has got."""
         self.opened = asyncio.Event()
@@ -64,42 +66,35 @@ def _add(methods: Methods, server: grpc.aio.Server) -> None:
         "Chat": grpc.stream_stream_rpc_method_handler(methods.chat),
         "Hold": grpc.unary_unary_rpc_method_handler(methods.hold),
         "Peer": grpc.unary_unary_rpc_method_handler(methods.peer),
+        **methods.more,
     }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Methods", handlers)])
 
 
 @asynccontextmanager
-async def serving(**environ: str) -> AsyncIterator[tuple[int, Methods]]:
-    """Serve `test.Methods` as these variables configure it; yield the port and the service."""
-    methods = Methods()
-    async with _serving(methods, _add, environ) as port:
-        yield port, methods
-        methods.opened.set()
+async def serving(
+    methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None, /, **environ: str
+) -> AsyncIterator[tuple[int, Methods]]:
+    """Serve `test.Methods`, with more `methods`, as the variables say; yield the port and the service."""
+    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
+    server = Server(load(ServerConfig, environ=ours | environ))
+    service = Methods(methods)
+    server.add(service, _add)
+    async with server.serving() as port:
+        yield port, service
+        service.opened.set()
 
 
 @asynccontextmanager
 async def serving_handlers(
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]], **environ: str
+    handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]], **environ: str
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """Serve methods of `test.Methods` that the test brings, {name: handler}; yield a channel to them."""
-
-    def add(_servicer: None, server: grpc.aio.Server) -> None:
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Methods", handlers)])
-
+    """Serve methods that the test brings, {name: handler}, in `test.Methods`; yield a channel to them."""
     async with (
-        _serving(None, add, environ) as port,
+        serving(handlers, **environ) as (port, _),
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield channel
-
-
-@asynccontextmanager
-async def _serving(servicer: Any, add: Any, environ: dict[str, str]) -> AsyncIterator[int]:
-    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
-    server = Server(load(ServerConfig, environ=ours | environ))
-    server.add(servicer, add)
-    async with server.serving() as port:
-        yield port
 
 
 @contextmanager
