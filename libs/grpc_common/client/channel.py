@@ -86,8 +86,8 @@ class ChannelConfig:
     """Bytes of the largest message that the client sends."""
 
     max_metadata_size: int = 16 * 2**10
-    """Bytes of the largest metadata that the client takes, a status with its text and details included; HTTP/2
-    counts each name and value and 32 bytes."""
+    """Bytes of the largest metadata that the client takes, a status with its text and details included;
+    HTTP/2 counts each name and value and 32 bytes."""
 
     default_deadline: float = 30
     """Seconds for a unary call that is made without a timeout."""

@@ -26,7 +26,7 @@ _LEAST_TEXT = 256
 def fitted(
     code: int, text: str, details: Sequence[Message], trailers: Iterable[tuple[str, str | bytes]] = ()
 ) -> status_pb2.Status:
-    """Return a status that fits beside `trailers`: its text is cut, visibly, and details are shortened or left out."""
+    """Return a status that fits beside `trailers`: its text is cut, its details shortened or left out."""
     room = MAX_STATUS_SIZE - _NAMES - sum(_size_of_trailer(*trailer) for trailer in trailers)
     # The text is sent twice: as it is, and in base64 with the details.
     text = cut_text(text, max(room // 4 if details else room * 2 // 5, _LEAST_TEXT))
@@ -37,7 +37,7 @@ def fitted(
 
 
 def cut_text(text: str, limit: int) -> str:
-    """Return `text`, or as much of its beginning as gRPC can send in `limit` bytes and how much is missing."""
+    """Return `text`, or its beginning and how much is missing, in `limit` bytes as gRPC sends it."""
     text = text.encode(errors="replace").decode()  # half a surrogate pair can't be sent
     end = _end(text, limit)
     if end == len(text):
@@ -61,7 +61,7 @@ def _end(text: str, limit: int) -> int:
 
 def _sent_size_of_text(text: str) -> int:
     """Return the bytes of grpc-message, where `%XX` stands for each byte that is not printable ASCII."""
-    return sum(1 if 0x20 <= byte <= 0x7E and byte != ord("%") else 3 for byte in text.encode())
+    return sum(1 if ord(" ") <= byte <= ord("~") and byte != ord("%") else 3 for byte in text.encode())
 
 
 def _size_of_base64(size: int) -> int:

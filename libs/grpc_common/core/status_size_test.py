@@ -26,7 +26,7 @@ VIOLATIONS = {f"users[{number}].email": "is not an address; write name@example.c
 
 @pytest.fixture(params=["grpc.aio", "ours"])
 async def fail(request):
-    """Return a function that raises an error in a servicer, and returns what a client gets, 20 times the same."""
+    """Return a function that raises an error in a servicer, and returns what a client gets."""
     raised: list = []
 
     async def method(_request, context):
@@ -36,10 +36,12 @@ async def fail(request):
         status = error.to_status(trailers)
         await context.abort(status.code, status.details, (*trailers, *status.trailing_metadata))
 
-    async with serving(methods={"Fail": grpc.unary_unary_rpc_method_handler(method)}) as (port, _):
+    async with serving({"Fail": grpc.unary_unary_rpc_method_handler(method)}) as (port, _):
         target = f"127.0.0.1:{port}"
         config = ChannelConfig(service=ServiceConfig(health_check_service=None))
-        opened = channel(target, config=config) if request.param == "ours" else grpc.aio.insecure_channel(target)
+        opened = (
+            channel(target, config=config) if request.param == "ours" else grpc.aio.insecure_channel(target)
+        )
 
         async def call(error, trailers=()):
             raised.append((error, trailers))
@@ -102,5 +104,7 @@ async def test_the_servicers_own_trailers_count(fail, size):
 @pytest.mark.parametrize("text", ["a" * 2000, "字" * 2000, "a字%\n" * 500], ids=["ASCII", "CJK", "mixed"])
 def test_cut_text_is_never_longer_than_its_limit(text, limit):
     """As gRPC encodes it, with the note included."""
-    sent = "".join(chr(b) if 0x20 <= b <= 0x7E and b != 0x25 else "%XX" for b in cut_text(text, limit).encode())
+    sent = "".join(
+        chr(b) if 0x20 <= b <= 0x7E and b != 0x25 else "%XX" for b in cut_text(text, limit).encode()
+    )
     assert len(sent) <= limit

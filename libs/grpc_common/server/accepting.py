@@ -12,11 +12,11 @@ from contextlib import suppress
 from typing import Any, Never
 
 import grpc
-from grpc._cython import cygrpc
-from grpc.aio import _server
+from grpc._cython import cygrpc  # type: ignore[import-not-found]  # compiled, without types
+from grpc.aio import _server  # type: ignore[attr-defined]  # not in the types
 
 
-class AcceptingServer(_server.Server):
+class AcceptingServer(_server.Server):  # type: ignore[misc]  # without types
     """What `grpc.aio.server` returns for the same arguments, but no path can end it."""
 
     def __init__(

@@ -27,8 +27,8 @@ _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 _SMALL = 2**16
 """Bytes up to which a message is decompressed at once."""
 
-_MEMORY = 64 * 2**20
-"""Bytes that the larger ones may take together."""
+_MEMORY = 32 * 2**20
+"""Bytes that the larger ones may take together; a parsed request, its answer and copies come to it."""
 
 
 class Decompression:
@@ -58,7 +58,9 @@ class Decompression:
             return
         async with self._places:
             # Another thread, since 10 MiB take some 20 ms.
-            rest = await asyncio.to_thread(_decompress, stream, stream.unconsumed_tail, self._max_size + 1 - _SMALL)
+            rest = await asyncio.to_thread(
+                _decompress, stream, stream.unconsumed_tail, self._max_size + 1 - _SMALL
+            )
             yield self._checked(stream, beginning + rest)
 
     def _checked(self, stream: zlib._Decompress, message: bytes) -> bytes:

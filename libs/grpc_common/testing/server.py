@@ -5,6 +5,7 @@ import multiprocessing
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -112,6 +113,12 @@ def serving_process(**environ: str) -> Iterator[tuple[int, int]]:
     finally:
         process.kill()
         process.join()
+
+
+def memory(pid: int, name: str) -> int:
+    """Return a number of bytes of /proc/PID/status."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _serve_and_report(sender: Connection, environ: dict[str, str]) -> None:

@@ -14,7 +14,22 @@ import grpc
 import pytest
 
 from grpc_common.core.sockets import connections
-from grpc_common.testing.server import serving_process
+from grpc_common.testing.http2 import (
+    CALL,
+    CONTINUATION,
+    DATA,
+    ECHO,
+    END_HEADERS,
+    HEADERS,
+    HELLO,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    fields,
+    frame,
+    message,
+)
+from grpc_common.testing.server import memory, serving_process
 
 KEEPALIVE = 1.0
 """Seconds of silence before the server pings, and as many until it hangs up."""
@@ -23,45 +38,6 @@ PATIENCE = 12
 """Seconds: a busy machine may need more than KEEPALIVE says; with the default times it would be 15."""
 
 MEBIBYTE = 2**20
-
-# HTTP/2 by hand: RFC 9113, section 6.
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
-END_HEADERS = 4
-
-
-def frame(kind: int, stream: int = 0, payload: bytes = b"", *, flags: int = 0) -> bytes:
-    """Return one frame."""
-    return len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4) + payload
-
-
-def fields(**values: str) -> bytes:
-    """Return header fields as HPACK's literals; `_` stands for `-`, and in front for `:`."""
-    named = {
-        (":" + name[1:] if name[0] == "_" else name.replace("_", "-")): value
-        for name, value in values.items()
-    }
-    return b"".join(
-        b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in named.items()
-    )
-
-
-def message(payload: bytes, *, compressed: bool = False) -> bytes:
-    """Return a gRPC message in frames of the default size."""
-    whole = bytes([compressed]) + len(payload).to_bytes(4) + payload
-    return b"".join(frame(DATA, 1, whole[start : start + 2**14]) for start in range(0, len(whole), 2**14))
-
-
-HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS)
-ECHO = fields(
-    _method="POST",
-    _scheme="http",
-    _path="/test.Methods/Echo",
-    _authority="server.test",
-    content_type="application/grpc",
-    te="trailers",
-)
-CALL = HELLO + frame(HEADERS, 1, ECHO, flags=END_HEADERS)
 
 
 def client_hello() -> bytes:
@@ -100,12 +76,6 @@ def growth(process):
     )  # sets the peak to what it is now; see proc_pid_clear_refs(5)
     before = memory(pid, "VmRSS")
     return lambda: memory(pid, "VmHWM") - before
-
-
-def memory(pid: int, name: str) -> int:
-    """Return a number of bytes of /proc/PID/status."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 async def assert_serves(port: int) -> list[float]:
