@@ -94,7 +94,7 @@ class StatusError(Exception):
         _check_types(message, details)
 
     def to_status(self, trailers: Iterable[tuple[str, str | bytes]] = ()) -> grpc.Status:
-        """Return the form in which grpc sends it, small enough for every peer beside the servicer's `trailers`.
+        """Return the form in which grpc sends it, small enough beside the servicer's own `trailers`.
 
         A text that is too long ends with how much was cut; details that are too large have fewer items,
         or are left out.
