@@ -159,7 +159,7 @@ def test_application_is_what_the_program_imports():
     assert {
         "__main__.py",
         "services/user/server.py",
-        "grpc_common/server.py",
+        "grpc_common/server/server.py",
         "user/user_service_pb2.py",
     } <= files
     assert not [file for file in files if re.search(r"_test\.py|conftest|testing", file)]

@@ -263,7 +263,7 @@ async def test_mutual_tls(tmp_path, mutual_tls):
         assert await client.unary_unary(ECHO)(b"x", timeout=10) == b"x"
         error = await failure(client, "Refuse")
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert error.details() == f"/{SERVICE}/Refuse is not allowed for envoy.test"
+    assert error.details() == f"/{SERVICE}/Refuse is not allowed for DNS:envoy.test"
 
 
 async def test_mutual_tls_without_a_certificate(tmp_path, mutual_tls):

@@ -109,6 +109,9 @@ class ServerSection(Section):
     max_concurrent_calls: Count = 1000
     """More calls than these at a time are refused with RESOURCE_EXHAUSTED."""
 
+    max_message_memory: Size = Size(64 * 2**20)
+    """What messages above 64KiB may take together; those that find no room are RESOURCE_EXHAUSTED."""
+
     max_concurrent_streams: Count = 100
     """How many calls a connection may have at a time; HTTP/2 tells the client, which lets more calls wait."""
 

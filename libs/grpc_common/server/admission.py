@@ -40,12 +40,13 @@ class Admission:
         """Take a place.
 
         Raises:
-            StatusError: RESOURCE_EXHAUSTED, since all places are taken. Retrying clients are
-                told when to come back, in the form that gRPC has for it and in RetryInfo.
+            StatusError: RESOURCE_EXHAUSTED with a time to come back, since all places are taken.
 
         """
         if self.admitted >= self._limit:
-            raise self._full()
+            raise pushback(
+                f"the server is busy with {self._limit} {self._what}, which is all that it takes at a time"
+            )
         self.admitted += 1
 
     def left(self, *, admitted: bool) -> None:
@@ -53,8 +54,9 @@ class Admission:
         self.in_flight -= 1
         self.admitted -= admitted
 
-    def _full(self) -> StatusError:
-        retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=_PUSHBACK_MS * 1_000_000))
-        message = f"the server is busy with {self._limit} {self._what}, which is all that it takes at a time"
-        pushback = ("grpc-retry-pushback-ms", str(_PUSHBACK_MS))
-        return StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, retry, metadata=[pushback])
+
+def pushback(message: str) -> StatusError:
+    """Return RESOURCE_EXHAUSTED with a time to come back, in gRPC's own form for it and in RetryInfo."""
+    retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=_PUSHBACK_MS * 1_000_000))
+    metadata = [("grpc-retry-pushback-ms", str(_PUSHBACK_MS))]
+    return StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, retry, metadata=metadata)

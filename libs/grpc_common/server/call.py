@@ -8,6 +8,7 @@ import grpc
 from grpc_common.core.calls import Call, Method, current_call
 from grpc_common.core.errors import StatusError, status_of
 from grpc_common.observe.observers import Observers
+from grpc_common.server.messages import MessageMemory
 from grpc_common.server.rpc import Rpc
 
 
@@ -17,9 +18,20 @@ class ServerCall(Call):
     Make it in the task of the call.
     """
 
-    __slots__ = ("_ending", "_observers", "_task", "admitted", "failure", "in_handler", "overdue", "rpc")
+    __slots__ = (
+        "_ending",
+        "_held",
+        "_memory",
+        "_observers",
+        "_task",
+        "admitted",
+        "failure",
+        "in_handler",
+        "overdue",
+        "rpc",
+    )
 
-    def __init__(self, method: Method, rpc: Rpc, observers: Observers) -> None:
+    def __init__(self, method: Method, rpc: Rpc, observers: Observers, memory: MessageMemory) -> None:
         context = rpc.context
         super().__init__(
             method,
@@ -36,6 +48,8 @@ class ServerCall(Call):
         self.failure: StatusError | None = None
         """The status that was decided before the handler's end: by abort, a deadline or a shutdown."""
         self._observers = observers
+        self._memory = memory
+        self._held = 0
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # the caller's
         self._ending: asyncio.Task[None] | None = None
 
@@ -53,6 +67,38 @@ class ServerCall(Call):
     def runs_here(self) -> bool:
         """Whether the task of the call is the one that asks."""
         return asyncio.current_task() is self._task
+
+    async def read(self) -> bytes | None:
+        """Return the caller's next message, None after the last one.
+
+        Raises:
+            StatusError: there is no room for it.
+
+        """
+        message = await self.rpc.read()
+        if message is not None:
+            self.hold(message)
+        return message
+
+    async def write(self, message: bytes) -> None:
+        """Send a message.
+
+        Raises:
+            StatusError: there is no room for it.
+
+        """
+        self.hold(message)
+        await self.rpc.write(message)
+
+    def hold(self, message: bytes) -> None:
+        """Have the call take the memory of `message`, in place of its last one, until its status has left.
+
+        Raises:
+            StatusError: there is no room for it.
+
+        """
+        held, self._held = self._held, 0
+        self._held = self._memory.replace(held, message)
 
     def begin(self) -> None:
         """Tell observers of the call."""

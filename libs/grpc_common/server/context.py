@@ -36,13 +36,13 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
     async def read(self) -> Any:
         """Return the next request, or grpc.aio.EOF after the last one."""
         self._check_open()
-        message = await self.call.rpc.read()
+        message = await self.call.read()
         return grpc.aio.EOF if message is None else self._codec.parse(message)
 
     async def write(self, message: Any) -> None:
         """Send a response."""
         self._check_open()
-        await self.call.rpc.write(self._codec.serialize(message))
+        await self.call.write(self._codec.serialize(message))
 
     async def send_initial_metadata(self, initial_metadata: Metadata) -> None:
         """Send the headers, which otherwise go with the first response."""

@@ -81,7 +81,7 @@ class Handler:
         """
         if self._streams_requests:
             return _Requests(call, self._codec)
-        message = await call.rpc.read()
+        message = await call.read()
         if message is None:
             await asyncio.sleep(_CANCELLATION_DELAY)
             raise StatusError(grpc.StatusCode.INTERNAL, f"the request of {self.method.path} has no message")
@@ -152,7 +152,7 @@ class _Requests:
         return self
 
     async def __anext__(self) -> Any:
-        message = await self._call.rpc.read()
+        message = await self._call.read()
         if message is None:
             raise StopAsyncIteration
         return self._codec.parse(message)

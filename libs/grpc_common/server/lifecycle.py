@@ -12,7 +12,7 @@ import grpc
 
 from grpc_common.config.durations import format_duration
 from grpc_common.config.sections import ServerSection
-from grpc_common.core.calls import CallObserver, CallType
+from grpc_common.core.calls import CallObserver, CallType, Metadata
 from grpc_common.core.errors import StatusError, status_of
 from grpc_common.observe.metrics import CallMetrics
 from grpc_common.observe.observers import Observers
@@ -23,11 +23,18 @@ from grpc_common.server.deadlines import Deadlines
 from grpc_common.server.flush import Flush
 from grpc_common.server.handler import Handler, MethodHandler, RefusingHandler, shown_path
 from grpc_common.server.identity import identity
+from grpc_common.server.messages import MessageMemory
 from grpc_common.server.rpc import Rpc
 from grpc_common.server.threads import Threads
 
 _DEADLINE_SLACK = 0.1
 """Seconds. On the client's clock the deadline is over earlier than here, by the time the request took."""
+
+_MANY_HEADERS = 64
+"""Headers of a call from which on their size is looked at; few have more than ten."""
+
+_HEADER = 32
+"""Bytes that HTTP/2 counts for a header beside its name and value: RFC 9113, section 10.5.1."""
 
 _WATCHES = 10_000
 """Open streams of health and reflection: one for each connection of a large fleet, some 90 MB."""
@@ -64,6 +71,8 @@ class Lifecycle:
         self._metrics = metrics
         self._authorizer = authorizer
         self._max_send_size = config.max_send_msg_size
+        self._max_metadata_size = config.max_metadata_size
+        self._memory = MessageMemory(config.max_message_memory)
         self._flush = Flush()
         self._threads = Threads()
         self._built_in_calls: set[ServerCall] = set()
@@ -89,11 +98,11 @@ class Lifecycle:
             asyncio.CancelledError: the caller is gone.
 
         """
-        call = ServerCall(handler.method, rpc, self._observers)
+        call = ServerCall(handler.method, rpc, self._observers, self._memory)
         call.unknown_path = handler.unknown_path
         admission = self._admission_of(handler)
         admission.arrived()
-        rpc.when_left(lambda: admission.left(admitted=call.admitted))
+        rpc.when_left(lambda: _left(call, admission))
         call.begin()
         message, failure = await self._respond(call, handler, admission)
         if failure is None:
@@ -119,6 +128,7 @@ class Lifecycle:
                 deadlines.remove(call)
             call.in_handler = True
             message = await self._run(call, handler, request)
+            call.hold(message)
             seconds_left = _seconds_left(call, deadlines)
             deadlines.remove(call)  # the servicer was in time, even if the network is not
             if call.rpc.sends_status_apart and not handler.built_in:
@@ -140,6 +150,11 @@ class Lifecycle:
             return await handler.respond(call, request)
 
     def _admit(self, call: ServerCall, admission: Admission) -> None:
+        # C-core counts a header that is sent once and referred to a thousand times as one.
+        if len(call.metadata) > _MANY_HEADERS and _size(call.metadata) > self._max_metadata_size:
+            raise StatusError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "the metadata is larger than the server takes"
+            )
         if self._authorizer is not None:
             auth_context = call.rpc.context.auth_context()
             call.caller = str(identity(auth_context))
@@ -161,6 +176,15 @@ class Lifecycle:
         error = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
         for call in list(self._built_in_calls):
             call.end_early(error)
+
+
+def _size(metadata: Metadata) -> int:
+    return sum(len(name) + len(value) + _HEADER for name, value in metadata)
+
+
+def _left(call: ServerCall, admission: Admission) -> None:
+    admission.left(admitted=call.admitted)
+    call.hold(b"")
 
 
 def _failure(call: ServerCall, error: BaseException) -> StatusError:

@@ -181,9 +181,7 @@ class Server:
             return
         # Its callers have no identity, and are observed and bounded as those of the other port.
         lifecycle = Lifecycle(self._config.server, observers=self._observation.observers)
-        server = AcceptingServer(
-            interceptors=[AioEngine(lifecycle)], options=options(self._config.server)
-        )
+        server = AcceptingServer(interceptors=[AioEngine(lifecycle)], options=options(self._config.server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         port = bind(server, self._config.server.health_port, f"{self._config.env_prefix}HEALTH_PORT")
         await server.start()

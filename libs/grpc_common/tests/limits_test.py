@@ -178,3 +178,27 @@ async def test_retrying_client_comes_back_when_it_is_told_to():
         assert await call == b"second"
         # More only if the machine is busy; the call's own deadline is 5.
         assert 0.45 < time.monotonic() - begin < 4
+
+
+@pytest.mark.parametrize("name", ["Echo", "Join", "Repeat", "Chat"])
+async def test_large_messages_have_a_bound_together(name):
+    """While one holds the memory for large messages, small ones go through and large ones are refused."""
+    large = bytes(600 * KIBIBYTE)
+    limits = {"MAX_MESSAGE_MEMORY": "1MiB", "MAX_CONCURRENT_CALLS": "10"}
+    async with serving(**limits) as (port, methods), dial(port) as channel:
+        held = channel.unary_unary("/test.Methods/Hold")(large, timeout=20)
+        await methods.entered.get()
+        assert (await status_of(start(channel, name, b"small")))[0] is grpc.StatusCode.OK
+        code, text = await status_of(start(channel, name, large))
+        assert code is RESOURCE_EXHAUSTED
+        assert "no memory for a message of 614400 bytes" in text
+        methods.opened.set()
+        assert await held == large
+        for _ in range(5):  # each gives back what it took
+            assert (await status_of(start(channel, name, large)))[0] is grpc.StatusCode.OK
+
+
+async def test_message_larger_than_the_memory_for_all():
+    """A message that is allowed by itself finds room if it is the only one."""
+    async with serving(MAX_MESSAGE_MEMORY="1KiB") as (port, _), dial(port) as channel:
+        assert (await status_of(start(channel, "Echo", bytes(600 * KIBIBYTE))))[0] is grpc.StatusCode.OK
