@@ -30,6 +30,9 @@ FULL = "full"
 _BATCH = 2**20
 """Characters that are written at once: after each write the thread may wait 5 ms for a busy process's GIL."""
 
+_GATHERING = 0.01
+"""Seconds between a line and its writing, in which others gather: to wake for each costs more than a line."""
+
 _TICK = 1.0
 """Seconds between two looks at whether there are notices."""
 
@@ -112,6 +115,8 @@ class LineWriter:
         size = 0
         try:
             item = self._queue.get(timeout=_TICK)
+            if isinstance(item, str):
+                time.sleep(_GATHERING)
             while True:
                 if isinstance(item, str):
                     lines.append(item)
