@@ -308,7 +308,7 @@ def test_what_does_not_end_is_ended(service, hung):
         if hung == "handler":
             assert call.exception(timeout=10)
     assert "the process did not end in time and is ended" in log
-    assert ("asyncio_0" in log) == (hung == "thread")
+    assert {"handler": "/test.Gate/Hold", "thread": "asyncio_0"}[hung] in log
     assert process.returncode == 1
 
 

@@ -76,6 +76,7 @@ class Lifecycle:
         self._flush = Flush()
         self._threads = Threads()
         self._built_in_calls: set[ServerCall] = set()
+        self._calls: set[ServerCall] = set()
 
     def adopt(self, path: str, method: MethodHandler) -> Handler:
         """Return the handler of a method that the server has."""
@@ -102,7 +103,8 @@ class Lifecycle:
         call.unknown_path = handler.unknown_path
         admission = self._admission_of(handler)
         admission.arrived()
-        rpc.when_left(lambda: _left(call, admission))
+        self._calls.add(call)
+        rpc.when_left(lambda: self._left(call, admission))
         call.begin()
         message, failure = await self._respond(call, handler, admission)
         if failure is None:
@@ -171,6 +173,15 @@ class Lifecycle:
         is_unary = handler.method.type is CallType.UNARY or handler.stays_open
         return self._unary if is_unary else self._streaming
 
+    def _left(self, call: ServerCall, admission: Admission) -> None:
+        self._calls.discard(call)
+        admission.left(admitted=call.admitted)
+        call.hold(b"")
+
+    def methods_in_flight(self) -> list[str]:
+        """Return the paths of the methods, but the server's own, that have calls which have not left."""
+        return sorted({call.method.path for call in self._calls - self._built_in_calls})
+
     def end_built_in_calls(self) -> None:
         """End health watches and the like with UNAVAILABLE, since their clients never would."""
         error = StatusError(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
@@ -180,11 +191,6 @@ class Lifecycle:
 
 def _size(metadata: Metadata) -> int:
     return sum(len(name) + len(value) + _HEADER for name, value in metadata)
-
-
-def _left(call: ServerCall, admission: Admission) -> None:
-    admission.left(admitted=call.admitted)
-    call.hold(b"")
 
 
 def _failure(call: ServerCall, error: BaseException) -> StatusError:

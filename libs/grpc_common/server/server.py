@@ -210,7 +210,11 @@ class Server:
             async with asyncio.timeout(self._config.server.drain.grace):
                 await drain.quiet(admission, port)
         except TimeoutError:
-            log.warning("calls outlast the grace and are cancelled", in_flight=admission.in_flight)
+            log.warning(
+                "calls outlast the grace and are cancelled",
+                in_flight=admission.in_flight,
+                methods=self._lifecycle.methods_in_flight(),
+            )
 
 
 def _credentials(config: TlsConfig) -> grpc.ServerCredentials | None:
