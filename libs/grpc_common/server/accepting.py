@@ -7,27 +7,39 @@ decodes belongs to a dispatcher, a second AioServer without a port, and only the
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Never
 
 import grpc
-from grpc._cython import cygrpc  # type: ignore[import-not-found]  # compiled, without types
-from grpc.aio import _server  # type: ignore[attr-defined]  # not in the types
+import structlog
+from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # compiled
+from grpc.aio import _server  # type: ignore[attr-defined, unused-ignore]  # without types
+
+log = structlog.get_logger()
+
+_NEEDED = ("_make_request_call_future", "_request_call", "_serving_task_crash_handler")
+"""Private methods of grpc.aio's server in 1.85, which a later version may not have."""
 
 
-class AcceptingServer(_server.Server):  # type: ignore[misc]  # without types
-    """What `grpc.aio.server` returns for the same arguments, but no path can end it."""
+def accepting_server(
+    options: Sequence[tuple[str, Any]], interceptors: Sequence[grpc.aio.ServerInterceptor]
+) -> grpc.aio.Server:
+    """Return what `grpc.aio.server` does for the same arguments, but no path can end it.
 
+    Where grpcio has not what that needs, the server is grpc.aio's own, and the log says so.
+    """
+    if all(hasattr(cygrpc.AioServer, name) for name in _NEEDED):
+        return _AcceptingServer(options, interceptors)
+    log.warning("a path that is not UTF-8 can end this server", grpcio=grpc.__version__)
+    return grpc.aio.server(interceptors=interceptors, options=options)
+
+
+class _AcceptingServer(_server.Server):  # type: ignore[misc]  # without types
     def __init__(
-        self,
-        *,
-        options: Sequence[tuple[str, Any]],
-        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
-        migration_thread_pool: Executor | None = None,
+        self, options: Sequence[tuple[str, Any]], interceptors: Sequence[grpc.aio.ServerInterceptor]
     ) -> None:
         self._loop = cygrpc.get_working_loop()
-        self._server = _Listener(self._loop, migration_thread_pool, interceptors, options)
+        self._server = _Listener(self._loop, interceptors, options)
 
 
 class _Listener(cygrpc.AioServer):  # type: ignore[misc]  # compiled, without types
@@ -36,15 +48,13 @@ class _Listener(cygrpc.AioServer):  # type: ignore[misc]  # compiled, without ty
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        pool: Executor | None,
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         options: Sequence[tuple[str, Any]],
     ) -> None:
         self._event_loop = loop
-        self._pool = pool
         self._all_interceptors = interceptors
         self._handlers: list[grpc.GenericRpcHandler] = []
-        super().__init__(loop, pool, (), interceptors, tuple(options), None)
+        super().__init__(loop, None, (), interceptors, tuple(options), None)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._handlers.extend(handlers)
@@ -58,7 +68,7 @@ class _Listener(cygrpc.AioServer):  # type: ignore[misc]  # compiled, without ty
         await self._dispatcher.end()
 
     async def _new_dispatcher(self) -> _Dispatcher:
-        dispatcher = _Dispatcher(self._event_loop, self._pool, self._handlers, self._all_interceptors)
+        dispatcher = _Dispatcher(self._event_loop, self._handlers, self._all_interceptors)
         await dispatcher.start()
         return dispatcher
 
@@ -83,13 +93,12 @@ class _Dispatcher(cygrpc.AioServer):  # type: ignore[misc]  # compiled, without 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        pool: Executor | None,
         handlers: Sequence[grpc.GenericRpcHandler],
         interceptors: Sequence[grpc.aio.ServerInterceptor],
     ) -> None:
         self._event_loop = loop
         self._dispatched: asyncio.Future[bool] = loop.create_future()
-        super().__init__(loop, pool, handlers, interceptors, (), None)
+        super().__init__(loop, None, handlers, interceptors, (), None)
 
     async def dispatch(self, call: Any) -> bool:
         """Run a call, and return True; False if its path can't be decoded."""

@@ -20,7 +20,7 @@ from grpc_common.observe import stderr
 from grpc_common.observe.logs import set_level
 from grpc_common.observe.setup import Observation, start_tracing
 from grpc_common.server import drain
-from grpc_common.server.accepting import AcceptingServer
+from grpc_common.server.accepting import accepting_server
 from grpc_common.server.aio import AioEngine
 from grpc_common.server.authorization import Authorizer
 from grpc_common.server.dependencies import Dependency
@@ -66,9 +66,7 @@ class Server:
             authorizer=self._authorizer,
         )
         self._credentials = _credentials(config.server.tls)
-        self._server = AcceptingServer(
-            interceptors=[AioEngine(self._lifecycle)], options=options(config.server)
-        )
+        self._server = accepting_server(options(config.server), [AioEngine(self._lifecycle)])
         self._health = Health(listed=config.server.reflection)
         self._services = Services(self._server)
         self.add(self._health.servicer, health_pb2_grpc.add_HealthServicer_to_server)
@@ -181,7 +179,7 @@ class Server:
             return
         # Its callers have no identity, and are observed and bounded as those of the other port.
         lifecycle = Lifecycle(self._config.server, observers=self._observation.observers)
-        server = AcceptingServer(interceptors=[AioEngine(lifecycle)], options=options(self._config.server))
+        server = accepting_server(options(self._config.server), [AioEngine(lifecycle)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         port = bind(server, self._config.server.health_port, f"{self._config.env_prefix}HEALTH_PORT")
         await server.start()
