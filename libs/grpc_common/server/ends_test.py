@@ -313,3 +313,40 @@ async def test_handler_that_cannot_be_found():
     await server.stop(None)
     assert (code, details[:15]) == (INTERNAL, "internal error ")
     assert "unexpected exception" in [line["event"] for line in logs]
+
+
+class Three:
+    """An iterator without `aclose`."""
+
+    def __init__(self) -> None:
+        self._left = 3
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        self._left -= 1
+        return b"x"
+
+
+async def _returns_an_iterator(_request, _context):
+    return Three()
+
+
+async def _iterates(_request, _context):
+    async for message in Three():
+        yield message
+
+
+@pytest.mark.parametrize(
+    "method",
+    [lambda _request, _context: Three(), _returns_an_iterator, _iterates],
+    ids=["plain", "coroutine", "generator"],
+)
+async def test_responses_of_any_form_are_sent(method):
+    """What a method that streams gives back is sent, whichever way it comes to it."""
+    async with serving_handlers({"Spread": grpc.unary_stream_rpc_method_handler(method)}) as channel:
+        call = channel.unary_stream("/test.Methods/Spread")(b"", timeout=10)
+        assert [message async for message in call] == [b"x"] * 3

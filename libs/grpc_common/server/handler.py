@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -159,10 +159,9 @@ class _Requests:
 
 
 async def _write_all(context: Context, responses: Any) -> None:
+    if inspect.isawaitable(responses):  # a coroutine writes by itself, or returns what is to be written
+        responses = await responses
     if responses is None:
-        return  # a plain function has written them
-    if not isinstance(responses, AsyncIterable):
-        await responses  # a coroutine that writes by itself
         return
     iterator = aiter(responses)
     try:
