@@ -350,3 +350,30 @@ async def test_responses_of_any_form_are_sent(method):
     async with serving_handlers({"Spread": grpc.unary_stream_rpc_method_handler(method)}) as channel:
         call = channel.unary_stream("/test.Methods/Spread")(b"", timeout=10)
         assert [message async for message in call] == [b"x"] * 3
+
+
+async def test_large_response_changes_no_other_end():
+    """A method that has given a large response gives small ones, and errors without any message, as before."""
+
+    async def unary(request, context):
+        if request == b"code":
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+        elif request == b"abort":
+            await _swallows_its_abort_and_returns(context)
+        elif request == b"error":
+            raise StatusError(grpc.StatusCode.NOT_FOUND, "no user")
+        return request
+
+    async def messages(channel, request) -> tuple[grpc.StatusCode, list[bytes]]:
+        call = channel.unary_stream("/test.Methods/Unary")(request, timeout=10)
+        received = []
+        with suppress(grpc.aio.AioRpcError):
+            async for message in call:
+                received.append(message)  # noqa: PERF401 (what came before an error counts)
+        return await call.code(), received
+
+    async with serving_handlers({"Unary": grpc.unary_unary_rpc_method_handler(unary)}) as channel:
+        for request in (bytes(200_000), b"small", bytes(200_000)):
+            assert await messages(channel, request) == (grpc.StatusCode.OK, [request])
+        for request in (b"code", b"abort", b"error"):
+            assert await messages(channel, request) == (grpc.StatusCode.NOT_FOUND, [])

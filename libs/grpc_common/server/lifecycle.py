@@ -131,16 +131,17 @@ class Lifecycle:
             call.in_handler = True
             message = await self._run(call, handler, request)
             call.hold(message)
+            failure = call.failure or _status_of_servicer(call)
             seconds_left = _seconds_left(call, deadlines)
             deadlines.remove(call)  # the servicer was in time, even if the network is not
-            if call.rpc.sends_status_apart and not handler.built_in:
-                if not handler.streams_responses:
+            if call.rpc.sends_status_apart and not (handler.built_in or call.is_over):
+                if failure is None and not handler.streams_responses:
                     await call.rpc.write(message)
                 await self._flush.sent(call.peer, seconds_left)
         except BaseException as error:  # noqa: BLE001 (every end of a handler is a status)
             return b"", _failure(call, error)
         else:
-            return message, call.failure or _status_of_servicer(call)
+            return message, failure
         finally:
             deadlines.remove(call)
             self._built_in_calls.discard(call)
@@ -155,7 +156,7 @@ class Lifecycle:
         # C-core counts a header that is sent once and referred to a thousand times as one.
         if len(call.metadata) > _MANY_HEADERS and _size(call.metadata) > self._max_metadata_size:
             raise StatusError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, "the metadata is larger than the server takes"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, "the metadata is larger than max_metadata_size"
             )
         if self._authorizer is not None:
             auth_context = call.rpc.context.auth_context()
