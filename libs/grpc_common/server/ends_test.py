@@ -353,7 +353,7 @@ async def test_responses_of_any_form_are_sent(method):
 
 
 async def test_large_response_changes_no_other_end():
-    """A method that has given a large response gives small ones, and errors without any message, as before."""
+    """A method that has given a large response still gives small ones, and errors without a message."""
 
     async def unary(request, context):
         if request == b"code":
