@@ -31,10 +31,8 @@ async def fail(request):
 
     async def method(_request, context):
         error, trailers = raised[-1]
-        if not trailers:
-            raise error
-        status = error.to_status(trailers)
-        await context.abort(status.code, status.details, (*trailers, *status.trailing_metadata))
+        context.set_trailing_metadata(trailers)
+        raise error
 
     async with serving({"Fail": grpc.unary_unary_rpc_method_handler(method)}) as (port, _):
         target = f"127.0.0.1:{port}"
