@@ -46,7 +46,13 @@ def add(_servicer, server) -> None:
 @asynccontextmanager
 async def serving(*, reflection: bool = True, **dependencies: Database):
     """Serve with these dependencies, asked every 10 ms; yield a stub of its health."""
-    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
+    environ = {
+        "GRPC_PORT": "0",
+        "METRICS_ENABLED": "false",
+        "DRAIN_DELAY": "0s",
+        "DRAIN_GRACE": "1s",
+        "MAX_CONCURRENT_STREAMS": "2000",  # of one channel, which has all watches
+    }
     server = Server(load(ServerConfig, environ=environ | {"REFLECTION": str(reflection)}))
     server.add(None, add)
     for name, database in dependencies.items():
