@@ -21,17 +21,20 @@ async def supervise(task: str, work: Callable[[], Awaitable[object]], *, pause: 
     while True:
         try:
             await work()
-            log.error("background task ended, it starts again", task=task)
+            if not is_cancelled():
+                log.error("background task ended, it starts again", task=task)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:
-            if is_cancelled(error):
+        except BaseException:
+            if is_cancelled():
                 raise
             log.exception("background task failed, it starts again", task=task)
+        if is_cancelled():  # the work has swallowed it
+            raise asyncio.CancelledError
         await asyncio.sleep(pause)
 
 
-def is_cancelled(error: BaseException) -> bool:
-    """Return whether `error`, which the current task has caught, is the task's own cancellation."""
+def is_cancelled() -> bool:
+    """Return whether the current task was cancelled, whatever the code that it ran has made of it."""
     task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return task is not None and task.cancelling() > 0

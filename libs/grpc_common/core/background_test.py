@@ -34,3 +34,25 @@ async def test_work_starts_again_whatever_ends_it(error):
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), None], ids=repr)
+async def test_cancelled_work_does_not_start_again(error):
+    """Work that swallows its cancellation, or raises something else, ends with it."""
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if error is not None:
+                raise error from None
+
+    task = asyncio.create_task(supervise("the work", work, pause=0))
+    await begun.wait()
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=10)
+    assert done
+    with pytest.raises(asyncio.CancelledError if error is None else ValueError):
+        await task

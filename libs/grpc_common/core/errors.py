@@ -7,7 +7,7 @@ exception's text, and the log has the id beside the traceback.
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,11 +102,13 @@ class StatusError(Exception):
         number: int = self.code.value[0]
         others = (*trailers, *self.metadata)
         status = rpc_status.to_status(fitted(number, self.message, self.details, others))
-        return _Status(status.code, status.details, (*others, *(status.trailing_metadata or ())))
+        return Status(status.code, status.details, (*others, *(status.trailing_metadata or ())))
 
 
 @dataclass(frozen=True, slots=True)
-class _Status(grpc.Status):
+class Status(grpc.Status):
+    """A status as grpc sends it."""
+
     code: grpc.StatusCode
     details: str
     trailing_metadata: Metadata
@@ -179,9 +181,18 @@ def status_of(error: BaseException, method: str, code: grpc.StatusCode | None = 
 
 def _status_error(error: BaseException) -> StatusError | None:
     """Return the StatusError that an exception is, or the first of a group that has no other kind."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error if isinstance(error, StatusError) else None
-    intended, rest = error.split((StatusError, asyncio.CancelledError))
-    if intended is None or rest is not None:
-        return None
-    return next(filter(None, map(_status_error, intended.exceptions)), None)
+    errors = list(leaves(error))
+    if all(isinstance(each, StatusError | asyncio.CancelledError) for each in errors):
+        return next((each for each in errors if isinstance(each, StatusError)), None)
+    return None
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error`, or what is in it if it is a group, however deep."""
+    rest = [error]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, BaseExceptionGroup):
+            rest.extend(reversed(each.exceptions))
+        else:
+            yield each

@@ -6,9 +6,10 @@ from typing import Any
 import grpc
 
 from grpc_common.core.calls import Call, Method, current_call
-from grpc_common.core.errors import StatusError, status_of
+from grpc_common.core.errors import Status, StatusError, status_of
 from grpc_common.observe.observers import Observers
 from grpc_common.server.messages import MessageMemory
+from grpc_common.server.metadata import checked
 from grpc_common.server.rpc import Rpc
 
 
@@ -19,7 +20,7 @@ class ServerCall(Call):
     """
 
     __slots__ = (
-        "_ending",
+        "_answering",
         "_held",
         "_memory",
         "_observers",
@@ -51,7 +52,7 @@ class ServerCall(Call):
         self._memory = memory
         self._held = 0
         self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # the caller's
-        self._ending: asyncio.Task[None] | None = None
+        self._answering: asyncio.Task[None] | None = None
 
     @property
     def is_over(self) -> bool:
@@ -116,31 +117,38 @@ class ServerCall(Call):
 
     async def end(self, error: StatusError) -> None:
         """Send the status of `error`, unless the call has one, and return once it has left."""
-        if self.code is None:
-            status = self._status(error)
-            self.finish(status.code)
-            await self.rpc.answer(status)
+        self._answer(error)
+        if self._answering is not None:
+            await asyncio.wait([self._answering])
 
     def end_early(self, error: StatusError) -> None:
         """Send the status of `error` at once and cancel the handler, whatever that makes of it."""
-        if not self.is_over:
-            self.failure = error
-            self._ending = asyncio.get_running_loop().create_task(self.end(error))
+        if self.code is None:
+            self.failure = self.failure or error  # a servicer that hangs may have aborted before
+            self._answer(self.failure)
             self.rpc.interrupt()
+
+    def _answer(self, error: StatusError) -> None:
+        if self.code is None:
+            status = self._status(error)
+            self.finish(status.code)
+            # A task of its own: whoever has ended the call may be cancelled, which its client is not to see.
+            self._answering = asyncio.get_running_loop().create_task(self.rpc.answer(status))
 
     def expire(self) -> None:
         """End the call, since it has taken longer than it may."""
         assert self.overdue is not None
         self.end_early(self.overdue)
 
-    async def ended_early(self) -> None:
-        """Wait until the status of `end_early` has left."""
-        if self._ending is not None:
-            await asyncio.wait([self._ending])
-
     def _status(self, error: StatusError) -> grpc.Status:
         trailers = self.rpc.context.trailing_metadata() or ()
         try:
-            return error.to_status(trailers)
-        except Exception as mistake:  # noqa: BLE001 (a servicer's own class of errors may do anything)
+            return _sendable(error.to_status(trailers))
+        except BaseException as mistake:  # noqa: BLE001 (a servicer's own class of errors may do anything)
             return status_of(mistake, self.method.path).to_status()
+
+
+def _sendable(status: grpc.Status) -> Status:
+    """Return a copy of a status that a class of the servicer's has made; gRPC would fail at a wrong one."""
+    error = StatusError(status.code, status.details)
+    return Status(error.code, error.message, checked(status.trailing_metadata or ()))

@@ -1,7 +1,6 @@
 """What a servicer's coroutine is given as its context."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -9,16 +8,7 @@ import grpc
 from grpc_common.core.errors import CODES, StatusError
 from grpc_common.server.call import ServerCall
 from grpc_common.server.codec import Codec
-
-type Metadata = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
-
-# What C-core takes, which refuses the whole status otherwise: grpc_header_key_is_legal and
-# grpc_header_nonbin_value_is_legal of its validate_metadata.cc.
-_KEY = re.compile(r"[0-9a-z_.-]+")
-_TEXT = re.compile(r"[ -~]*")
-_BYTES = re.compile(rb"[ -~]*")
-
-_RESERVED = frozenset({"content-type", "grpc-encoding", "grpc-message", "grpc-status", "te"})
+from grpc_common.server.metadata import Metadata, checked
 
 
 class Context(grpc.aio.ServicerContext[Any, Any]):
@@ -47,21 +37,29 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
     async def send_initial_metadata(self, initial_metadata: Metadata) -> None:
         """Send the headers, which otherwise go with the first response."""
         self._check_open()
-        await self._inner.send_initial_metadata(_checked(initial_metadata))
+        await self.call.rpc.open(checked(initial_metadata))
 
-    async def abort(
+    def abort(
         self,
         code: grpc.StatusCode,
         details: str = "",
         trailing_metadata: Metadata = (),
-    ) -> NoReturn:
-        """End the call with a status, at once, and the servicer by an exception."""
-        await self.call.end(self.aborted(code, details, trailing_metadata))
+    ) -> Coroutine[Any, Any, NoReturn]:
+        """End the call with a status, and the servicer by an exception once it awaits the result.
+
+        The status is decided at once: a servicer that forgets to await denies its caller all the same.
+        """
+        return self._end(self.aborted(code, details, trailing_metadata))
+
+    async def _end(self, error: StatusError) -> NoReturn:
+        if not self.call.runs_here:  # the servicer would go on for nobody
+            self.call.rpc.interrupt()
+        await self.call.end(error)
         self._raise_aborted()
 
-    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+    def abort_with_status(self, status: grpc.Status) -> Coroutine[Any, Any, NoReturn]:
         """End the call with a status."""
-        await self.abort(status.code, status.details, status.trailing_metadata or ())
+        return self.abort(status.code, status.details, status.trailing_metadata or ())
 
     def aborted(self, code: Any, details: str, trailing_metadata: Metadata) -> StatusError:
         """Decide the status of the call, and return it."""
@@ -82,7 +80,7 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
             ValueError: gRPC can't send it.
 
         """
-        self._inner.set_trailing_metadata(_checked(trailing_metadata))
+        self._inner.set_trailing_metadata(checked(trailing_metadata))
 
     def trailing_metadata(self) -> Any:
         """Return what is sent with the status."""
@@ -164,23 +162,3 @@ def status_code(code: Any) -> grpc.StatusCode:
     if isinstance(code, grpc.StatusCode):
         return code
     return CODES.get(code, grpc.StatusCode.UNKNOWN) if isinstance(code, int) else grpc.StatusCode.UNKNOWN
-
-
-def _checked(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
-    pairs = tuple((key, value) for key, value in metadata)
-    for key, value in pairs:
-        if not isinstance(key, str) or not _KEY.fullmatch(key) or key in _RESERVED:
-            raise ValueError(
-                f"metadata can't have the key {key!r}; write lower-case letters, digits, _ . and -"
-            )
-        if not isinstance(value, str | bytes):
-            raise TypeError(f"metadata {key!r} has a {type(value).__name__}; it must be a str or bytes")
-        if not key.endswith("-bin") and not _is_text(value):
-            raise ValueError(
-                f"metadata {key!r} must be printable ASCII; a key that ends in -bin takes any bytes"
-            )
-    return pairs
-
-
-def _is_text(value: str | bytes) -> bool:
-    return (_TEXT if isinstance(value, str) else _BYTES).fullmatch(value) is not None  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
+from enum import StrEnum
 
 import grpc
 import pytest
@@ -16,6 +17,12 @@ PRIVATE = "what only the log may tell"
 INTERNAL = grpc.StatusCode.INTERNAL
 
 
+class Key(StrEnum):
+    """Keys of metadata, as a servicer may have them."""
+
+    USER = "user"
+
+
 class Fatal(BaseException):
     """What extension modules raise past `except Exception`."""
 
@@ -23,8 +30,26 @@ class Fatal(BaseException):
 class UnsendableError(StatusError):
     """An error that can't be sent."""
 
+    def __init__(self, status) -> None:
+        super().__init__(grpc.StatusCode.NOT_FOUND, PRIVATE)
+        self.status = status
+
     def to_status(self, _trailers=()):
-        raise RuntimeError(PRIVATE)
+        if isinstance(self.status, BaseException):
+            raise self.status
+        return self.status
+
+
+def with_metadata(*pairs) -> StatusError:
+    """Return an error with metadata of its own."""
+    return StatusError(grpc.StatusCode.NOT_FOUND, "no user", metadata=pairs)
+
+
+def nested(error: Exception, depth: int) -> Exception:
+    """Return a group in a group in a group, with `error` in the last one."""
+    for _ in range(depth):
+        error = ExceptionGroup("a group", [error])
+    return error
 
 
 def raising(error):
@@ -123,6 +148,18 @@ async def _sets_a_status_as_trailer(context):
     context.set_trailing_metadata((("grpc-status", "0"),))
 
 
+async def _sets_a_timeout_as_trailer(context):
+    context.set_trailing_metadata((("grpc-timeout", "1S"),))  # would end the process
+
+
+async def _sets_text_as_bytes(context):
+    context.set_trailing_metadata((("key-bin", "text"),))
+
+
+async def _forgets_to_await_its_abort(context):
+    context.abort(grpc.StatusCode.NOT_FOUND, "no user").close()
+
+
 async def _aborts_with_bad_trailers(context):
     await context.abort(grpc.StatusCode.NOT_FOUND, PRIVATE, (("a key", "value"),))
 
@@ -147,7 +184,18 @@ ENDS = [
     (raising(StopIteration(PRIVATE)), INTERNAL),
     (raising(GeneratorExit(PRIVATE)), INTERNAL),
     (raising(TimeoutError(PRIVATE)), INTERNAL),
-    (raising(UnsendableError(grpc.StatusCode.NOT_FOUND, PRIVATE)), INTERNAL),
+    (raising(UnsendableError(RuntimeError(PRIVATE))), INTERNAL),
+    (raising(UnsendableError(asyncio.CancelledError(PRIVATE))), INTERNAL),
+    (raising(UnsendableError(SystemExit(1))), INTERNAL),
+    (raising(UnsendableError(None)), INTERNAL),
+    (raising(with_metadata(("Key", "value"))), INTERNAL),
+    (raising(with_metadata(("key", "\ud800"))), INTERNAL),
+    (raising(with_metadata(("key-bin", "text"))), INTERNAL),
+    (raising(with_metadata(("key", 5))), INTERNAL),
+    (raising(with_metadata("key")), INTERNAL),
+    (raising(with_metadata((Key.USER, "value"))), grpc.StatusCode.NOT_FOUND),
+    (raising(nested(StatusError(grpc.StatusCode.NOT_FOUND, "no user"), 5000)), grpc.StatusCode.NOT_FOUND),
+    (raising(nested(ValueError(PRIVATE), 5000)), INTERNAL),
     (raising(grpc.aio.AbortError(PRIVATE)), INTERNAL),
     (raising(ExceptionGroup(PRIVATE, [ValueError(PRIVATE)])), INTERNAL),
     (_awaits_a_cancelled_task, INTERNAL),
@@ -168,6 +216,9 @@ ENDS = [
     (_sets_bad_trailers, INTERNAL),
     (_sets_trailers_of_bytes, INTERNAL),
     (_sets_a_status_as_trailer, INTERNAL),
+    (_sets_a_timeout_as_trailer, INTERNAL),
+    (_sets_text_as_bytes, INTERNAL),
+    (_forgets_to_await_its_abort, grpc.StatusCode.NOT_FOUND),
     (_aborts_with_bad_trailers, INTERNAL),
     (_sends_bad_headers, INTERNAL),
     (_sets_no_compression, INTERNAL),
@@ -293,6 +344,19 @@ async def test_response_that_is_no_message(response):
     with capture_logs():
         async with serving_handlers({"Unary": grpc.unary_unary_rpc_method_handler(unary)}) as channel:
             code, details = await outcome(channel, "Unary")
+    assert (code, details[:15]) == (INTERNAL, "internal error ")
+
+
+@pytest.mark.parametrize("result", [[b"x"], iter([b"x"]), b"x"], ids=lambda result: type(result).__name__)
+async def test_responses_that_nobody_sends(result):
+    """A coroutine that returns its responses, which gRPC would drop, has a bug like any other."""
+
+    async def stream(_request, _context):
+        return result
+
+    with capture_logs():
+        async with serving_handlers({"Stream": grpc.unary_stream_rpc_method_handler(stream)}) as channel:
+            code, details = await outcome(channel, "Stream")
     assert (code, details[:15]) == (INTERNAL, "internal error ")
 
 

@@ -1,6 +1,6 @@
 """Runs the methods of servicers, in each of the forms that grpc.aio takes them."""
 
-import asyncio
+import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -21,10 +21,6 @@ type MethodHandler = grpc.RpcMethodHandler[Any, Any]
 
 BUILT_IN = frozenset({health.SERVICE_NAME, *reflection.SERVICE_NAMES})
 """Services of the server itself, which answer when it is full."""
-
-_CANCELLATION_DELAY = 0.001
-"""Seconds. A client that cancels while requests are awaited looks, until gRPC's next event, like one that
-has sent all that it had; a wait of no time misses 3 in 100."""
 
 _LARGE = 2**16
 """Bytes of a response that may be under way for a while: as much as an HTTP/2 window is at first."""
@@ -83,7 +79,6 @@ class Handler:
             return _Requests(call, self._codec)
         message = await call.read()
         if message is None:
-            await asyncio.sleep(_CANCELLATION_DELAY)
             raise StatusError(grpc.StatusCode.INTERNAL, f"the request of {self.method.path} has no message")
         return self._codec.parse(message)
 
@@ -102,8 +97,6 @@ class Handler:
             # With a code of its own a servicer may return None, for which there is no message.
             message = self._codec.serialize(response) if context.code() in {None, grpc.StatusCode.OK} else b""
             self.has_large_response |= len(message) > _LARGE
-        if self._streams_requests:
-            await asyncio.sleep(_CANCELLATION_DELAY)
         return message
 
     async def _run_in_thread(self, context: Context, request: Any) -> Any:
@@ -177,8 +170,8 @@ def _is_async(behavior: Callable[..., Any]) -> bool:
 
     What wraps a method, as a decorator does, counts as what it wraps; an object as its `__call__`.
     """
-    function = behavior
-    while inner := getattr(function, "__wrapped__", None) or getattr(function, "func", None):
-        function = inner
+    function = inspect.unwrap(behavior)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
     forms = (behavior, function, type(function).__call__)
     return any(inspect.iscoroutinefunction(form) or inspect.isasyncgenfunction(form) for form in forms)

@@ -13,7 +13,7 @@ import grpc
 from grpc_common.config.durations import format_duration
 from grpc_common.config.sections import ServerSection
 from grpc_common.core.calls import CallObserver, CallType, Metadata
-from grpc_common.core.errors import StatusError, status_of
+from grpc_common.core.errors import StatusError, leaves, status_of
 from grpc_common.observe.metrics import CallMetrics
 from grpc_common.observe.observers import Observers
 from grpc_common.server.admission import Admission
@@ -111,7 +111,6 @@ class Lifecycle:
             call.finish(grpc.StatusCode.OK)
         else:
             await call.end(failure)
-            await call.ended_early()
         return message
 
     async def _respond(
@@ -130,6 +129,8 @@ class Lifecycle:
                 deadlines.remove(call)
             call.in_handler = True
             message = await self._run(call, handler, request)
+            if call.is_cancelled:  # and the servicer has gone on, for nobody
+                return b"", call.failure or _cancelled(call)
             call.hold(message)
             failure = call.failure or _status_of_servicer(call)
             seconds_left = _seconds_left(call, deadlines)
@@ -209,7 +210,7 @@ def _failure(call: ServerCall, error: BaseException) -> StatusError:
     if not call.in_handler and call.failure is None:
         call.finish(failure.code)
         raise error
-    if not isinstance(error, asyncio.CancelledError | grpc.aio.AbortError):
+    if not all(isinstance(each, asyncio.CancelledError | grpc.aio.AbortError) for each in leaves(error)):
         status_of(error, call.method.path)  # a bug on the way out is one, too, and logged
     return failure
 

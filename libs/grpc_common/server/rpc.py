@@ -28,8 +28,13 @@ class Rpc(Protocol):
     async def read(self) -> bytes | None:
         """Return the caller's next message, or None after the last one and once the caller is gone."""
 
+    async def open(self, headers: tuple[tuple[str, str | bytes], ...]) -> None:
+        """Send the headers, which otherwise go with the first message."""
+
     async def write(self, message: bytes) -> None:
         """Send a message, and return when there is room for the next one.
+
+        Calls may overlap; each waits for those before.
 
         Raises:
             asyncio.CancelledError: the caller is gone.

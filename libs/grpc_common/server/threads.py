@@ -10,8 +10,12 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 import grpc
+import structlog
 
-from grpc_common.server.context import Context, Metadata
+from grpc_common.server.context import Context
+from grpc_common.server.metadata import Metadata
+
+log = structlog.get_logger()
 
 _LIMIT = 32
 """Threads at most, as asyncio's own pool has; a call that gets none waits for one until its deadline."""
@@ -28,7 +32,7 @@ class Threads:
         self._limit = limit
         self._count = 0
         self._idle = threading.Semaphore(0)
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
 
     async def run[Result](self, function: Callable[[], Result]) -> Result:
         """Return what `function` returns in a thread, where it has the context variables of this task.
@@ -52,10 +56,19 @@ class Threads:
 
         self._queue.put(work)
         self._have_a_thread()
-        result, error = await ended
+        try:
+            result, error = await ended
+        except asyncio.CancelledError:
+            self._forget(work)
+            raise
         if error is not None:
             raise error
         return result  # type: ignore[return-value]  # it is one without an error
+
+    def _forget(self, work: Callable[[], None]) -> None:
+        """Drop what no thread has begun: it holds a request, and all threads may hang for ever."""
+        with self._queue.mutex, suppress(ValueError):
+            self._queue.queue.remove(work)
 
     def _have_a_thread(self) -> None:
         if not self._idle.acquire(blocking=False) and self._count < self._limit:
@@ -89,7 +102,10 @@ class SyncContext(grpc.ServicerContext):
         if self._pending is not None:
             self._pending.cancel()
         for callback in self._callbacks:
-            callback()
+            try:
+                callback()
+            except BaseException:  # whatever it is, the call has its result
+                log.exception("callback of a call failed", method=self._context.call.method.path)
 
     def iterate(self, requests: Any) -> Iterator[Any]:
         """Yield the requests of a client that streams them."""

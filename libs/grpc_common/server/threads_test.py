@@ -2,15 +2,20 @@
 
 import asyncio
 import functools
+import gc
+import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
+from unittest.mock import AsyncMock, Mock
 
 import grpc
 import pytest
 from structlog.testing import capture_logs
 
 from grpc_common import StatusError
+from grpc_common.server.threads import Threads
 from grpc_common.testing.server import serving_handlers
 
 LOOP_THREAD = threading.current_thread()
@@ -214,6 +219,68 @@ async def test_deadline_of_a_function_that_hangs():
         assert {code for code, _, _ in await asyncio.gather(*calls)} == {grpc.StatusCode.DEADLINE_EXCEEDED}
         assert (await outcome(channel, "Echo"))[2] == [b"x"]
     release.set()
+
+
+async def test_abort_of_a_function_that_hangs():
+    """A function that hangs after an abort, which it swallows, leaves its client the status of the abort."""
+    release = threading.Event()
+
+    def hang(_request, context):
+        with suppress(grpc.aio.AbortError):
+            context.abort(grpc.StatusCode.NOT_FOUND, "no user")
+        release.wait(60)
+
+    handlers = {"Hang": grpc.unary_unary_rpc_method_handler(hang)}
+    async with serving_handlers(handlers, DEFAULT_DEADLINE="50ms") as channel:
+        assert (await outcome(channel, "Hang", None))[:2] == (grpc.StatusCode.NOT_FOUND, "no user")
+        release.set()
+
+
+async def test_forgets_what_no_thread_began():
+    """Calls that end before they get a thread leave nothing behind, though all threads hang."""
+    release = threading.Event()
+    threads = Threads(1)
+    hanging = asyncio.create_task(threads.run(release.wait))
+    await asyncio.sleep(0)
+
+    def work() -> None:
+        """Stand for a method with its request."""
+
+    left = weakref.ref(work)
+    waiting = asyncio.create_task(threads.run(work))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    del work, waiting
+    gc.collect()
+    assert left() is None
+    release.set()
+    assert await hanging
+
+
+async def test_callback_that_raises():
+    """A callback of the context that raises is logged, and changes neither the answer nor other callbacks."""
+    called = threading.Event()
+
+    def add(context):
+        context.add_callback(lambda: sys.exit(1))
+        context.add_callback(called.set)
+
+    with capture_logs() as logs:
+        async with serving_handlers(Forms(add).handlers()) as channel:
+            for name, answers in ANSWERS.items():
+                assert await outcome(channel, name) == (grpc.StatusCode.OK, "", answers)
+    assert called.is_set()
+    assert [line["event"] for line in logs].count("callback of a call failed") == len(ANSWERS)
+
+
+@pytest.mark.parametrize(
+    "mock", [AsyncMock(return_value=b"x"), Mock(return_value=b"x")], ids=["async", "plain"]
+)
+async def test_mock(mock):
+    """A mock, which has every attribute that it is asked for, serves as a method."""
+    async with serving_handlers({"Unary": grpc.unary_unary_rpc_method_handler(mock)}) as channel:
+        assert (await outcome(channel, "Unary"))[2] == [b"x"]
 
 
 def decorated(method):
