@@ -292,7 +292,12 @@ async def _check(
         response = await _check_method(channel)(request, timeout=timeout, metadata=headers)
     except grpc.aio.AioRpcError as error:
         raise ProbeError(RPC_FAILED, _failure(error, timeout)) from None
-    status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+    known = health_pb2.HealthCheckResponse.ServingStatus.values()
+    status = (
+        health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+        if response.status in known
+        else str(response.status)
+    )
     if status != "SERVING":
         raise ProbeError(UNHEALTHY, f'service unhealthy (responded with "{status}")')
 
@@ -324,7 +329,9 @@ def main() -> NoReturn:
     try:
         sys.exit(command(standalone_mode=False))
     except ProbeError as error:
-        click.echo(error, err=True)
+        # core.errors has a function for it, and takes longer to import than all of this.
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))
+        click.echo(text, err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

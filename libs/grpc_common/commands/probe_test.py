@@ -61,6 +61,37 @@ async def test_serving():
         assert await probe(f"-addr=:{port}", "-service=") == (0, "status: SERVING\n", "")
 
 
+@pytest.mark.parametrize(
+    ("check", "code", "line"),
+    [
+        (lambda _: health_pb2.HealthCheckResponse(status=99), 4, 'unhealthy (responded with "99")'),
+        (
+            lambda context: context.abort(grpc.StatusCode.INTERNAL, "a\n\x1b[31mstatus: \u202e"),
+            3,
+            r"a\n\x1b[31m",
+        ),
+    ],
+    ids=["unknown status", "control characters"],
+)
+async def test_server_says_odd_things(check, code, line):
+    """What a server answers is one printable line, whatever it is."""
+
+    class Servicer(health_pb2_grpc.HealthServicer):
+        async def Check(self, _request, context):  # noqa: N802 (gRPC's)
+            answer = check(context)
+            return await answer if asyncio.iscoroutine(answer) else answer
+
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(Servicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    found, _, err = await probe("-addr", f"127.0.0.1:{port}")
+    await server.stop(None)
+    assert found == code
+    assert line in err
+    assert err.removesuffix("\n").isprintable()
+
+
 async def test_verbose():
     """With -v, in each way that Go writes a boolean, the times are said too."""
     async with serving() as port:
