@@ -89,15 +89,18 @@ def _listens(descriptor: int, port: int) -> bool:
 
 
 def _close(listener: int) -> None:
-    """Put a socket that nothing ever arrives at in the place of `listener`.
+    """Put a listener that nobody knows in the place of `listener`.
 
     C-core goes on to wait for it, and closes it in the end. If its own listener were shut down, it would
-    log an error.
+    log an error, as it does if what takes its place can't accept: it may be about to.
     """
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+            silent.bind("")  # a name that the kernel makes up
+            silent.listen()
+            silent.setblocking(False)
             os.dup2(silent.fileno(), listener, inheritable=False)
-    except OSError:  # no descriptor is left
+    except OSError:  # no descriptor is left, or the system makes up no names
         with _borrowed(listener) as refusing:
             refusing.shutdown(socket.SHUT_RD)
 
