@@ -98,7 +98,7 @@ def _close(listener: int) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
             silent.bind("")  # a name that the kernel makes up
             silent.listen()
-            silent.setblocking(False)
+            silent.settimeout(0)
             os.dup2(silent.fileno(), listener, inheritable=False)
     except OSError:  # no descriptor is left, or the system makes up no names
         with _borrowed(listener) as refusing:

@@ -164,7 +164,9 @@ async def another_client(port: int):
         await echo(b"", wait_for_ready=True)
         workers = [asyncio.create_task(work(echo)) for _ in range(4)]
         yield codes
-        await asyncio.sleep(0.1)
+        begun = codes.total() + len(workers)
+        while codes.total() < begun:  # the calls that are on their way
+            await asyncio.sleep(0.01)
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
