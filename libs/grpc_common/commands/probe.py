@@ -44,7 +44,8 @@ class ProbeError(Exception):
     """
 
     def __init__(self, exit_code: int, message: str) -> None:
-        super().__init__(message)
+        # A server's own words are in it, which must not look like another line.
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
         self.exit_code = exit_code
 
 
@@ -292,12 +293,8 @@ async def _check(
         response = await _check_method(channel)(request, timeout=timeout, metadata=headers)
     except grpc.aio.AioRpcError as error:
         raise ProbeError(RPC_FAILED, _failure(error, timeout)) from None
-    known = health_pb2.HealthCheckResponse.ServingStatus.values()
-    status = (
-        health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
-        if response.status in known
-        else str(response.status)
-    )
+    names = {number: name for name, number in health_pb2.HealthCheckResponse.ServingStatus.items()}
+    status = names.get(response.status, str(response.status))  # as Go prints an enum's unknown number
     if status != "SERVING":
         raise ProbeError(UNHEALTHY, f'service unhealthy (responded with "{status}")')
 
@@ -329,9 +326,7 @@ def main() -> NoReturn:
     try:
         sys.exit(command(standalone_mode=False))
     except ProbeError as error:
-        # core.errors has a function for it, and takes longer to import than all of this.
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(error))
-        click.echo(text, err=True)
+        click.echo(error, err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

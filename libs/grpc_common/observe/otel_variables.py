@@ -7,6 +7,7 @@ Here every mistake is one line with the variable's name. Headers and credentials
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from urllib.parse import unquote, urlsplit
@@ -29,12 +30,10 @@ _LIMITS = (
     "OTEL_SPAN_EVENT_COUNT_LIMIT",
     "OTEL_SPAN_LINK_COUNT_LIMIT",
 )
-_BATCH = (
-    "OTEL_BSP_EXPORT_TIMEOUT",
-    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-    "OTEL_BSP_MAX_QUEUE_SIZE",
-    "OTEL_BSP_SCHEDULE_DELAY",
-)
+_BATCH_SIZES = ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_MAX_QUEUE_SIZE")
+_BATCH_TIMES = ("OTEL_BSP_EXPORT_TIMEOUT", "OTEL_BSP_SCHEDULE_DELAY")
+_DAY = 86_400_000
+"""Milliseconds; of what a thread waits for, since Python's threads can't wait 300 years."""
 _NEVER_EMPTY = ("_COMPRESSION", "_DELAY", "_ENDPOINT", "_INSECURE", "_SIZE", "_TIMEOUT")
 """How the variables end that OpenTelemetry does not take for unset when they are empty."""
 _UNUSED = {
@@ -61,9 +60,15 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
         if environ.get(variable, "").strip() or (variable in environ and variable.endswith(_NEVER_EMPTY))
         for mistake in find(environ[variable].strip())
     ]
+    mistakes += [f"{name}: is not UTF-8" for name, value in environ.items() if _is_broken(name, value)]
     mistakes += _incomplete(environ)
     if mistakes:
         raise StartError("tracing can't start:\n" + "\n".join(mistakes))
+
+
+def _is_broken(name: str, value: str) -> bool:
+    """Return whether a value of OpenTelemetry can't be sent: os.environ has surrogates for stray bytes."""
+    return name.startswith("OTEL_") and value != value.encode(errors="replace").decode()
 
 
 def words(value: str) -> list[str]:
@@ -106,7 +111,7 @@ def _endpoint(value: str) -> Iterator[str]:
     elif url.scheme not in {"http", "https"} or not complete:
         yield f'"{excerpt(value)}" is no address of a collector; {example}'
     elif url.path.strip("/") or url.query or url.fragment:
-        yield f'"{excerpt(value)}" has a path, which gRPC does not; {example}'
+        yield f"has a path or parameters, which gRPC does not; {example}"
 
 
 def _headers(value: str) -> Iterator[str]:
@@ -114,6 +119,8 @@ def _headers(value: str) -> Iterator[str]:
         header = _HEADER.fullmatch(entry)
         if entry.strip() and not (header and re.fullmatch(r"[ -~]*", unquote(header["value"]).strip())):
             yield f"entry {position} is not name=value, in ASCII and URL-encoded"
+        elif entry.partition("=")[0].strip().lower().endswith("-bin"):
+            yield f"entry {position} is a header of bytes (-bin), which OpenTelemetry does not send"
 
 
 def _attributes(value: str) -> Iterator[str]:
@@ -132,18 +139,20 @@ def _seconds(value: str) -> Iterator[str]:
         yield f'"{excerpt(value)}" is no number of seconds above 0'
 
 
-def _integer(least: int) -> _Check:
+def _integer(least: int, most: int | None = None) -> _Check:
     def find(value: str) -> Iterator[str]:
-        if not re.fullmatch(r"[0-9]{1,18}", value) or int(value) < least:
-            yield f'"{excerpt(value)}" is no whole number from {least} on'
+        if not re.fullmatch(r"[0-9]{1,18}", value) or not least <= int(value) <= (most or 10**18):
+            yield f'"{excerpt(value)}" is no whole number from {least} {f"to {most}" if most else "on"}'
 
     return find
 
 
 def _file(value: str) -> Iterator[str]:
     try:
-        with open(value, "rb"):  # noqa: PTH123 (a Path refuses a NUL with another error)
-            return
+        # Without O_NONBLOCK a named pipe would wait for somebody who writes to it.
+        with open(os.open(value, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 (of a descriptor)
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                yield f'"{excerpt(value)}" is a pipe or a device; name a regular file'
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         yield f'"{excerpt(value)}" can\'t be read: {reason}'
@@ -177,7 +186,8 @@ _CHECKS: dict[str, _Check] = {
     **{f"{prefix}_INSECURE": _one_of("true", "false") for prefix in _BOTH},
     **{f"{prefix}_PROTOCOL": _one_of("grpc") for prefix in _BOTH},
     **{f"{prefix}_TIMEOUT": _seconds for prefix in _BOTH},
-    **dict.fromkeys(_BATCH, _integer(1)),
+    **dict.fromkeys(_BATCH_SIZES, _integer(1)),
+    **dict.fromkeys(_BATCH_TIMES, _integer(1, _DAY)),
     **dict.fromkeys(_LIMITS, _integer(0)),
     **{variable: _unused(instead) for variable, instead in _UNUSED.items()},
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": _list_of(lambda: _plugins("opentelemetry_resource_detector")),

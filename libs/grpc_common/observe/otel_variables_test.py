@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from grpc_common.core.errors import StartError
@@ -57,7 +59,12 @@ def test_good_variables(environ):
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://:4317", "no address of a collector"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector:4317", "no address of a collector"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317\nx", "write http://HOST:4317"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/v1/traces", "has a path, which gRPC does not"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "http://collector:4318/v1/traces",
+            "has a path or parameters, which gRPC",
+        ),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://collector:4317?token={CANARY}", "has a path or parameters"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"http://u:{CANARY}@collector:4317", "has credentials in it"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://u:{CANARY}@collector:port", "write http://HOST:4317"),
         ("OTEL_EXPORTER_OTLP_HEADERS", CANARY, "entry 1 is not name=value"),
@@ -68,15 +75,19 @@ def test_good_variables(environ):
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "nan", "no number of seconds above 0"),
         ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "-1", "no number of seconds above 0"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "", "no number of seconds above 0"),
-        ("OTEL_BSP_SCHEDULE_DELAY", "5s", '"5s" is no whole number from 1 on'),
+        ("OTEL_BSP_SCHEDULE_DELAY", "5s", '"5s" is no whole number from 1 to 86400000'),
+        ("OTEL_BSP_SCHEDULE_DELAY", "9" * 18, "no whole number from 1 to 86400000"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "no whole number from 1 on"),
-        ("OTEL_BSP_EXPORT_TIMEOUT", "9" * 5000, "no whole number from 1 on"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "9" * 5000, "no whole number from 1 to 86400000"),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1", "no whole number from 0 on"),
         ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "many", "no whole number from 0 on"),
         ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/none/ca.crt", "can't be read: No such file or directory"),
         ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/etc", "can't be read: Is a directory"),
-        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "a\x00b", "can't be read: embedded null byte"),
-        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/dev/null", "needs all of "),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "a\x00b", "can't be read: open: embedded null"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", __file__, "needs all of "),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/dev/zero", "is a pipe or a device; name a regular file"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", f"a=b,X-Key-Bin={CANARY}", "entry 2 is a header of bytes (-bin)"),
+        ("OTEL_SERVICE_NAME", "caf\udce9", "is not UTF-8"),
         ("OTEL_RESOURCE_ATTRIBUTES", "team=shop,prod", "entry 2 is not name=value"),
         ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "moon", '"moon" is not installed'),
         ("OTEL_PYTHON_CONTEXT", "threads", '"threads" is not installed; there are contextvars_context'),
@@ -93,6 +104,13 @@ def test_bad_variables(variable, value, expected):
     assert expected in line
     assert len(line) < 500
     assert CANARY not in line
+
+
+def test_named_pipe(tmp_path):
+    """A pipe in the place of a certificate is refused at once, though nobody writes to it."""
+    os.mkfifo(tmp_path / "ca.crt")
+    with pytest.raises(StartError, match="is a pipe or a device"):
+        check({"OTEL_EXPORTER_OTLP_CERTIFICATE": str(tmp_path / "ca.crt")})
 
 
 def test_all_mistakes_at_once():
