@@ -33,8 +33,9 @@ def command[Config: ServerConfig](
 
     Its help is the docstring of `serve` and a table of all settings. A StartError that
     `serve` raises ends the command with the error's text and exit code 1. The functions in
-    `also` are commands below it, such as `server migrate`. Once its server has drained the process
-    ends within process_end.BOUND seconds, with exit code 1 if it has to be forced.
+    `also` are commands below it, such as `server migrate`. Once a signal has told its server to end,
+    the process ends within drain.delay, drain.grace and process_end.BOUND, with exit code 1 if it has to be
+    forced.
     """
 
     def start(context: click.Context, config: Path | None, *, print_config: bool) -> None:
@@ -81,8 +82,8 @@ def _run[Config: ServerConfig](work: Work[Config], config_class: type[Config], f
     ignore_harmless_signals()
     with _errors():
         config = load(config_class, file)
-        catch_stderr()
         configure_logging(config.logging.level, config.logging.format)
+        catch_stderr()
         with process_end.bounded():
             code = asyncio.run(work(config))
         sys.exit(code)

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import grpc
@@ -16,11 +17,13 @@ from grpc_common.config.settings import settings
 SERVICE = '''
 import asyncio
 import os
+import sys
 import time
 
 import grpc
 
 import grpc_common
+from grpc_common.config import process_end
 
 
 class StoreConfig(grpc_common.Section):
@@ -53,7 +56,10 @@ async def strict(config: StrictConfig) -> int:
 
 
 async def hold(request, context):
-    """Ignore the end of the call."""
+    """Ignore the end of the call, or block the event loop."""
+    if request:
+        print("blocked", file=sys.stderr)
+        time.sleep(3600)
     while True:
         try:
             await asyncio.sleep(3600)
@@ -77,14 +83,39 @@ async def hang(config: Config) -> int:
             await asyncio.to_thread(time.sleep, 3600)
 
 
+async def twice(config: Config) -> int:
+    """Serve with two servers, and go on for longer than a process may take to end."""
+    await asyncio.gather(grpc_common.Server(config).run(), grpc_common.Server(config).run())
+    return 0
+
+
+async def after(config: Config) -> int:
+    """Go on after the end of a server that no signal has ended."""
+    async with grpc_common.Server(config).serving():
+        pass
+    await asyncio.sleep(process_end.BOUND)
+    return 0
+
+
 PROGRAMS = {
-    "serve": grpc_common.command(serve, Config, also=[hang]),
+    "serve": grpc_common.command(serve, Config, also=[hang, twice, after]),
     "strict": grpc_common.command(strict, StrictConfig),
 }
 
 if __name__ == "__main__":
     PROGRAMS[os.environ.get("PROGRAM", "serve")]()
 '''
+
+
+EARLY_SIGNAL = """
+import os, signal
+
+from grpc_common.core.signals import ignore_harmless_signals
+
+ignore_harmless_signals()
+for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    os.kill(os.getpid(), signum)
+"""
 
 
 class Service:
@@ -294,22 +325,69 @@ def test_interrupt_does_not_wait_for_load_balancers(service):
         assert process.wait(timeout=20) == 0
 
 
-@pytest.mark.parametrize("hung", ["handler", "thread"])
+@pytest.mark.parametrize("hung", ["handler", "loop", "thread"])
 def test_what_does_not_end_is_ended(service, hung):
-    """A handler that ignores its cancellation, or a thread that blocks, is logged and keeps no process."""
+    """A handler that ignores its cancellation or blocks the loop, or a thread, is logged and ended."""
     with service.running("hang", DRAIN_GRACE="100ms", STORE_URL=hung) as (process, first_line):
         port = re.search(r"grpc_port=(\d+)", first_line)[1]
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             grpc.channel_ready_future(channel).result(timeout=10)
-            if hung == "handler":
-                call = channel.unary_unary("/test.Gate/Hold").future(b"")
+            if hung != "thread":
+                call = channel.unary_unary("/test.Gate/Hold").future(hung.encode() if hung == "loop" else b"")
+            if hung == "loop":
+                assert process.stderr.readline() == "blocked\n"
             process.send_signal(signal.SIGTERM)
             log = process.communicate(timeout=60)[1]
-        if hung == "handler":
+        if hung != "thread":
             assert call.exception(timeout=10)
     assert "the process did not end in time and is ended" in log
-    assert {"handler": "/test.Gate/Hold", "thread": "asyncio_0"}[hung] in log
+    named = {"handler": "/test.Gate/Hold", "loop": "MainThread in hold", "thread": "asyncio_0"}
+    assert named[hung] in log
     assert process.returncode == 1
+
+
+def test_second_signal_ends_a_server_that_is_blocked(service):
+    """Ctrl-C twice ends a server whose event loop a handler blocks."""
+    with service.running("hang") as (process, first_line):
+        port = re.search(r"grpc_port=(\d+)", first_line)[1]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/test.Gate/Hold").future(b"loop", wait_for_ready=True)
+            assert process.stderr.readline() == "blocked\n"
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)  # two of the same signal at a time are one
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == -signal.SIGTERM
+            assert call.exception(timeout=10)
+
+
+def test_signal_ends_all_servers(service):
+    """Two servers that run in one event loop both drain, and the process ends in order."""
+    with service.running("twice") as (process, _):
+        assert "serving" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=60)[1]
+    assert log.count("stopped") == 2
+    assert process.returncode == 0
+
+
+def test_program_goes_on_after_its_server(service):
+    """The end of a server is not that of the program, unless a signal has ended it."""
+    result = service.run("after", METRICS_ENABLED="false")
+    assert result.returncode == 0, result.stderr
+
+
+def test_signal_before_the_configuration_is_read(service):
+    """A harmless signal while it is read ends nothing, and nothing is logged before it is known how."""
+    (service.directory / "early.py").write_text(EARLY_SIGNAL)
+    environment = {"PYTHONPATH": os.pathsep.join([str(service.directory), *sys.path])}
+    result = subprocess.run(
+        [sys.executable, "early.py"],
+        env=os.environ | environment,
+        cwd=service.directory,
+        capture_output=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
 def test_help_names_required_settings(service):

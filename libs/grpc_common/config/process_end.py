@@ -1,4 +1,4 @@
-"""Ends a process in time once its server has drained, whatever still runs in it.
+"""Ends a process in time once a signal has told it to end, whatever still runs in it.
 
 Kubernetes kills a pod at the end of terminationGracePeriodSeconds. Before that the process is to
 end by itself and to say what held it up: a handler that ignores its cancellation, a thread that
@@ -7,10 +7,12 @@ does not return, a resource of the service that does not close.
 
 import asyncio
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 import structlog
 
@@ -19,7 +21,7 @@ from grpc_common.observe import stderr
 log = structlog.get_logger()
 
 BOUND = 5.0
-"""Seconds from the end of the drain to the end of the process.
+"""Seconds that the process has to end beyond the delay and the grace of its server's drain.
 
 The library itself takes less: at most 1 s to stop the server, and 2 s to export the last spans.
 """
@@ -33,42 +35,60 @@ _FORCED = 1
 _SHOWN = 5
 """How many tasks and threads the log names."""
 
-_drained: ContextVar[Callable[[], None]] = ContextVar("drained")
+_is_bounded: ContextVar[bool] = ContextVar("is_bounded", default=False)
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Have the process end within BOUND once `drained` is called in the block.
-
-    For the program that owns the process: nothing of it goes on after that.
-    """
-    timers: list[threading.Timer] = []
-
-    def start() -> None:
-        timer = threading.Timer(BOUND - _MARGIN, _force, [asyncio.get_running_loop()])
-        timer.daemon = True
-        timer.start()
-        timers.append(timer)
-
-    token = _drained.set(start)
+    """Have what runs in the block end the process when its time is over; for the program that owns it."""
+    token = _is_bounded.set(True)
     try:
         yield
     finally:
-        _drained.reset(token)
+        _is_bounded.reset(token)
 
 
-def drained() -> None:
-    """Say that the server in this process has drained; without `bounded` it means nothing."""
-    if start := _drained.get(None):
-        start()
+def is_bounded() -> bool:
+    """Return whether this runs in `bounded`."""
+    return _is_bounded.get()
+
+
+def end_within(seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+    """End the process within `seconds` and BOUND from now, if it has not ended by itself.
+
+    It may be called by a signal handler. The thread waits for nothing that `loop` does: a handler that
+    blocks it may be what holds the process up.
+    """
+    timer = threading.Timer(seconds + BOUND - _MARGIN, _force, [loop])
+    timer.daemon = True
+    timer.start()
 
 
 def _force(loop: asyncio.AbstractEventLoop) -> None:
-    tasks = sorted({_name(task) for task in asyncio.all_tasks(loop)})
-    threads = sorted({thread.name for thread in threading.enumerate() if not thread.daemon})
-    log.error("the process did not end in time and is ended", tasks=tasks[:_SHOWN], threads=threads[:_SHOWN])
-    stderr.flush(_MARGIN / 2)
-    os._exit(_FORCED)
+    try:
+        tasks = sorted({_name(task) for task in asyncio.all_tasks(loop)})
+        threads = _threads()
+        log.error(
+            "the process did not end in time and is ended", tasks=tasks[:_SHOWN], threads=threads[:_SHOWN]
+        )
+        stderr.flush(_MARGIN / 2)
+    finally:
+        os._exit(_FORCED)
+
+
+def _threads() -> list[str]:
+    """Return what threads that must end run; one of a pool that has nothing to do holds nothing up."""
+    frames = sys._current_frames()  # noqa: SLF001 (its underscore says that it is for CPython)
+    running = {
+        thread.name: frames[thread.ident].f_code
+        for thread in threading.enumerate()
+        if not thread.daemon and thread.ident in frames
+    }
+    return sorted(
+        f"{name} in {code.co_qualname}"
+        for name, code in running.items()
+        if (code.co_name, Path(code.co_filename).parent.name) != ("_worker", "futures")
+    )
 
 
 def _name(task: asyncio.Task[object]) -> str:

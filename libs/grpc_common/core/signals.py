@@ -32,6 +32,8 @@ def ignore_harmless_signals() -> None:
 
 
 def _ignore(signum: int, _frame: FrameType | None) -> None:
+    if not structlog.is_configured():
+        return  # before the configuration is read nobody knows how to log
     now = time.monotonic()
     if now - _logged.get(signum, -_PAUSE) < _PAUSE:
         return

@@ -1,7 +1,6 @@
 """A gRPC server from its first log line to its last: ports, health, observation, an orderly end."""
 
 import asyncio
-import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,7 +10,6 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 
-from grpc_common.config import process_end
 from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, TlsConfig, TracingConfig
 from grpc_common.core.ports import bind
@@ -24,6 +22,7 @@ from grpc_common.server.accepting import accepting_server
 from grpc_common.server.aio import AioEngine
 from grpc_common.server.authorization import Authorizer
 from grpc_common.server.dependencies import Dependency
+from grpc_common.server.end_signals import end_signals
 from grpc_common.server.health import Health
 from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.server.options import options
@@ -125,9 +124,10 @@ class Server:
         """
         stderr.catch_stderr()
         ignore_harmless_signals()
-        signal_received = _first_signal()
+        config = self._config.server.drain
+        signals = end_signals(config.delay + config.grace)
         async with self.serving(**announced):
-            signum = await signal_received
+            signum = await signals.first()
             log.info("ending", signal=signum.name)
             if signum is signal.SIGINT:
                 self._drain_delay = 0  # Ctrl-C comes from a terminal, where no load balancer has to notice
@@ -197,7 +197,6 @@ class Server:
             drain.close_listeners(port)
             await self._quiet(port)
         finally:  # whatever fails, the server ends
-            process_end.drained()
             self._lifecycle.end_built_in_calls()
             await self._server.stop(_STOP_GRACE)
         log.info("stopped")
@@ -241,20 +240,3 @@ async def _reloading(config: ServerConfig, apply: Callable[[ServerConfig], None]
         yield
     finally:
         task.cancel()
-
-
-def _first_signal() -> asyncio.Future[signal.Signals]:
-    loop = asyncio.get_running_loop()
-    received: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def receive(signum: signal.Signals) -> None:
-        if received.done():
-            stderr.flush(0.1)
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-        else:
-            received.set_result(signum)
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, receive, signum)
-    return received
