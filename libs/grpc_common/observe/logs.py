@@ -31,7 +31,6 @@ def configure_logging(level: Level = "info", format: Format = "console") -> None
     """Set up the logs of a program; call it first thing in main, and again to change the format."""
     _configure_structlog(format)
     handler = _Handler()
-    handler.addFilter(_bound_grpc)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *_SHARED],
@@ -59,6 +58,11 @@ def set_level(level: Level) -> None:
 def is_logged(level: Level) -> bool:
     """Return whether events of `level` are logged; saves making those that are not."""
     return LEVELS[level] >= _threshold
+
+
+def is_set_up() -> bool:
+    """Return whether structlog is as this module has set it up, and not as the program has itself."""
+    return structlog.get_config()["wrapper_class"] is _Logger
 
 
 def is_json() -> bool:
@@ -132,14 +136,29 @@ def _never_raising(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(self, *args, **fields)
         except Exception as error:  # noqa: BLE001 (a value's methods may do anything)
-            event = next((text for text in args if isinstance(text, str)), "")
-            writer.lines.add(_renderer.failure(name, event, error))
+            writer.lines.add(_renderer.failure(name, _event(args), error))
 
     return logging_method
 
 
+def _never_raising_async(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    async def logging_method(self: _Logger, *args: Any, **fields: Any) -> Any:
+        try:
+            return await method(self, *args, **fields)
+        except Exception as error:  # noqa: BLE001 (as above)
+            writer.lines.add(_renderer.failure(name, _event(args), error))
+
+    return logging_method
+
+
+def _event(args: tuple[Any, ...]) -> str:
+    return next((text for text in args if isinstance(text, str)), "")
+
+
 for _name in ("debug", "info", "warning", "error", "critical", "exception", "fatal", "warn", "msg", "log"):
     setattr(_Logger, _name, _never_raising(_name, getattr(_Base, _name)))
+    if _asynchronous := getattr(_Base, f"a{_name}", None):
+        setattr(_Logger, f"a{_name}", _never_raising_async(_name, _asynchronous))
 
 
 class _Handler(logging.Handler):
@@ -148,7 +167,8 @@ class _Handler(logging.Handler):
     @override
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            writer.lines.add(self.format(record))
+            if _bound_grpc(record):
+                writer.lines.add(self.format(record))
         except Exception as error:  # noqa: BLE001 (as above)
             level = record.levelname.lower()
             writer.lines.add(_renderer.failure(level, record.msg, error))

@@ -1,4 +1,5 @@
 import asyncio
+import inspect
 import json
 import logging
 import warnings
@@ -267,17 +268,36 @@ def test_any_value_is_a_line(lines, output, value):
     [
         lambda: log.info("created %s %s", "Ada"),  # noqa: PLE1206 (that is the mistake)
         lambda: log.info("created", event="again"),
+        lambda: log.ainfo("created %s %s", "Ada"),
         lambda: logging.getLogger("library").warning("created %d", "Ada"),
+        lambda: logging.getLogger("grpc.aio").warning("created %d", "Ada"),
     ],
-    ids=["too few arguments", "event twice", "library"],
+    ids=["too few arguments", "event twice", "asynchronous", "library", "grpc"],
 )
-def test_mistaken_call_is_a_line(lines, call):
+async def test_mistaken_call_is_a_line(lines, call):
     """A call of the log that is wrong in itself doesn't fail the code around it."""
     configure_logging(format="json")
-    call()
+    if inspect.isawaitable(called := call()):
+        await called
     (line,) = lines.json()
     assert line["event"].startswith("created")
     assert line["logging_error"].startswith("TypeError: ")
+
+
+def test_message_without_a_text(lines):
+    """Nor does one of the loggers whose lines are bounded, if its message can't be a text."""
+    configure_logging(format="json")
+    logging.getLogger("grpc").warning(Broken())
+    (line,) = lines.json()
+    assert line["logging_error"] == "RuntimeError: no text"
+
+
+def test_keys_cannot_forge_lines(lines):
+    """A key comes from a peer when a mapping of its is logged: log.info("metadata", **metadata)."""
+    configure_logging(format="console")
+    log.info("metadata", **{HOSTILE: 1})
+    (line,) = lines.text()
+    assert line.isprintable()
 
 
 def test_long_text_keeps_its_begin_and_end(lines):

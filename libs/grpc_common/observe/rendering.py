@@ -9,6 +9,8 @@ from typing import Any, Literal
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from grpc_common.core.errors import printable
+
 type Format = Literal["json", "console"]
 
 MAX_VALUE = 8 * 1024
@@ -45,10 +47,10 @@ class Renderer:
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> str:
         """Return the line."""
-        for key, value in event.items():
-            if isinstance(value, str) and len(value) > MAX_VALUE:
-                event[key] = cut(value)
         try:
+            for key, value in event.items():
+                if isinstance(value, str) and len(value) > MAX_VALUE:
+                    event[key] = cut(value)
             line = self._render(event)
         except Exception as error:  # noqa: BLE001 (values have methods of their own, which may do anything)
             return self._reduced({**event, "logging_error": f"{type(error).__name__}: {_text(error)}"})
@@ -110,12 +112,13 @@ class _Console:
         )
 
     def __call__(self, event: EventDict) -> str:
-        """Render values so that they write no lines of their own, and no colours and worse to a terminal."""
-        escaped = dict(event)
+        """Render keys and values so that they write no lines of their own, nor colours to a terminal."""
+        escaped: dict[str, Any] = {}
         for key, value in event.items():
             text = value if isinstance(value, str) else repr(value)
             if not text.isprintable():
-                escaped[key] = _escaped_lines(text) if key in {"exception", "stack"} else _Escaped(text)
+                value = _escaped_lines(text) if key in {"exception", "stack"} else _Escaped(text)  # noqa: PLW2901 (only its form)
+            escaped[printable(key)] = value
         escaped["event"] = str(escaped["event"])
         return str(self._render(None, "", escaped))
 

@@ -26,7 +26,7 @@ import structlog
 
 from grpc_common.core.errors import printable
 from grpc_common.observe import writer
-from grpc_common.observe.logs import Level, is_json, is_logged, rate_limit
+from grpc_common.observe.logs import Level, is_json, is_logged, is_set_up, rate_limit
 from grpc_common.observe.rendering import MAX_VALUE, cut
 
 log = structlog.get_logger()
@@ -48,13 +48,13 @@ _LAST = b"\0last"
 def catch_stderr() -> None:
     """Have all that is written to stderr from now on come out as lines of the log.
 
-    It does nothing where somebody else has done the like, as pytest does.
+    It does nothing where somebody else has done the like, as pytest does, and where the program has set up
+    structlog itself: its lines may go to descriptor 2, and would come back as lines of the log for ever.
     """
     global _caught  # noqa: PLW0603 (there is one descriptor 2)
-    if _caught is not None or sys.stderr is not sys.__stderr__ or _is_another_file():
+    if _caught is not None or sys.stderr is not sys.__stderr__ or _is_another_file() or not is_set_up():
         return
     _caught = _CaughtStderr()
-    _replace_python_stderr()
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     sys.unraisablehook = _log_unraisable
@@ -73,8 +73,14 @@ def flush(timeout: float = writer.EXIT_TIMEOUT) -> bool:
 _caught: _CaughtStderr | None = None
 
 
-def _replace_python_stderr() -> None:
-    sys.stderr = io.TextIOWrapper(_PythonStderr(), "utf-8", "backslashreplace", write_through=True)
+def _replace_python_stderr(*, in_child: bool = False) -> _PythonStderr:
+    """Have `sys.stderr` write to the log; the object stays the same, since handlers of logging hold it."""
+    raw = _PythonStderr(in_child=in_child)
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)
+    else:
+        io.TextIOWrapper.__init__(sys.stderr, raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type]  # it is one
+    return raw
 
 
 def _is_another_file() -> bool:
@@ -103,6 +109,7 @@ class _CaughtStderr:
         os.dup2(self._writer, _STDERR)
         self._passed = threading.Event()
         self._is_parents = False
+        self._python_stderr = _replace_python_stderr()
         threading.Thread(target=self._read, name="stderr reader", daemon=True).start()
 
     def flush(self, timeout: float) -> None:
@@ -120,8 +127,7 @@ class _CaughtStderr:
 
     def release(self) -> None:
         """Give descriptor 2 back: after the end of Python nobody reads the pipe."""
-        with suppress(Exception):
-            sys.stderr.flush()
+        self._python_stderr.end()
         if self._stderr is not None:
             os.dup2(self._stderr, _STDERR)
         self.flush(writer.EXIT_TIMEOUT)
@@ -129,7 +135,8 @@ class _CaughtStderr:
     def leave_to_parent(self) -> None:
         """Be the pipe of a forked process, which the parent's thread reads."""
         self._is_parents = True
-        _replace_python_stderr()  # another thread may have held the lock of the old one
+        # Another thread may have held the lock of the old one.
+        self._python_stderr = _replace_python_stderr(in_child=True)
 
     def _read(self) -> None:
         lines = _Splitter(self._take)
@@ -181,7 +188,8 @@ class _Splitter:
 class _PythonStderr(io.RawIOBase):
     """Where `sys.stderr` writes to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_child: bool) -> None:
+        self._in_child = in_child
         self._lines = _Splitter(lambda line: _log_printed(line.decode(errors="backslashreplace")))
         self._lock = threading.RLock()
 
@@ -199,6 +207,18 @@ class _PythonStderr(io.RawIOBase):
             self._lines.feed(bytes(data))
         return len(data)
 
+    @override
+    def flush(self) -> None:
+        """Wait in a forked process alone: multiprocessing's flush here, and end by os._exit."""
+        if self._in_child:
+            self.end()
+            writer.lines.flush()
+
+    def end(self) -> None:
+        """Log what has come of the last line."""
+        with self._lock:
+            self._lines.end()
+
 
 def _log_native(line: str) -> None:
     """Log what is written to the descriptor itself, by C-core or any other code that is not Python's."""
@@ -211,7 +231,7 @@ def _log_native(line: str) -> None:
 
 def _log_printed(line: str) -> None:
     """Log what Python code prints; a person gets it as it is, but for what would write to the terminal."""
-    if is_json():
+    if is_json() and is_set_up():
         if line:
             log.error(line, logger="stderr")
     else:

@@ -66,6 +66,9 @@ class LineWriter:
 
     def add(self, line: str) -> None:
         """Have `line`, which has no newline at its end, written soon. Never waits and never raises."""
+        if sys.is_finalizing():  # a destructor at the end of the interpreter, when no thread runs any more
+            self._write_last(line)
+            return
         size = len(line)
         with self._lock:
             if self._lines >= MAX_LINES or self._characters + size > MAX_CHARACTERS:
@@ -92,6 +95,18 @@ class LineWriter:
         """Write the last lines at the end of the process, which does not wait long for a reader."""
         self._exit_deadline = time.monotonic() + EXIT_TIMEOUT
         self.flush(EXIT_TIMEOUT)
+
+    def _write_last(self, line: str) -> None:
+        """Write a line at once, unless its reader lets the process wait."""
+        if self.descriptor is None:
+            return
+        data = (line + "\n").encode(errors="backslashreplace")
+        with suppress(Exception):
+            writable = select.poll()
+            writable.register(self.descriptor, select.POLLOUT)
+            # A pipe that can be written to takes PIPE_BUF bytes without waiting.
+            while data and writable.poll(0):
+                data = data[os.write(self.descriptor, data[: select.PIPE_BUF]) :]
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)

@@ -73,11 +73,31 @@ async def crash(request, context):
     ctypes.string_at(0)
 
 
+def in_a_child():
+    log.info("by multiprocessing")
+
+
+class Last:
+    def __del__(self):
+        log.info("by a destructor")
+        raise RuntimeError("in a destructor")
+
+
+async def last(request, context):
+    """Write what only the end of the process makes a line of."""
+    child = multiprocessing.get_context("fork").Process(target=in_a_child)
+    child.start()
+    child.join()
+    globals()["_last"] = Last()
+    sys.stderr.write("without an end")
+    return request
+
+
 async def serve(config):
     if os.environ.get("FAIL"):
         log.info("last words")
         raise {"bug": RuntimeError, "start": grpc_common.StartError}[os.environ["FAIL"]]("not today")
-    methods = (echo, fill, write, fork, crash)
+    methods = (echo, fill, write, fork, last, crash)
     handlers = {method.__name__: grpc.unary_unary_rpc_method_handler(method) for method in methods}
     server = grpc_common.Server(config)
     server.add(
@@ -392,6 +412,74 @@ def test_last_words_of_a_program_that_fails(tmp_path, log, output):
         text = Path(log.name).read_text()
         assert "uncaught exception" in text
         assert text.endswith("\nError: not today\n")
+
+
+def test_last_words(tmp_path, log):
+    """Forked processes, destructors at the end of Python and a line without an end lose nothing."""
+    with running(tmp_path, log) as process:
+        process.call("last")
+        assert process.end() == 0
+    lines = {line["event"]: line for line in lines_of(log)}
+    assert {"by multiprocessing", "without an end", "by a destructor"} <= lines.keys()
+    assert any("in a destructor" in line.get("exception", "") for line in lines.values())
+
+
+OWN_LOG = """
+import asyncio, logging, os, signal, sys
+
+import structlog
+
+import grpc_common
+
+if "structlog" in sys.argv:
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+if "logging" in sys.argv:
+    logging.basicConfig(level="INFO", format="own %(message)s")
+
+
+async def main():
+    config = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
+    server = grpc_common.Server(grpc_common.load(grpc_common.ServerConfig, environ=config))
+    asyncio.get_running_loop().call_later(0.1, use)
+    await server.run()
+
+
+def use():
+    for number in range(100):
+        logging.getLogger("mine").info(f"logging {number}")
+        structlog.get_logger().info(f"structlog {number}")
+    os.write(2, b"by descriptor\\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("own", [["structlog"], ["logging"], ["structlog", "logging"]], ids="+".join)
+def test_program_with_a_log_of_its_own(tmp_path, own):
+    """What a program has set up itself, before it runs a server, still writes each of its lines."""
+    (tmp_path / "program.py").write_text(OWN_LOG)
+    run = subprocess.run(
+        [sys.executable, "program.py", *own],
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert run.returncode == 0
+    lines = run.stderr.splitlines()
+    for logger in own:
+        assert len([line for line in lines if f"{logger} " in line]) == 100
+    if "logging" in own:
+        assert "own logging 99" in lines
+    assert any("by descriptor" in line for line in lines)
+    assert run.stdout == ""
 
 
 def test_crash_tells_where(tmp_path, log):
