@@ -20,20 +20,25 @@ if TYPE_CHECKING:
     from grpc_common.config.sections import Section, ServerConfig
     from grpc_common.config.units import CredentialUrl
     from grpc_common.config.yaml_file import ConfigError
+    from grpc_common.core.calls import Call, CallObserver, Interceptor
     from grpc_common.core.errors import StartError, StatusError, error_details, invalid_argument
     from grpc_common.core.ports import BindError
     from grpc_common.observe.logs import configure_logging
+    from grpc_common.server.call import current_call
     from grpc_common.server.server import Server
     from grpc_common.tls.credentials import ClientTLS
     from grpc_common.tls.files import TlsError
 
 __all__ = [
     "BindError",
+    "Call",
+    "CallObserver",
     "ChannelConfig",
     "ClientTLS",
     "ConfigError",
     "CredentialUrl",
     "EndpointSource",
+    "Interceptor",
     "Keepalive",
     "NotReadyError",
     "OutlierDetection",
@@ -49,6 +54,7 @@ __all__ = [
     "channel",
     "command",
     "configure_logging",
+    "current_call",
     "error_details",
     "invalid_argument",
     "load",
@@ -63,9 +69,11 @@ _MODULES = {
     "config.sections": ["Section", "ServerConfig"],
     "config.loading": ["load"],
     "config.yaml_file": ["ConfigError"],
+    "core.calls": ["Call", "CallObserver", "Interceptor"],
     "core.errors": ["StartError", "StatusError", "error_details", "invalid_argument"],
     "observe.logs": ["configure_logging"],
     "core.ports": ["BindError"],
+    "server.call": ["current_call"],
     "server.server": ["Server"],
     "tls.credentials": ["ClientTLS"],
     "config.units": ["CredentialUrl"],

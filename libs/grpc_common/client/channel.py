@@ -1,7 +1,7 @@
 """The channel of a client: found endpoints, balanced calls, TLS that rotates, a deadline on every call."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from grpc_common.client.dialer import Dialer
 from grpc_common.client.endpoints import EndpointSource
 from grpc_common.client.service_config import ServiceConfig, split_path
 from grpc_common.client.swapping import SwappingChannel, first_of
-from grpc_common.core.calls import CallObserver, CallType
+from grpc_common.core.calls import CallObserver, CallType, Interceptor
 from grpc_common.observe.setup import client_observers
 from grpc_common.tls.credentials import ClientTLS
 
@@ -145,6 +145,7 @@ async def channel(
     tls: ClientTLS | None = None,
     config: ChannelConfig = ChannelConfig(),
     observers: Iterable[CallObserver] | None = None,
+    interceptors: Sequence[Interceptor] = (),
     tracing: Tracing | None = None,
     endpoints: EndpointSource | None = None,
     ready_timeout: float | None = 10,
@@ -166,6 +167,7 @@ async def channel(
         tls: certificates; plaintext without.
         config: balancing, deadlines, limits.
         observers: are told about each call; if None, metrics, the log and traces.
+        interceptors: run around each call, the first one outermost; see `Interceptor`.
         tracing: makes the spans of calls, as `Server.tracing` does; not used with `observers`. If None, the
             calls that a server's handler makes are traced as that server's are, and others are not.
         endpoints: where the endpoints come from, in place of what `target` says; the target is only
@@ -187,6 +189,7 @@ async def channel(
         deadlines=config.deadlines(),
         method_deadlines=config.method_deadlines,
         observers=client_observers(tracing) if observers is None else list(observers),
+        interceptors=interceptors,
     )
     async with swapping:
         tasks = [asyncio.create_task(work) for work in (swapping.follow(dialer.changed), *dialer.followers())]

@@ -1,11 +1,12 @@
 """One of the channels that a client has had, one after the other, and what is needed of their owner."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import grpc
 
+from grpc_common.core.calls import Interceptor
 from grpc_common.observe.observers import Observers
 
 
@@ -53,6 +54,8 @@ class Generations(Protocol):
     """The channels' common name."""
 
     observers: Observers
+
+    interceptors: Sequence[Interceptor]
 
     current: Generation | None
     """The one for calls that begin now; None without an endpoint."""

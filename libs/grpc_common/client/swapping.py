@@ -16,7 +16,7 @@ import structlog
 
 from grpc_common.client.generation import Generation
 from grpc_common.client.multi_callable import StreamMultiCallable, UnaryMultiCallable, rpc_error
-from grpc_common.core.calls import CallObserver, CallType, Method
+from grpc_common.core.calls import CallObserver, CallType, Interceptor, Method
 from grpc_common.observe.metrics import CallMetrics
 from grpc_common.observe.observers import Observers
 
@@ -40,6 +40,7 @@ class SwappingChannel(grpc.aio.Channel):
         deadlines: seconds for a call that is made without a timeout, by its type.
         method_deadlines: the same for single methods, by `package.Service/Method`.
         observers: are told about each call.
+        interceptors: run around each call.
 
     """
 
@@ -51,9 +52,11 @@ class SwappingChannel(grpc.aio.Channel):
         deadlines: Mapping[CallType, float],
         method_deadlines: Mapping[str, float],
         observers: Sequence[CallObserver] = (),
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         self.target = target
         self.observers = Observers(observers)
+        self.interceptors = tuple(interceptors)
         self._metrics = [observer for observer in observers if isinstance(observer, CallMetrics)]
         self.current: Generation | None = None
         self._open = open_channel

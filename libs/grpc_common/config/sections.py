@@ -8,7 +8,16 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_
 
 from grpc_common.config.callers import parse_allowed_callers
 from grpc_common.config.masking import is_masked
-from grpc_common.config.units import Count, Deadline, Duration, Port, PositiveDuration, Ratio, Size
+from grpc_common.config.units import (
+    Count,
+    Deadline,
+    Duration,
+    MetadataName,
+    Port,
+    PositiveDuration,
+    Ratio,
+    Size,
+)
 
 
 class Section(BaseModel):
@@ -132,6 +141,9 @@ class ServerSection(Section):
 
     reflection: bool = True
     """Whether clients may ask which services and messages there are."""
+
+    propagated_metadata: list[MetadataName] = []
+    """What the calls of a handler carry on of the metadata of its own call, as `x-request-id`."""
 
     keepalive: KeepaliveConfig = KeepaliveConfig()
     drain: DrainConfig = DrainConfig()

@@ -1,5 +1,6 @@
 """The kinds of values in a configuration: durations, sizes, ports, and what must stay secret."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import (
@@ -19,6 +20,10 @@ _MAX_INT32 = 2**31 - 1
 """gRPC keeps numbers, sizes and milliseconds in 32 bits."""
 
 _NO_LIMIT = "none"
+
+_METADATA_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+", re.ASCII)
+_OF_THE_CALL_ITSELF = frozenset({"content-type", "host", "te", "user-agent"})
+"""What each call has of its own, beside the names that begin with grpc-."""
 
 
 def format_size(size: int) -> str:
@@ -62,6 +67,15 @@ def _no_truth_value(value: Any) -> Any:
     return value
 
 
+def _metadata_name(name: str) -> str:
+    if not _METADATA_NAME.fullmatch(name) or name in _OF_THE_CALL_ITSELF:
+        raise ValueError(
+            "write the name of metadata, such as x-request-id: lower-case letters, digits, _ . and -, "
+            "but none that gRPC sets itself"
+        )
+    return name
+
+
 class Masked:
     """Marks a setting, by its presence in the type, whose value no error shows."""
 
@@ -93,3 +107,6 @@ Ratio = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, le=1)]
 
 CredentialUrl = Annotated[str, AfterValidator(str.strip), PlainSerializer(mask_url), Masked()]
 """A URL that may hold a password, which neither a printed configuration nor an error shows."""
+
+MetadataName = Annotated[str, AfterValidator(_metadata_name)]
+"""The name of metadata that a service may send."""

@@ -1,6 +1,8 @@
 """A call as everything that observes calls sees it, on the server's side and on the client's."""
 
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -99,9 +101,43 @@ class Call:
         """Seconds since the start."""
         return time.perf_counter() - self.start
 
+    def time_remaining(self) -> float | None:
+        """Return the seconds that are left, which are below 0 after the deadline; None without a deadline."""
+        return None if self.deadline is None else self.deadline - self.elapsed
 
-current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
-"""The call of a server in whose task, or thread, the code runs."""
+
+type Interceptor = Callable[[Call], AbstractAsyncContextManager[object]]
+"""Runs around calls of every type: `@asynccontextmanager async def interceptor(call): ...; yield; ...`.
+
+What it raises ends the call, with a status as if the handler had raised it. The handler's own exception comes
+out of its `yield`, as does, on a client, that of a call that has failed. On a client what it appends to
+`call.metadata` is sent. For messages there is nothing here: they belong to the handler.
+"""
+
+
+class ParentCall(Protocol):
+    """The call of a server, for the calls that its handler makes."""
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has ended by itself, so that it passes on nothing to what goes on."""
+
+    @property
+    def passed_on(self) -> Sequence[tuple[str, str | bytes]]:
+        """The metadata that they carry on."""
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds that they have, unless they say otherwise."""
+
+    def cancel_with_it(self, cancel: Callable[[], object]) -> Callable[[], None]:
+        """Have `cancel` called when this call is cancelled, or at once if it is; return what undoes that."""
+
+
+running_call: ContextVar[Call | None] = ContextVar("running_call", default=None)
+"""The call of a server in whose task, or thread, the code runs: for the log, and `current_call`."""
+
+parent_call: ContextVar[ParentCall | None] = ContextVar("parent_call", default=None)
+"""The same call for those that are made here; None in the background, where they are on their own."""
 
 
 class CallObserver(Protocol):

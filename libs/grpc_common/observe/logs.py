@@ -12,7 +12,7 @@ from typing import Any, Literal, override
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from grpc_common.core.calls import current_call
+from grpc_common.core.calls import running_call
 from grpc_common.observe import writer
 from grpc_common.observe.rate_limit import RateLimit
 from grpc_common.observe.rendering import Format, Renderer, has_colors
@@ -86,10 +86,12 @@ def _drop_below_level(_logger: WrappedLogger, method: str, event: EventDict) -> 
 
 def _add_call(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Say in which call a servicer, or what it uses, has logged."""
-    call = current_call.get()
+    call = running_call.get()
     if call is not None:
         event.setdefault("method", call.method.path)
         event.setdefault("peer", call.peer)
+        if call.caller:
+            event.setdefault("caller", call.caller)
         if call.trace_id:
             event.setdefault("trace_id", call.trace_id)
     return event

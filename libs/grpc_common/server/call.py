@@ -1,15 +1,17 @@
 """One call of a server, from its headers until its status has left."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, override
 
 import grpc
 
-from grpc_common.core.calls import Call, Method, current_call
+from grpc_common.core.calls import Call, Metadata, Method, parent_call, running_call
 from grpc_common.core.errors import Status, StatusError, status_of
 from grpc_common.observe.observers import Observers
+from grpc_common.server.background import Background
 from grpc_common.server.messages import MessageMemory
-from grpc_common.server.metadata import checked
+from grpc_common.server.metadata import checked, is_sendable
 from grpc_common.server.rpc import Rpc
 
 
@@ -21,6 +23,8 @@ class ServerCall(Call):
 
     __slots__ = (
         "_answering",
+        "_background",
+        "_cancelled_with_it",
         "_held",
         "_memory",
         "_observers",
@@ -29,10 +33,14 @@ class ServerCall(Call):
         "failure",
         "in_handler",
         "overdue",
+        "propagated",
         "rpc",
+        "time_limit",
     )
 
-    def __init__(self, method: Method, rpc: Rpc, observers: Observers, memory: MessageMemory) -> None:
+    def __init__(
+        self, method: Method, rpc: Rpc, observers: Observers, memory: MessageMemory, background: Background
+    ) -> None:
         context = rpc.context
         super().__init__(
             method,
@@ -48,6 +56,12 @@ class ServerCall(Call):
         """The status of the call once it has expired."""
         self.failure: StatusError | None = None
         """The status that was decided before the handler's end: by abort, a deadline or a shutdown."""
+        self.time_limit: float | None = None
+        """Seconds that the server gives a call without a deadline of its own."""
+        self.propagated: frozenset[str] = frozenset()
+        """The names of the metadata that the calls of its handler carry on."""
+        self._background = background
+        self._cancelled_with_it: dict[Callable[[], object], None] = {}
         self._observers = observers
         self._memory = memory
         self._held = 0
@@ -101,9 +115,45 @@ class ServerCall(Call):
         held, self._held = self._held, 0
         self._held = self._memory.replace(held, message)
 
+    @override
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the client's deadline, or the server's if the client has sent none."""
+        limit = self.time_limit if self.deadline is None else self.deadline
+        return None if limit is None else limit - self.elapsed
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether its status is decided, and not since it was cancelled."""
+        return self.is_over and not self.is_cancelled
+
+    @property
+    def passed_on(self) -> Metadata:
+        """The metadata that the calls of its handler carry on."""
+        return [pair for pair in self.metadata if pair[0] in self.propagated and is_sendable(*pair)]
+
+    def cancel_with_it(self, cancel: Callable[[], object]) -> Callable[[], None]:
+        """Have `cancel` called when the call is cancelled, or at once if it is; return what undoes that."""
+        if self.is_cancelled:
+            cancel()
+        self._cancelled_with_it[cancel] = None
+        return lambda: self._cancelled_with_it.pop(cancel, None)
+
+    def cancel_others(self) -> None:
+        """Cancel the calls that its handler makes."""
+        for cancel in list(self._cancelled_with_it):
+            cancel()
+
+    def run_in_background(self, work: Coroutine[Any, Any, object]) -> None:
+        """Run `work` in a task that outlives the call, and that the server's drain waits for.
+
+        Calls that it makes have deadlines of their own. An exception that it raises is logged.
+        """
+        self._background.start(work, self._task.get_loop())
+
     def begin(self) -> None:
         """Tell observers of the call."""
-        current_call.set(self)
+        running_call.set(self)
+        parent_call.set(self)
         self._observers.started(self)
 
     def finish(self, code: grpc.StatusCode) -> None:
@@ -126,6 +176,7 @@ class ServerCall(Call):
         if self.code is None:
             self.failure = self.failure or error  # a servicer that hangs may have aborted before
             self._answer(self.failure)
+            self.cancel_others()
             self.rpc.interrupt()
 
     def _answer(self, error: StatusError) -> None:
@@ -146,6 +197,20 @@ class ServerCall(Call):
             return _sendable(error.to_status(trailers))
         except BaseException as mistake:  # noqa: BLE001 (a servicer's own class of errors may do anything)
             return status_of(mistake, self.method.path).to_status()
+
+
+def current_call() -> ServerCall:
+    """Return the call of a server in whose handler this runs, be it in another task or in a thread.
+
+    Raises:
+        LookupError: no handler runs here.
+
+    """
+    call = running_call.get()
+    if not isinstance(call, ServerCall):
+        message = "current_call() is for what a handler runs, in its task, other tasks or a thread"
+        raise LookupError(message)  # noqa: TRY004 (nobody has given a wrong type)
+    return call
 
 
 def _sendable(status: grpc.Status) -> Status:

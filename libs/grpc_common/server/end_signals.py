@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from types import FrameType
 
 from grpc_common.config import process_end
@@ -36,6 +38,32 @@ class EndSignals:
     async def first(self) -> signal.Signals:
         """Wait for the first signal."""
         return await asyncio.shield(self._first)
+
+    @asynccontextmanager
+    async def interrupting(self) -> AsyncIterator[None]:
+        """Cancel the block at the first signal.
+
+        Raises:
+            InterruptedError: a signal has come.
+
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as block:
+
+                def interrupt(_first: asyncio.Future[signal.Signals]) -> None:
+                    with suppress(RuntimeError):  # the block has just ended
+                        block.reschedule(loop.time())
+
+                self._first.add_done_callback(interrupt)
+                try:
+                    yield
+                finally:
+                    self._first.remove_done_callback(interrupt)
+        except TimeoutError:
+            if not block.expired():
+                raise
+            raise InterruptedError from None
 
     def receive(self, signum: int, _frame: FrameType | None) -> None:
         """Handle a signal."""

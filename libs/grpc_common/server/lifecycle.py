@@ -1,23 +1,26 @@
 """The life of a server's calls: what happens around every handler, whichever engine drives it.
 
 The order is fixed: observers see the call, the caller is checked, then whether there is room; its
-deadline begins; its message is awaited and the handler runs; whatever becomes of that is a status.
+deadline begins; its message is awaited; the interceptors run, the first one outermost, and in them the
+handler; whatever becomes of that is a status.
 """
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
 
 from grpc_common.config.durations import format_duration
 from grpc_common.config.sections import ServerSection
-from grpc_common.core.calls import CallObserver, CallType, Metadata
+from grpc_common.core.calls import CallObserver, CallType, Interceptor, Metadata
 from grpc_common.core.errors import StatusError, leaves, status_of
 from grpc_common.observe.metrics import CallMetrics
 from grpc_common.observe.observers import Observers
 from grpc_common.server.admission import Admission
 from grpc_common.server.authorization import Authorizer
+from grpc_common.server.background import Background
 from grpc_common.server.call import ServerCall
 from grpc_common.server.deadlines import Deadlines
 from grpc_common.server.flush import Flush
@@ -51,6 +54,7 @@ class Lifecycle:
         observers: are told of each call.
         metrics: counts messages.
         authorizer: says who may call what; None lets everyone.
+        interceptors: run around the handlers, but not around health and reflection.
 
     """
 
@@ -61,6 +65,7 @@ class Lifecycle:
         observers: Sequence[CallObserver] = (),
         metrics: CallMetrics | None = None,
         authorizer: Authorizer | None = None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         self.admission = Admission(config.max_concurrent_calls)
         self._watches = Admission(_WATCHES, "health watches and the like")
@@ -70,6 +75,9 @@ class Lifecycle:
         self._observers = Observers(observers)
         self._metrics = metrics
         self._authorizer = authorizer
+        self._interceptors = tuple(interceptors)
+        self._propagated = frozenset(config.propagated_metadata)
+        self.background = Background()
         self._max_send_size = config.max_send_msg_size
         self._max_metadata_size = config.max_metadata_size
         self._memory = MessageMemory(config.max_message_memory)
@@ -99,7 +107,8 @@ class Lifecycle:
             asyncio.CancelledError: the caller is gone.
 
         """
-        call = ServerCall(handler.method, rpc, self._observers, self._memory)
+        call = ServerCall(handler.method, rpc, self._observers, self._memory, self.background)
+        call.propagated = self._propagated
         call.unknown_path = handler.unknown_path
         admission = self._admission_of(handler)
         admission.arrived()
@@ -121,6 +130,7 @@ class Lifecycle:
             self._admit(call, admission)
             if call.deadline is None or handler.built_in:
                 call.overdue = _overdue(deadlines.seconds)
+                call.time_limit = deadlines.seconds
                 deadlines.add(call)
             if handler.built_in:
                 self._built_in_calls.add(call)
@@ -148,10 +158,33 @@ class Lifecycle:
             self._built_in_calls.discard(call)
 
     async def _run(self, call: ServerCall, handler: Handler, request: Any) -> bytes:
-        if handler.built_in or not handler.streams_responses:
+        if handler.built_in:
             return await handler.respond(call, request)
+        if not handler.streams_responses:
+            return await self._intercepted(call, handler, request)
         with self._flush.stream(call.peer):
+            return await self._intercepted(call, handler, request)
+
+    async def _intercepted(self, call: ServerCall, handler: Handler, request: Any) -> bytes:
+        if not self._interceptors:
             return await handler.respond(call, request)
+        failure: BaseException | None = None
+        async with AsyncExitStack() as stack:
+            for interceptor in self._interceptors:
+                await stack.enter_async_context(interceptor(call))
+            try:
+                message = await handler.respond(call, request)
+            except BaseException as error:  # noqa: BLE001 (it is raised below)
+                failure = call.failure if isinstance(error, grpc.aio.AbortError) else error
+                failure = failure or error
+            else:
+                failure = call.failure or _status_of_servicer(call)
+            if failure is not None:  # a status in one form, however the servicer has said it
+                raise failure
+            return message
+        raise failure or StatusError(
+            grpc.StatusCode.INTERNAL, f"an interceptor of {call.method.path} has suppressed an exception"
+        )
 
     def _admit(self, call: ServerCall, admission: Admission) -> None:
         # C-core counts a header that is sent once and referred to a thousand times as one.
@@ -177,6 +210,8 @@ class Lifecycle:
 
     def _left(self, call: ServerCall, admission: Admission) -> None:
         self._calls.discard(call)
+        if call.is_cancelled:
+            call.cancel_others()
         admission.left(admitted=call.admitted)
         call.hold(b"")
 

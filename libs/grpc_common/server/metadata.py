@@ -29,6 +29,15 @@ def checked(metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
     return tuple(_pair(key, value) for key, value in metadata)
 
 
+def is_sendable(key: Any, value: Any) -> bool:
+    """Return whether grpc.aio can send this; not all that a client may send can be sent on."""
+    try:
+        _pair(key, value)
+    except TypeError, ValueError:
+        return False
+    return True
+
+
 def _pair(key: Any, value: Any) -> tuple[str, str | bytes]:
     if not isinstance(key, str) or not _KEY.fullmatch(key) or key in _RESERVED:
         raise ValueError(f"metadata can't have the key {key!r}; write lower-case letters, digits, _ . and -")

@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, TlsConfig, TracingConfig
+from grpc_common.core.calls import CallObserver, Interceptor
 from grpc_common.core.ports import bind
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe import stderr
@@ -43,13 +44,26 @@ class Server:
 
     Make it, add servicers and run it inside one event loop.
 
+    Args:
+        config: the settings.
+        interceptors: run around each handler, the first one outermost, once the caller is known and let
+            in; not around health and reflection. See `Interceptor`.
+        observers: are told of each call, as metrics, traces and the log are.
+
     Raises:
         StartError: the certificates can't be used; see TlsConfig.
 
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        interceptors: Sequence[Interceptor] = (),
+        observers: Sequence[CallObserver] = (),
+    ) -> None:
         self._config = config
+        self._resources: list[AbstractAsyncContextManager[object]] = []
         self._drain_delay = config.server.drain.delay
         self._tracing = _tracing(config.tracing)
         self._observation = Observation(
@@ -60,9 +74,10 @@ class Server:
         self._authorizer = _authorizer(config.server.tls)
         self._lifecycle = Lifecycle(
             config.server,
-            observers=self._observation.observers,
+            observers=[*self._observation.observers, *observers],
             metrics=self._observation.metrics,
             authorizer=self._authorizer,
+            interceptors=interceptors,
         )
         self._credentials = _credentials(config.server.tls)
         self._server = accepting_server(options(config.server), [AioEngine(self._lifecycle)])
@@ -82,6 +97,15 @@ class Server:
         """
         for name in self._services.add(servicer, add_to_server):
             self._health.add_service(name)
+
+    def use(self, resource: AbstractAsyncContextManager[object]) -> None:
+        """Enter `resource`, such as a pool, before the server serves, and leave it after the drain.
+
+        Resources are entered in the order in which they are given, and left in the opposite one. What warms a
+        service up belongs into one, before its `yield`. An exception on the way in keeps the server from
+        starting: raise a StartError for the operator to read.
+        """
+        self._resources.append(resource)
 
     @property
     def tracing(self) -> Tracing | None:
@@ -126,7 +150,13 @@ class Server:
         ignore_harmless_signals()
         config = self._config.server.drain
         signals = end_signals(config.delay + config.grace)
-        async with self.serving(**announced):
+        async with AsyncExitStack() as stack:
+            try:
+                async with signals.interrupting():
+                    await stack.enter_async_context(self.serving(**announced))
+            except InterruptedError:
+                log.info("ended before it served")
+                return 0
             signum = await signals.first()
             log.info("ending", signal=signum.name)
             if signum is signal.SIGINT:
@@ -153,6 +183,8 @@ class Server:
         async with AsyncExitStack() as stack:
             health_port = await stack.enter_async_context(self._health_port())
             metrics_port = await stack.enter_async_context(self._observation.exported(port))
+            for resource in self._resources:
+                await stack.enter_async_context(resource)
             await self._server.start()
             await stack.enter_async_context(self._health.follow_dependencies())
             await stack.enter_async_context(_reloading(self._config, self._apply))
@@ -197,6 +229,7 @@ class Server:
             drain.close_listeners(port)
             await self._quiet(port)
         finally:  # whatever fails, the server ends
+            self._lifecycle.background.cancel()
             self._lifecycle.end_built_in_calls()
             await self._server.stop(_STOP_GRACE)
         log.info("stopped")
@@ -206,11 +239,13 @@ class Server:
         try:
             async with asyncio.timeout(self._config.server.drain.grace):
                 await drain.quiet(admission, port)
+                await self._lifecycle.background.ended()
         except TimeoutError:
             log.warning(
                 "calls outlast the grace and are cancelled",
                 in_flight=admission.in_flight,
                 methods=self._lifecycle.methods_in_flight(),
+                background_tasks=self._lifecycle.background.names(),
             )
 
 

@@ -1,0 +1,58 @@
+"""Work that handlers leave behind, and that a server waits for before it ends."""
+
+import asyncio
+import contextvars
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from grpc_common.core.calls import parent_call
+
+log = structlog.get_logger()
+
+
+class Background:
+    """The tasks that the handlers of a server have left behind."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop) -> None:
+        """Run `work` in a task in `loop`, with the context variables of whoever asks, from any thread."""
+        context = contextvars.copy_context()
+        # Its calls have their own deadlines: the call that it comes from is over soon.
+        context.run(parent_call.set, None)
+        loop.call_soon_threadsafe(self._start, work, context, context=context)
+
+    def _start(self, work: Coroutine[Any, Any, object], context: contextvars.Context) -> None:
+        name = getattr(work, "__qualname__", repr(work))
+        task = asyncio.get_running_loop().create_task(_logged(name, work), name=name, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def names(self) -> list[str]:
+        """Return what the tasks run."""
+        return sorted(task.get_name() for task in self._tasks)
+
+    async def ended(self) -> None:
+        """Wait until no task is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Cancel what is left."""
+        for task in self._tasks:
+            task.cancel()
+
+
+async def _logged(name: str, work: Coroutine[Any, Any, object]) -> None:
+    try:
+        await work
+    except KeyboardInterrupt:
+        raise
+    except asyncio.CancelledError:
+        log.warning("background task was cancelled", task=name)
+        raise
+    except BaseException:  # SystemExit in a task would end the event loop
+        log.exception("background task failed", task=name)

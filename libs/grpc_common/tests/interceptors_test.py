@@ -1,0 +1,428 @@
+"""Interceptors and observers of a team's own, around calls of all four types, on both sides."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+
+import grpc
+import pytest
+from structlog.testing import capture_logs
+
+from grpc_common import Server, ServerConfig, StatusError, channel, current_call, load
+from grpc_common.core.calls import CallType
+
+TYPES = pytest.mark.parametrize("call_type", list(CallType))
+PATH = "/test.Any/Call"
+
+
+def handler(call_type, act):
+    """Return a method of the type, which does `act(context)` between its two answers or before its one."""
+
+    async def one(request, context):
+        if hasattr(request, "__aiter__"):
+            _ = [each async for each in request]
+        await act(context)
+        return b"answer"
+
+    async def many(request, context):
+        if hasattr(request, "__aiter__"):
+            _ = [each async for each in request]
+        yield b"answer"
+        await act(context)
+        yield b"answer"
+
+    streams = call_type in {CallType.SERVER_STREAM, CallType.BIDI_STREAM}
+    return getattr(grpc, f"{call_type.shape}_rpc_method_handler")(many if streams else one)
+
+
+@asynccontextmanager
+async def serving(call_type, act, *, client_interceptors=(), environ=(), **options):
+    """Serve one method with the options of a Server; yield the channel."""
+    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"} | dict(environ)
+    server = Server(load(ServerConfig, environ=environ), **options)
+    methods = {"Call": handler(call_type, act)}
+    generic = grpc.method_handlers_generic_handler("test.Any", methods)
+    server.add(None, lambda _none, it: it.add_generic_rpc_handlers([generic]))
+    async with (
+        server.serving() as port,
+        channel(f"127.0.0.1:{port}", interceptors=client_interceptors) as opened,
+    ):
+        yield opened
+
+
+async def call(opened, call_type, **options):
+    """Make a call of the type and return its answers, of which all types have at least one."""
+    multi = getattr(opened, call_type.shape)(PATH)
+    request = [b"1", b"2"] if call_type.shape.startswith("stream") else b"1"
+    made = multi(request, **options)
+    if call_type in {CallType.UNARY, CallType.CLIENT_STREAM}:
+        return [await made]
+    return [answer async for answer in made]
+
+
+async def failure(opened, call_type, **options):
+    """Return the error of a call that fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(opened, call_type, **options)
+    return caught.value
+
+
+async def nothing(_context):
+    """Do nothing."""
+
+
+def recording(log, name):
+    """Return an interceptor that notes what it sees."""
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        log.append(f"{name} begins")
+        try:
+            yield
+        except BaseException as error:
+            log.append(f"{name} sees {type(error).__name__}")
+            raise
+        log.append(f"{name} ends")
+
+    return interceptor
+
+
+@TYPES
+async def test_interceptors_of_a_server_run_around_the_handler(call_type):
+    """The first one is outermost, and the handler runs inside all of them."""
+    log = []
+
+    async def act(_context):
+        log.append("handler")
+
+    interceptors = [recording(log, "one"), recording(log, "two")]
+    async with serving(call_type, act, interceptors=interceptors) as opened:
+        await call(opened, call_type)
+    assert log == ["one begins", "two begins", "handler", "two ends", "one ends"]
+
+
+@TYPES
+async def test_what_an_interceptor_of_a_server_knows(call_type):
+    """It sees method, type, metadata, peer and deadline, and the handler sees the variables that it sets."""
+    variable = ContextVar("variable")
+    found = {}
+
+    @asynccontextmanager
+    async def interceptor(seen):
+        found.update(
+            method=seen.method,
+            metadata=dict(seen.metadata),
+            peer=seen.peer,
+            is_current=seen is current_call(),
+        )
+        found["left"] = seen.time_remaining()
+        token = variable.set("set")
+        yield
+        variable.reset(token)
+
+    async def act(_context):
+        found["variable"] = variable.get()
+
+    async with serving(call_type, act, interceptors=[interceptor]) as opened:
+        await call(opened, call_type, metadata=(("key", "value"),), timeout=9)
+    assert (found["method"].path, found["method"].type) == (PATH, call_type)
+    assert found["metadata"]["key"] == "value"
+    assert found["peer"].startswith("ipv4:127.0.0.1:")
+    assert 0 < found["left"] < 9.5
+    assert found["variable"] == "set"
+    assert found["is_current"]
+
+
+@TYPES
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StatusError(grpc.StatusCode.PERMISSION_DENIED, "not you"), grpc.StatusCode.PERMISSION_DENIED),
+        (ValueError("secret"), grpc.StatusCode.INTERNAL),
+        (SystemExit(1), grpc.StatusCode.INTERNAL),
+    ],
+)
+async def test_an_interceptor_of_a_server_that_raises_ends_the_call(call_type, error, code):
+    """What it raises is a status, as if the handler had raised it, and the handler does not run."""
+    log = []
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        raise error
+        yield
+
+    async def act(_context):
+        log.append("handler")
+
+    async with serving(call_type, act, interceptors=[recording(log, "outer"), interceptor]) as opened:
+        failed = await failure(opened, call_type)
+    assert failed.code() is code
+    assert "secret" not in failed.details()
+    assert log == ["outer begins", f"outer sees {type(error).__name__}"]
+
+
+async def abort(context):
+    """Abort."""
+    await context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+
+
+async def raise_status(_context):
+    """Raise a StatusError."""
+    raise StatusError(grpc.StatusCode.NOT_FOUND, "gone")
+
+
+async def set_code(context):
+    """Set a code, and return."""
+    context.set_code(grpc.StatusCode.NOT_FOUND)
+    context.set_details("gone")
+
+
+@TYPES
+@pytest.mark.parametrize("act", [abort, raise_status, set_code])
+async def test_an_interceptor_of_a_server_sees_the_status(call_type, act):
+    """However a handler says its status, it comes out of the yield as a StatusError."""
+    seen = []
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        try:
+            yield
+        except StatusError as error:
+            seen.append((error.code, error.message))
+            raise
+
+    async with serving(call_type, act, interceptors=[interceptor]) as opened:
+        failed = await failure(opened, call_type)
+    assert seen == [(grpc.StatusCode.NOT_FOUND, "gone")]
+    assert (failed.code(), failed.details()) == (grpc.StatusCode.NOT_FOUND, "gone")
+
+
+@TYPES
+async def test_an_interceptor_of_a_server_may_answer_with_another_status(call_type):
+    """An exception of the team's becomes a status of its choice."""
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        try:
+            yield
+        except KeyError as error:
+            raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, "no such key") from error
+
+    async def act(_context):
+        raise KeyError("internal")
+
+    async with serving(call_type, act, interceptors=[interceptor]) as opened:
+        failed = await failure(opened, call_type)
+    assert (failed.code(), failed.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "no such key")
+
+
+@TYPES
+@pytest.mark.parametrize("act", [raise_status, abort, set_code])
+async def test_an_interceptor_can_not_make_a_failure_a_success(call_type, act):
+    """What suppresses the handler's exception leaves its status as it is: there is no answer to send."""
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        with suppress(StatusError):
+            yield
+
+    async with serving(call_type, act, interceptors=[interceptor]) as opened:
+        assert (await failure(opened, call_type)).code() is grpc.StatusCode.NOT_FOUND
+
+
+@TYPES
+async def test_interceptors_come_after_admission(call_type):
+    """A call that is refused for want of room does not reach them."""
+    entered, release, log = asyncio.Event(), asyncio.Event(), []
+
+    async def act(_context):
+        entered.set()
+        await release.wait()
+
+    interceptors = [recording(log, "one")]
+    environ = {"MAX_CONCURRENT_CALLS": "1"}
+    async with serving(call_type, act, interceptors=interceptors, environ=environ) as opened:
+        first = asyncio.ensure_future(call(opened, call_type))
+        await entered.wait()
+        assert (await failure(opened, call_type)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        release.set()
+        await first
+    assert log == ["one begins", "one ends"]
+
+
+async def test_health_has_no_interceptors():
+    """Probes and balancing clients are not refused by a team's interceptor."""
+
+    @asynccontextmanager
+    async def refuse(_call):
+        raise StatusError(grpc.StatusCode.UNAUTHENTICATED, "who?")
+        yield
+
+    async with serving(CallType.UNARY, nothing, interceptors=[refuse]) as opened:
+        check = opened.unary_unary("/grpc.health.v1.Health/Check")
+        assert await check(b"") == b"\x08\x01"
+        assert (await failure(opened, CallType.UNARY)).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@TYPES
+async def test_a_deadline_holds_in_interceptors(call_type):
+    """One that hangs is ended with the call, and sees its cancellation."""
+    log = []
+
+    @asynccontextmanager
+    async def hang(_call):
+        await asyncio.Event().wait()
+        yield
+
+    interceptors = [recording(log, "outer"), hang]
+    async with serving(call_type, nothing, interceptors=interceptors) as opened:
+        failed = await failure(opened, call_type, timeout=0.3)
+        assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert log == ["outer begins", "outer sees CancelledError"]
+
+
+@TYPES
+async def test_observers_of_a_server(call_type):
+    """They are told of each call's begin, and of its status at its end."""
+    codes = asyncio.Queue()
+
+    class Observer:
+        def started(self, call):
+            assert call.code is None
+
+        def ended(self, call):
+            codes.put_nowait((call.method.path, call.code))
+
+    async with serving(call_type, raise_status, observers=[Observer()]) as opened:
+        await failure(opened, call_type)
+        while (seen := await asyncio.wait_for(codes.get(), 10))[0] != PATH:
+            pass
+    assert seen == (PATH, grpc.StatusCode.NOT_FOUND)
+
+
+@TYPES
+async def test_interceptors_of_a_channel(call_type):
+    """They run around each call, the first one outermost, and what they append to its metadata is sent."""
+    log, received = [], {}
+
+    @asynccontextmanager
+    async def tenant(seen):
+        seen.metadata.append(("tenant", "blue"))
+        log.append((seen.method.path, seen.time_remaining() > 0))
+        yield
+
+    async def act(context):
+        received.update(context.invocation_metadata())
+
+    interceptors = [recording(log, "one"), tenant, recording(log, "two")]
+    async with serving(call_type, act, client_interceptors=interceptors) as opened:
+        assert await call(opened, call_type, metadata=(("own", "1"),)) != []
+        for _ in range(100):  # those of a stream end after it
+            if log[-1] == "one ends":
+                break
+            await asyncio.sleep(0.01)
+    assert (received["tenant"], received["own"]) == ("blue", "1")
+    assert log == ["one begins", (PATH, True), "two begins", "two ends", "one ends"]
+
+
+@TYPES
+async def test_an_interceptor_of_a_channel_sees_the_error(call_type):
+    """The error of the call comes out of its yield."""
+    seen = asyncio.Queue()
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            seen.put_nowait((error.code(), error.details()))
+            raise
+
+    with capture_logs() as logs:
+        async with serving(call_type, raise_status, client_interceptors=[interceptor]) as opened:
+            failed = await failure(opened, call_type)
+            assert await asyncio.wait_for(seen.get(), 10) == (grpc.StatusCode.NOT_FOUND, "gone")
+    assert (failed.code(), failed.details()) == (grpc.StatusCode.NOT_FOUND, "gone")
+    assert [line for line in logs if line["log_level"] == "error"] == []
+
+
+@TYPES
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StatusError(grpc.StatusCode.UNAUTHENTICATED, "no token"), grpc.StatusCode.UNAUTHENTICATED),
+        (OSError("/secret"), grpc.StatusCode.INTERNAL),
+    ],
+)
+async def test_an_interceptor_of_a_channel_that_raises_fails_the_call(call_type, error, code):
+    """The call never leaves, and the caller gets a status as from a server."""
+    log = []
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        raise error
+        yield
+
+    async def act(_context):
+        log.append("handler")
+
+    async with serving(call_type, act, client_interceptors=[interceptor]) as opened:
+        failed = await failure(opened, call_type)
+    assert failed.code() is code
+    assert "secret" not in failed.details()
+    assert log == []
+
+
+@TYPES
+async def test_a_timeout_holds_in_interceptors_of_a_channel(call_type):
+    """One that hangs is ended with the call."""
+
+    @asynccontextmanager
+    async def hang(_call):
+        await asyncio.Event().wait()
+        yield
+
+    async with serving(call_type, nothing, client_interceptors=[hang]) as opened:
+        failed = await failure(opened, call_type, timeout=0.3)
+    assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@TYPES
+async def test_an_interceptor_of_a_channel_may_change_the_error_of_a_single_response(call_type):
+    """A response that streams has ended for the caller before its interceptors end: that is too late."""
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        try:
+            yield
+        except grpc.aio.AioRpcError:
+            raise StatusError(grpc.StatusCode.ABORTED, "another") from None
+
+    async with serving(call_type, raise_status, client_interceptors=[interceptor]) as opened:
+        code = (await failure(opened, call_type)).code()
+    is_single = call_type in {CallType.UNARY, CallType.CLIENT_STREAM}
+    assert code is (grpc.StatusCode.ABORTED if is_single else grpc.StatusCode.NOT_FOUND)
+
+
+@TYPES
+async def test_a_cancelled_call_leaves_the_interceptors_of_its_channel(call_type):
+    """A caller that gives up ends what runs around its call."""
+    left, entered = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        try:
+            yield
+        finally:
+            left.set()
+
+    async def act(_context):
+        entered.set()
+        await asyncio.Event().wait()
+
+    async with serving(call_type, act, client_interceptors=[interceptor]) as opened:
+        task = asyncio.ensure_future(call(opened, call_type))
+        await entered.wait()
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.wait_for(left.wait(), 10)
