@@ -111,17 +111,20 @@ class MultiCallable:
     async def _start_when_usable(self, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         call = Call(self._method, list(details.metadata or ()), self._channel.target, details.timeout)
         try:
-            if self._channel.interceptors and self._method.type in _STREAMS_RESPONSES:
-                return await self._start_stream(call, details, request)
-            async with AsyncExitStack() as stack:
-                started = await self._start_in(stack, call, details, request)
-                if self._channel.interceptors:
-                    await started
-            return started
+            return await self._start_around(call, details, request)
         except grpc.aio.AioRpcError, asyncio.CancelledError:
             raise
         except Exception as error:
             raise _rpc_error_of(status_of(error, self._method.path)) from error
+
+    async def _start_around(self, call: Call, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
+        if self._channel.interceptors and self._method.type in _STREAMS_RESPONSES:
+            return await self._start_stream(call, details, request)
+        async with AsyncExitStack() as stack:
+            started: Any = await self._start_in(stack, call, details, request)
+            if self._channel.interceptors:
+                await started
+        return started
 
     async def _start_stream(self, call: Call, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         """Start a call in interceptors that stay entered until it ends, which nobody may wait for."""
@@ -158,8 +161,9 @@ class MultiCallable:
         """Enter the interceptors, wait for an endpoint and start the call, within its timeout."""
         assert details.timeout is not None
         end = asyncio.get_running_loop().time() + details.timeout
+        scope = asyncio.timeout_at(end)
         try:
-            async with asyncio.timeout_at(end) as scope:
+            async with scope:
                 for interceptor in self._channel.interceptors:
                     await stack.enter_async_context(interceptor(call))
                 generation = await self._channel.usable(wait_for_ready=bool(details.wait_for_ready))

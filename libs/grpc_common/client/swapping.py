@@ -56,7 +56,7 @@ class SwappingChannel(grpc.aio.Channel):
     ) -> None:
         self.target = target
         self.observers = Observers(observers)
-        self.interceptors = tuple(interceptors)
+        self.interceptors: Sequence[Interceptor] = tuple(interceptors)
         self._metrics = [observer for observer in observers if isinstance(observer, CallMetrics)]
         self.current: Generation | None = None
         self._open = open_channel

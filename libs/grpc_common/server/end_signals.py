@@ -48,8 +48,9 @@ class EndSignals:
 
         """
         loop = asyncio.get_running_loop()
+        block = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as block:
+            async with block:
 
                 def interrupt(_first: asyncio.Future[signal.Signals]) -> None:
                     with suppress(RuntimeError):  # the block has just ended

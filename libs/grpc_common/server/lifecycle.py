@@ -169,16 +169,16 @@ class Lifecycle:
         if not self._interceptors:
             return await handler.respond(call, request)
         failure: BaseException | None = None
+        message = b""
         async with AsyncExitStack() as stack:
             for interceptor in self._interceptors:
                 await stack.enter_async_context(interceptor(call))
             try:
                 message = await handler.respond(call, request)
-            except BaseException as error:  # noqa: BLE001 (it is raised below)
-                failure = call.failure if isinstance(error, grpc.aio.AbortError) else error
-                failure = failure or error
-            else:
                 failure = call.failure or _status_of_servicer(call)
+            except BaseException as error:  # noqa: BLE001 (it is raised below)
+                is_abort = isinstance(error, grpc.aio.AbortError)
+                failure = (is_abort and call.failure) or error
             if failure is not None:  # a status in one form, however the servicer has said it
                 raise failure
             return message
