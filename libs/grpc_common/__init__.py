@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from grpc_common.core.calls import Call, CallObserver, Interceptor
     from grpc_common.core.errors import StartError, StatusError, error_details, invalid_argument
     from grpc_common.core.ports import BindError
+    from grpc_common.core.status_errors import (
+        already_exists,
+        failed_precondition,
+        not_found,
+        permission_denied,
+        unavailable,
+    )
     from grpc_common.observe.logs import configure_logging
     from grpc_common.server.call import current_call
     from grpc_common.server.server import Server
@@ -51,13 +58,18 @@ __all__ = [
     "StartError",
     "StatusError",
     "TlsError",
+    "already_exists",
     "channel",
     "command",
     "configure_logging",
     "current_call",
     "error_details",
+    "failed_precondition",
     "invalid_argument",
     "load",
+    "not_found",
+    "permission_denied",
+    "unavailable",
 ]
 
 _MODULES = {
@@ -74,6 +86,13 @@ _MODULES = {
     "observe.logs": ["configure_logging"],
     "core.ports": ["BindError"],
     "server.call": ["current_call"],
+    "core.status_errors": [
+        "already_exists",
+        "failed_precondition",
+        "not_found",
+        "permission_denied",
+        "unavailable",
+    ],
     "server.server": ["Server"],
     "tls.credentials": ["ClientTLS"],
     "config.units": ["CredentialUrl"],

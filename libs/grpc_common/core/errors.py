@@ -1,15 +1,15 @@
 """Errors that callers understand: a gRPC status with google.rpc details.
 
-A servicer raises `StatusError`, and the server makes it the call's status. Anything
-else that a servicer raises is a bug: the caller gets INTERNAL with an id and nothing of the
-exception's text, and the log has the id beside the traceback.
+A servicer raises `StatusError`, and the server makes it the call's status. So it does with the
+exceptions that `Server(errors=)` names. Anything else that a servicer raises is a bug: the caller gets
+INTERNAL with an id and nothing of the exception's text, and the log has the id beside the traceback.
 """
 
 import asyncio
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -162,29 +162,52 @@ def _unpacked(detail: any_pb2.Any) -> Message:
     return _DETAIL_TYPES[_type_name(detail)].FromString(detail.value)
 
 
-def status_of(error: BaseException, method: str, code: grpc.StatusCode | None = None) -> StatusError:
+class Mapped(Protocol):
+    """The exceptions beside StatusError that have a status; see error_map.py."""
+
+    def has(self, error: BaseException) -> bool:
+        """Return whether there is a status for `error`."""
+
+    def status(self, error: BaseException) -> StatusError:
+        """Return the status of `error`, for which there is one; raise any exception if that fails."""
+
+
+def status_of(
+    error: BaseException, method: str, code: grpc.StatusCode | None = None, mapped: Mapped | None = None
+) -> StatusError:
     """Return what the caller is told about an exception that ended its call of `method`.
 
-    A StatusError is its own answer, from a task of a TaskGroup too. A method that the servicer does
-    not have, which has set `code` to UNIMPLEMENTED, is that. Anything else is a bug: logged with its
-    traceback, and hidden from the caller.
+    A StatusError is its own answer, and one of the `mapped` has one, from a task of a TaskGroup too. A
+    method that the servicer does not have, which has set `code` to UNIMPLEMENTED, is that. Anything else
+    is a bug: logged with its traceback, and hidden from the caller.
     """
-    if (intended := _status_error(error)) is not None:
-        return intended
     if isinstance(error, NotImplementedError) and code is grpc.StatusCode.UNIMPLEMENTED:
         # What the methods of a generated servicer do until they are overridden.
         return StatusError(grpc.StatusCode.UNIMPLEMENTED, f"the server does not implement {method}")
+    try:
+        intended = _intended(error, mapped)
+    except BaseException as mistake:  # noqa: BLE001 (a function of the service's own may do anything)
+        return _bug(mistake, method)
+    return _bug(error, method) if intended is None else intended
+
+
+def _bug(error: BaseException, method: str) -> StatusError:
     error_id = uuid.uuid4().hex
     log.error("unexpected exception", method=method, error_id=error_id, exc_info=error)
     return StatusError(grpc.StatusCode.INTERNAL, f"internal error {error_id}")
 
 
-def _status_error(error: BaseException) -> StatusError | None:
-    """Return the StatusError that an exception is, or the first of a group that has no other kind."""
-    errors = list(leaves(error))
-    if all(isinstance(each, StatusError | asyncio.CancelledError) for each in errors):
-        return next((each for each in errors if isinstance(each, StatusError)), None)
-    return None
+def _intended(error: BaseException, mapped: Mapped | None) -> StatusError | None:
+    """Return the status that an exception has, or the first of a group in which no other kind is."""
+    errors = [each for each in leaves(error) if not isinstance(each, asyncio.CancelledError)]
+    if not errors or not all(isinstance(each, StatusError) or _is_mapped(each, mapped) for each in errors):
+        return None
+    first = errors[0]
+    return first if isinstance(first, StatusError) or mapped is None else mapped.status(first)
+
+
+def _is_mapped(error: BaseException, mapped: Mapped | None) -> bool:
+    return mapped is not None and mapped.has(error)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -1,13 +1,12 @@
 """How many calls a server takes at a time."""
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2
 
 from grpc_common.core.errors import StatusError
+from grpc_common.core.status_errors import retry_later
 
-_PUSHBACK_MS = 500
-"""What a refused client is told to wait: long enough for a call of ordinary length to make room."""
+_PUSHBACK = 0.5
+"""Seconds. What a refused client is told to wait: long enough for a call of ordinary length to make room."""
 
 
 class Admission:
@@ -57,6 +56,4 @@ class Admission:
 
 def pushback(message: str) -> StatusError:
     """Return RESOURCE_EXHAUSTED with a time to come back, in gRPC's own form for it and in RetryInfo."""
-    retry = error_details_pb2.RetryInfo(retry_delay=Duration(nanos=_PUSHBACK_MS * 1_000_000))
-    metadata = [("grpc-retry-pushback-ms", str(_PUSHBACK_MS))]
-    return StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, retry, metadata=metadata)
+    return retry_later(grpc.StatusCode.RESOURCE_EXHAUSTED, message, _PUSHBACK)

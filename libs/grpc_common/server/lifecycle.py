@@ -15,7 +15,7 @@ import grpc
 from grpc_common.config.durations import format_duration
 from grpc_common.config.sections import ServerSection
 from grpc_common.core.calls import CallObserver, CallType, Interceptor, Metadata
-from grpc_common.core.errors import StatusError, leaves, status_of
+from grpc_common.core.errors import Mapped, StatusError, leaves, status_of
 from grpc_common.observe.metrics import CallMetrics
 from grpc_common.observe.observers import Observers
 from grpc_common.server.admission import Admission
@@ -55,6 +55,7 @@ class Lifecycle:
         metrics: counts messages.
         authorizer: says who may call what; None lets everyone.
         interceptors: run around the handlers, but not around health and reflection.
+        errors: exceptions of handlers that have a status.
 
     """
 
@@ -66,6 +67,7 @@ class Lifecycle:
         metrics: CallMetrics | None = None,
         authorizer: Authorizer | None = None,
         interceptors: Sequence[Interceptor] = (),
+        errors: Mapped | None = None,
     ) -> None:
         self.admission = Admission(config.max_concurrent_calls)
         self._watches = Admission(_WATCHES, "health watches and the like")
@@ -78,6 +80,7 @@ class Lifecycle:
         self._interceptors = tuple(interceptors)
         self._propagated = frozenset(config.propagated_metadata)
         self.background = Background()
+        self._errors = errors
         self._max_send_size = config.max_send_msg_size
         self._max_metadata_size = config.max_metadata_size
         self._memory = MessageMemory(config.max_message_memory)
@@ -150,7 +153,7 @@ class Lifecycle:
                     await call.rpc.write(message)
                 await self._flush.sent(call.peer, seconds_left)
         except BaseException as error:  # noqa: BLE001 (every end of a handler is a status)
-            return b"", _failure(call, error)
+            return b"", _failure(call, error, self._errors)
         else:
             return message, failure
         finally:
@@ -230,7 +233,7 @@ def _size(metadata: Metadata) -> int:
     return sum(len(name) + len(value) + _HEADER for name, value in metadata)
 
 
-def _failure(call: ServerCall, error: BaseException) -> StatusError:
+def _failure(call: ServerCall, error: BaseException, errors: Mapped | None) -> StatusError:
     """Return the status of a call that an exception has ended.
 
     Raises:
@@ -240,13 +243,13 @@ def _failure(call: ServerCall, error: BaseException) -> StatusError:
     if isinstance(error, KeyboardInterrupt) or not call.runs_here:  # a coroutine that is closed has no task
         raise error
     if call.failure is None and not (call.is_cancelled or call.rpc.is_gone):
-        return status_of(error, call.method.path, call.rpc.context.code())
+        return status_of(error, call.method.path, call.rpc.context.code(), errors)
     failure = call.failure or _cancelled(call)
     if not call.in_handler and call.failure is None:
         call.finish(failure.code)
         raise error
     if not all(isinstance(each, asyncio.CancelledError | grpc.aio.AbortError) for each in leaves(error)):
-        status_of(error, call.method.path)  # a bug on the way out is one, too, and logged
+        status_of(error, call.method.path, mapped=errors)  # a bug on the way out is one, too, and logged
     return failure
 
 

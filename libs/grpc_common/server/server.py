@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, TlsConfig, TracingConfig
 from grpc_common.core.calls import CallObserver, Interceptor
+from grpc_common.core.error_map import ErrorMap, Errors
 from grpc_common.core.ports import bind
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe import stderr
@@ -49,9 +50,12 @@ class Server:
         interceptors: run around each handler, the first one outermost, once the caller is known and let
             in; not around health and reflection. See `Interceptor`.
         observers: are told of each call, as metrics, traces and the log are.
+        errors: exceptions of the handlers that have a status, {class: code, or function of the exception
+            that makes a StatusError}; see ErrorMap.
 
     Raises:
         StartError: the certificates can't be used; see TlsConfig.
+        TypeError, ValueError: `errors` has what can't be mapped, or can't be a status.
 
     """
 
@@ -61,6 +65,7 @@ class Server:
         *,
         interceptors: Sequence[Interceptor] = (),
         observers: Sequence[CallObserver] = (),
+        errors: Errors | None = None,
     ) -> None:
         self._config = config
         self._resources: list[AbstractAsyncContextManager[object]] = []
@@ -78,6 +83,7 @@ class Server:
             metrics=self._observation.metrics,
             authorizer=self._authorizer,
             interceptors=interceptors,
+            errors=ErrorMap(errors) if errors else None,
         )
         self._credentials = _credentials(config.server.tls)
         self._server = accepting_server(options(config.server), [AioEngine(self._lifecycle)])

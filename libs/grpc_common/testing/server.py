@@ -12,6 +12,7 @@ import grpc
 
 from grpc_common.config.loading import load
 from grpc_common.config.sections import ServerConfig
+from grpc_common.core.error_map import Errors
 from grpc_common.observe.logs import set_level
 from grpc_common.server.server import Server
 
@@ -74,11 +75,14 @@ def _add(methods: Methods, server: grpc.aio.Server) -> None:
 
 @asynccontextmanager
 async def serving(
-    methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None, /, **environ: str
+    methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None,
+    /,
+    errors: Errors | None = None,
+    **environ: str,
 ) -> AsyncIterator[tuple[int, Methods]]:
     """Serve `test.Methods`, with more `methods`, as the variables say; yield the port and the service."""
     ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
-    server = Server(load(ServerConfig, environ=ours | environ))
+    server = Server(load(ServerConfig, environ=ours | environ), errors=errors)
     service = Methods(methods)
     server.add(service, _add)
     async with server.serving() as port:
@@ -88,11 +92,11 @@ async def serving(
 
 @asynccontextmanager
 async def serving_handlers(
-    handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]], **environ: str
+    handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]], errors: Errors | None = None, **environ: str
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serve methods that the test brings, {name: handler}, in `test.Methods`; yield a channel to them."""
     async with (
-        serving(handlers, **environ) as (port, _),
+        serving(handlers, errors, **environ) as (port, _),
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield channel
