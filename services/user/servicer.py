@@ -7,17 +7,18 @@ from typing import Any
 
 import grpc
 import structlog
-from google.rpc import error_details_pb2
 from user import user_service_pb2 as pb
 from user import user_service_pb2_grpc as pb_grpc
 
-from grpc_common import StatusError, invalid_argument
+from grpc_common import already_exists, invalid_argument, not_found, unavailable
 from services.user import paging
 from services.user.idempotency import IDEMPOTENCY_KEY, IdempotencyKey, idempotency_key
 from services.user.storage import EmailTakenError, KeyReusedError, StorageError, UserStorage
 from services.user.users import InvalidUserError, User, new_user
 
 log = structlog.get_logger()
+
+_USER = pb.User.DESCRIPTOR.full_name
 
 type _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,7 +34,8 @@ class UserService(pb_grpc.UserServiceServicer):
         with _storage_errors():
             user = await self._storage.get(user_id)
         if user is None:
-            raise _about_user(grpc.StatusCode.NOT_FOUND, str(user_id), f"no user has the id {user_id}")
+            message = f"no user has the id {user_id}"
+            raise not_found(message, resource_type=_USER, resource_name=str(user_id))
         return _message(user)
 
     async def ListUsers(self, request: pb.ListUsersRequest, context: _Context) -> AsyncIterator[pb.User]:
@@ -54,7 +56,7 @@ class UserService(pb_grpc.UserServiceServicer):
                 user = await self._storage.create(user, key)
         except EmailTakenError:
             message = f"another user has the email {user.email}"
-            raise _about_user(grpc.StatusCode.ALREADY_EXISTS, user.email, message) from None
+            raise already_exists(message, resource_type=_USER, resource_name=user.email) from None
         except KeyReusedError:
             raise invalid_argument({IDEMPOTENCY_KEY: "was given with another request before"}) from None
         return _message(user)
@@ -94,15 +96,10 @@ def _checked[Given, Result](field: str, check: Callable[[Given], Result], value:
         raise invalid_argument({field: str(error)}) from None
 
 
-def _about_user(code: grpc.StatusCode, name: str, message: str) -> StatusError:
-    resource = error_details_pb2.ResourceInfo(resource_type="user.User", resource_name=name)
-    return StatusError(code, message, resource)
-
-
 @contextmanager
 def _storage_errors() -> Iterator[None]:
     try:
         yield
     except StorageError as error:
         log.warning("storage failed", reason=str(error))
-        raise StatusError(grpc.StatusCode.UNAVAILABLE, "the users can't be read or written now") from None
+        raise unavailable("the users can't be read or written now") from None

@@ -6,20 +6,49 @@ from typing import Any
 
 import grpc
 
+from grpc_common.config.loading import load
 from grpc_common.config.sections import ServerConfig
-from grpc_common.server.aio import AioEngine
-from grpc_common.server.lifecycle import Lifecycle
+from grpc_common.server.server import Server
+
+_SETTINGS = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
+
+
+def configure[Config: ServerConfig](config_class: type[Config] = ServerConfig, **settings: str) -> Config:
+    """Return the configuration of a server under test: a free port, no metrics, an end without waiting.
+
+    Args:
+        config_class: the service's own class.
+        **settings: more environment variables, as `DEFAULT_DEADLINE="50ms"`; those of the process are left out.
+
+    Raises:
+        ConfigError: one of them is wrong.
+
+    """
+    ours = {f"{config_class.env_prefix}{name}": value for name, value in _SETTINGS.items()}
+    return load(config_class, environ=ours | settings)
 
 
 @asynccontextmanager
 async def serve_on_loopback[Servicer](
-    servicer: Servicer, add_to_server: Callable[[Servicer, grpc.aio.Server], Any]
+    servicer: Servicer,
+    add_to_server: Callable[[Servicer, grpc.aio.Server], Any],
+    *,
+    config: ServerConfig | None = None,
+    **server_options: Any,
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """Serve `servicer` on a free port and yield a channel to it."""
-    server = grpc.aio.server(interceptors=[AioEngine(Lifecycle(ServerConfig().server))])
-    add_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    """Serve `servicer` and yield a channel to it, in plaintext.
+
+    Args:
+        servicer: what to serve.
+        add_to_server: the generated `add_<Service>Servicer_to_server`.
+        config: the settings, of `configure` if None.
+        **server_options: what else `Server` takes, such as `errors`.
+
+    """
+    server = Server(config or configure(), **server_options)
+    server.add(servicer, add_to_server)
+    async with (
+        server.serving() as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
         yield channel
-    await server.stop(None)
