@@ -1,6 +1,7 @@
 """The configuration of a server: typed and immutable. loading.py reads it."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -16,8 +17,10 @@ from grpc_common.config.units import (
     Port,
     PositiveDuration,
     Ratio,
+    Seconds,
     Size,
 )
+from grpc_common.observe.metrics import BUCKETS
 
 
 class Section(BaseModel):
@@ -187,6 +190,21 @@ class MetricsConfig(Section):
 
     port: Port = 9090
     """Where /metrics is served over HTTP; 0 takes a free port."""
+
+    buckets: tuple[Seconds, ...] = BUCKETS
+    """The bounds of the histogram of calls, in seconds or as durations."""
+
+    @field_validator("buckets")
+    @classmethod
+    def _increasing(cls, buckets: tuple[float, ...]) -> tuple[float, ...]:
+        if not buckets:
+            raise ValueError('name at least one bound, such as "100ms"')
+        for lower, upper in pairwise(buckets):
+            if upper <= lower:
+                raise ValueError(
+                    f"{upper:g} comes after {lower:g}; write each bound once, the smallest first"
+                )
+        return buckets
 
 
 class ServerConfig(Section):

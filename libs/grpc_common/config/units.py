@@ -40,6 +40,15 @@ def _to_seconds(value: Any) -> float:
     raise ValueError(WRITE_A_DURATION)
 
 
+def _number_to_seconds(value: Any) -> float:
+    try:
+        # A variable is a text; of one such as "nan" or "1_0" Python would make a number.
+        is_number = isinstance(value, int | float) or re.fullmatch(r"[0-9]*\.?[0-9]+(?:e-?[0-9]+)?", value)
+        return float(_no_truth_value(value)) if is_number else parse_duration(value)
+    except TypeError, ValueError:
+        raise ValueError('write a number of seconds, or a duration with its unit: 0.1 or "100ms"') from None
+
+
 def _to_seconds_or_none(value: Any) -> float | None:
     if value == _NO_LIMIT:
         return None
@@ -84,6 +93,9 @@ Duration = Annotated[
     float, BeforeValidator(_to_seconds), Field(le=_MAX_INT32 / 1000), PlainSerializer(format_duration)
 ]
 """Seconds, written with a unit: `15s`."""
+
+Seconds = Annotated[float, BeforeValidator(_number_to_seconds), Field(gt=0, le=_MAX_INT32 / 1000)]
+"""Seconds, written as a number, as Prometheus has them, or with a unit: `0.1`, `100ms`."""
 
 PositiveDuration = Annotated[Duration, Field(gt=0)]
 

@@ -1,24 +1,39 @@
 """Metrics of calls for Prometheus, under the names that dashboards know from go-grpc-middleware.
 
-They are in prometheus_client's default registry, beside the process's own.
+They are in the registry that a server is given, by default prometheus_client's own, beside the process's.
+Servers with one registry share the metrics.
 """
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import grpc
 import prometheus_client
+from prometheus_client import CollectorRegistry
 
 from grpc_common.core.calls import Call, CallType, Method
+from grpc_common.core.errors import StartError
 from grpc_common.core.sockets import connections
+from grpc_common.core.registries import per_registry
 
 UNKNOWN_METHOD = Method("unknown", "unknown", CallType.UNARY)
 """Stands for every method that a caller asks for and that does not exist: callers must not make labels."""
 
 # Seconds; DefBuckets of Prometheus' Go client, which go-grpc-middleware takes too: services in Go and in
 # Python can be added up in one histogram_quantile().
-_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+# OK, and what alerts count as the server's fault: rate() does not see a failure that begins its series. The
+# other codes would be ten series more for each method, of which most stay at 0 for ever.
+_EXPECTED = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+)
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
@@ -49,14 +64,24 @@ class _MethodMetrics:
 
 
 class CallMetrics:
-    """Counts the calls of all servers, or of all channels, of the process.
+    """Counts the calls of all servers, or of all channels, that have one registry.
 
     It observes calls (`CallObserver`). There is one a side: `server_metrics` and `client_metrics` have it.
     """
 
-    def __init__(self, side: Literal["server", "client"]) -> None:
+    def __init__(
+        self,
+        side: Literal["server", "client"],
+        registry: CollectorRegistry,
+        buckets: Sequence[float] = BUCKETS,
+    ) -> None:
         def counter(name: str, text: str, *labels: str) -> prometheus_client.Counter:
-            return prometheus_client.Counter(f"grpc_{side}_{name}", text, (*_LABELS, *labels))
+            return prometheus_client.Counter(
+                f"grpc_{side}_{name}", text, (*_LABELS, *labels), registry=registry
+            )
+
+        self.buckets = tuple(buckets)
+        self.observer_failures = observer_failures(registry)
 
         self.started_total = counter("started", f"Calls that began on the {side}.")
         self.handled = counter("handled", f"Calls that ended on the {side}, by status.", "grpc_code")
@@ -68,12 +93,23 @@ class CallMetrics:
             f"grpc_{side}_handling_seconds",
             f"Seconds from the begin of a call to its end on the {side}.",
             _LABELS,
-            buckets=_BUCKETS,
+            buckets=buckets,
+            registry=registry,
         )
         self.in_flight = prometheus_client.Gauge(
-            f"grpc_{side}_in_flight", f"Calls that began on the {side} and have not ended.", _LABELS
+            f"grpc_{side}_in_flight",
+            f"Calls that began on the {side} and have not ended.",
+            _LABELS,
+            registry=registry,
         )
         self._methods: dict[Method, _MethodMetrics] = {}
+
+    def expect(self, methods: Iterable[Method]) -> None:
+        """Show the series of `methods` from now on, at 0."""
+        for method in methods:
+            metrics = self._of(method)
+            for code in _EXPECTED:
+                metrics.handled(code)
 
     def started(self, call: Call) -> None:
         """Count a call that begins."""
@@ -116,30 +152,67 @@ class CallMetrics:
         return metrics
 
 
-@functools.cache
-def server_metrics() -> CallMetrics:
-    """Return the metrics `grpc_server_*` of this process."""
-    return CallMetrics("server")
-
-
-@functools.cache
-def client_metrics() -> CallMetrics:
-    """Return the metrics `grpc_client_*` of this process."""
-    return CallMetrics("client")
-
-
-@functools.cache
-def _connections() -> prometheus_client.Gauge:
-    return prometheus_client.Gauge(
-        "grpc_server_connections", "Established TCP connections of a port that serves gRPC.", ["port"]
+@per_registry
+def observer_failures(registry: CollectorRegistry) -> prometheus_client.Counter:
+    """Return the counter `grpc_observer_failures_total{observer="..."}` of a registry."""
+    return prometheus_client.Counter(
+        "grpc_observer_failures",
+        "Exceptions that observers of calls have raised.",
+        ["observer"],
+        registry=registry,
     )
 
 
-def count_connections(port: int) -> Callable[[], None]:
+_server_metrics: WeakKeyDictionary[CollectorRegistry, CallMetrics] = WeakKeyDictionary()
+
+
+def server_metrics(
+    registry: CollectorRegistry = prometheus_client.REGISTRY, buckets: Sequence[float] = BUCKETS
+) -> CallMetrics:
+    """Return the metrics `grpc_server_*` of a registry, with a histogram of `buckets`, in seconds.
+
+    Raises:
+        StartError: another server has the same registry, and other buckets.
+
+    """
+    if registry not in _server_metrics:
+        _server_metrics[registry] = CallMetrics("server", registry, buckets)
+    metrics = _server_metrics[registry]
+    if metrics.buckets != tuple(buckets):
+        raise StartError(
+            f"metrics.buckets: {_shown(buckets)} differ from those of another server with the same registry, "
+            f"{_shown(metrics.buckets)}; give both the same, or each a registry of its own"
+        )
+    return metrics
+
+
+def _shown(buckets: Sequence[float]) -> str:
+    return ",".join(f"{bucket:g}" for bucket in buckets)
+
+
+@per_registry
+def client_metrics(registry: CollectorRegistry) -> CallMetrics:
+    """Return the metrics `grpc_client_*` of a registry."""
+    return CallMetrics("client", registry)
+
+
+@per_registry
+def _connections(registry: CollectorRegistry) -> prometheus_client.Gauge:
+    return prometheus_client.Gauge(
+        "grpc_server_connections",
+        "Established TCP connections of a port that serves gRPC.",
+        ["port"],
+        registry=registry,
+    )
+
+
+def count_connections(
+    port: int, registry: CollectorRegistry = prometheus_client.REGISTRY
+) -> Callable[[], None]:
     """Have `grpc_server_connections{port="..."}` tell the connections of `port`; return what ends it.
 
     They are counted when the page is read; always 0 where there is no /proc.
     """
-    gauge = _connections()
+    gauge = _connections(registry)
     gauge.labels(port).set_function(lambda: len(connections(port)))
     return lambda: gauge.remove(port)

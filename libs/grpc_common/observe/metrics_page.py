@@ -1,7 +1,6 @@
 """Serves the metrics of a process over HTTP, for Prometheus."""
 
 import copy
-import functools
 import io
 import socket
 import threading
@@ -12,11 +11,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import prometheus_client
 import structlog
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from grpc_common.observe import writer
+from grpc_common.core.registries import per_registry
 
 log = structlog.get_logger()
 
@@ -31,13 +32,15 @@ class _LogLines(Collector):
         yield dropped
 
 
-@functools.cache
-def _count_log_lines() -> None:
-    prometheus_client.REGISTRY.register(_LogLines())
+@per_registry
+def _count_log_lines(registry: CollectorRegistry) -> None:
+    registry.register(_LogLines())
 
 
-def serve_metrics(port: int) -> tuple[int, Callable[[], None]]:
-    """Serve the default registry over HTTP at every path, from a thread of its own.
+def serve_metrics(
+    port: int, registry: CollectorRegistry = prometheus_client.REGISTRY
+) -> tuple[int, Callable[[], None]]:
+    """Serve a registry over HTTP at every path, from a thread of its own.
 
     It listens on all interfaces, over IPv4, and over IPv6 where the machine has it. Port 0 takes a free one.
 
@@ -48,8 +51,8 @@ def serve_metrics(port: int) -> tuple[int, Callable[[], None]]:
         OSError: the port can't be bound.
 
     """
-    _count_log_lines()
-    server = _HttpServer(port)
+    _count_log_lines(registry)
+    server = _HttpServer(port, registry)
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
 
@@ -83,16 +86,18 @@ class _WithoutCreated(Collector):
         return _WithoutCreated(self._registry.restricted_registry(names))
 
 
-_page_of_registry = prometheus_client.make_wsgi_app(_WithoutCreated(prometheus_client.REGISTRY))
+def _page_of(registry: CollectorRegistry) -> Callable[..., Iterable[bytes]]:
+    app = prometheus_client.make_wsgi_app(_WithoutCreated(registry))
 
+    def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            answer: Iterable[bytes] = app(environ, start_response)
+        except Exception:
+            log.exception("the page of metrics failed")
+            start_response("500 Internal Server Error", [])
+            return [b""]
+        return answer
 
-def _page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    try:
-        page: Iterable[bytes] = _page_of_registry(environ, start_response)
-    except Exception:
-        log.exception("the page of metrics failed")
-        start_response("500 Internal Server Error", [])
-        return [b""]
     return page
 
 
@@ -116,9 +121,9 @@ class _HttpServer(ThreadingMixIn, WSGIServer):
     allow_reuse_port = False  # or two programs share a port in silence
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, registry: CollectorRegistry) -> None:
         super().__init__(("", port), _Request)
-        self.set_app(_page)
+        self.set_app(_page_of(registry))
 
     def server_bind(self) -> None:
         """Take IPv4 as well, and ask nobody for this machine's name, as the base class does."""

@@ -7,22 +7,32 @@ import prometheus_client
 import structlog
 
 from grpc_common.core.calls import Call, CallObserver
+from grpc_common.observe.metrics import observer_failures
 
 log = structlog.get_logger()
-
-_FAILURES = prometheus_client.Counter(
-    "grpc_observer_failures", "Exceptions that observers of calls have raised.", ["observer"]
-)
 
 _LOG_INTERVAL = 60.0
 """Seconds in which the failures of one observer are logged once: they may come with every call."""
 
 
 class Observers:
-    """The observers of a server's or a channel's calls."""
+    """The observers of a server's or a channel's calls.
 
-    def __init__(self, observers: Iterable[CallObserver]) -> None:
+    Args:
+        observers: are told of each call, in this order.
+        failures: counts their exceptions by their names, from 0 on; if None, the default registry's does,
+            once there is one.
+
+    """
+
+    def __init__(
+        self, observers: Iterable[CallObserver], failures: prometheus_client.Counter | None = None
+    ) -> None:
         self._observers = tuple(observers)
+        self._failures = failures
+        if failures is not None:
+            for observer in self._observers:
+                failures.labels(type(observer).__name__)
         self._logged: dict[str, float] = {}
 
     def __bool__(self) -> bool:
@@ -47,7 +57,7 @@ class Observers:
             self._failed(type(observer).__name__, error)
 
     def _failed(self, name: str, error: BaseException) -> None:
-        _FAILURES.labels(name).inc()
+        (self._failures or observer_failures()).labels(name).inc()
         now = time.monotonic()
         if now - self._logged.get(name, -_LOG_INTERVAL) >= _LOG_INTERVAL:
             self._logged[name] = now

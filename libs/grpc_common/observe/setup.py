@@ -2,9 +2,12 @@
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
+
+import prometheus_client
+from prometheus_client import CollectorRegistry
 
 from grpc_common.core.calls import CallObserver
 from grpc_common.core.errors import StartError
@@ -13,7 +16,7 @@ from grpc_common.observe import otel_variables
 from grpc_common.observe.access_log import AccessLog
 from grpc_common.observe.ambient import AmbientTracing
 from grpc_common.observe.logs import configure_default_logging
-from grpc_common.observe.metrics import client_metrics, count_connections, server_metrics
+from grpc_common.observe.metrics import BUCKETS, client_metrics, count_connections, server_metrics
 from grpc_common.observe.metrics_page import serve_metrics
 
 if TYPE_CHECKING:
@@ -34,16 +37,30 @@ class Observation:
 
     Args:
         metrics_port: where /metrics is served; 0 takes a free port, None counts nothing.
+        registry: has the metrics; None for prometheus_client.REGISTRY.
+        buckets: of the histogram of calls, in seconds.
         tracing: makes a span of each call, and is shut down with the server; None makes none.
+
+    Raises:
+        StartError: see server_metrics.
 
     """
 
-    def __init__(self, *, metrics_port: int | None, port_variable: str, tracing: Tracing | None) -> None:
+    def __init__(
+        self,
+        *,
+        metrics_port: int | None,
+        port_variable: str,
+        tracing: Tracing | None,
+        registry: CollectorRegistry | None = None,
+        buckets: Sequence[float] = BUCKETS,
+    ) -> None:
         configure_default_logging()
         self._port_variable = port_variable
         self._metrics_port = metrics_port
         self._tracing = tracing
-        self.metrics = None if metrics_port is None else server_metrics()
+        self._registry = prometheus_client.REGISTRY if registry is None else registry
+        self.metrics = None if metrics_port is None else server_metrics(self._registry, buckets)
         # In this order: the access log tells the trace's id.
         self.observers: list[CallObserver] = [
             *([] if tracing is None else [tracing.server_observer()]),
@@ -68,9 +85,9 @@ class Observation:
             metrics_port = None
             if self._metrics_port is not None:
                 with explain_bind_errors(self._metrics_port, self._port_variable):
-                    metrics_port, stop = serve_metrics(self._metrics_port)
+                    metrics_port, stop = serve_metrics(self._metrics_port, self._registry)
                 stack.push_async_callback(asyncio.to_thread, stop)
-                stack.callback(count_connections(port))
+                stack.callback(count_connections(port, self._registry))
             yield metrics_port
 
 

@@ -29,6 +29,13 @@ _LONGEST_PATH = 200
 """Characters of an unknown method's path that are told to the caller and to the log."""
 
 
+def type_of(handler: MethodHandler) -> CallType:
+    """Return how a method streams."""
+    return CallType.of(
+        request_streaming=handler.request_streaming, response_streaming=handler.response_streaming
+    )
+
+
 class Handler:
     """A method of a servicer.
 
@@ -54,9 +61,7 @@ class Handler:
         metrics: CallMetrics | None = None,
         max_send_size: int = 0,
     ) -> None:
-        call_type = CallType.of(
-            request_streaming=handler.request_streaming, response_streaming=handler.response_streaming
-        )
+        call_type = type_of(handler)
         self.method = Method.from_path(path, call_type)
         self.built_in = self.method.service in BUILT_IN
         self.streams_responses = handler.response_streaming

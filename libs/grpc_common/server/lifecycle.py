@@ -52,7 +52,7 @@ class Lifecycle:
     Args:
         config: limits and deadlines.
         observers: are told of each call.
-        metrics: counts messages.
+        metrics: counts messages, and what observers raise.
         authorizer: says who may call what; None lets everyone.
         interceptors: run around the handlers, but not around health and reflection.
         errors: exceptions of handlers that have a status.
@@ -74,7 +74,7 @@ class Lifecycle:
         self._checks = Admission(_CHECKS, "health checks")
         self._unary = Deadlines(config.default_deadline)
         self._streaming = Deadlines(config.default_stream_deadline)
-        self._observers = Observers(observers)
+        self._observers = Observers(observers, metrics and metrics.observer_failures)
         self._metrics = metrics
         self._authorizer = authorizer
         self._interceptors = tuple(interceptors)

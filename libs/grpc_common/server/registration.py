@@ -1,12 +1,14 @@
 """What a server serves, as it is registered."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import grpc
 
+from grpc_common.core.calls import Method
 from grpc_common.core.errors import StartError
+from grpc_common.server.handler import BUILT_IN, type_of
 
 type Methods = Mapping[str, grpc.RpcMethodHandler[Any, Any]]
 type AddToServer[Servicer] = Callable[[Servicer, grpc.aio.Server], object]
@@ -43,6 +45,12 @@ class Services:
         self.methods |= {name: _methods(name, handler) for name, handler in new.items()}
         self._server.add_generic_rpc_handlers(recorder.handlers)
         return list(new)
+
+    def described(self) -> Iterator[Method]:
+        """Yield the methods that are known, but those of health and reflection."""
+        for service, methods in self.methods.items():
+            for name, handler in (methods or {}).items() if service not in BUILT_IN else ():
+                yield Method(service, name, type_of(handler))
 
     def close(self) -> None:
         """Refuse what is added from now on, since gRPC takes nothing more once it has started."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2_grpc
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, TlsConfig, TracingConfig
@@ -52,9 +53,13 @@ class Server:
         observers: are told of each call, as metrics, traces and the log are.
         errors: exceptions of the handlers that have a status, {class: code, or function of the exception
             that makes a StatusError}; see ErrorMap.
+        registry: has the server's metrics, and is what its port for metrics serves. None is
+            prometheus_client.REGISTRY, with the process's and all channels' metrics. Servers that share
+            a registry share the metrics.
 
     Raises:
-        StartError: the certificates can't be used; see TlsConfig.
+        StartError: the certificates can't be used; see TlsConfig. Another server has the same registry
+            and other metrics.buckets.
         TypeError, ValueError: `errors` has what can't be mapped, or can't be a status.
 
     """
@@ -66,6 +71,7 @@ class Server:
         interceptors: Sequence[Interceptor] = (),
         observers: Sequence[CallObserver] = (),
         errors: Errors | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self._config = config
         self._resources: list[AbstractAsyncContextManager[object]] = []
@@ -75,6 +81,8 @@ class Server:
             metrics_port=config.metrics.port if config.metrics.enabled else None,
             port_variable=f"{config.env_prefix}METRICS_PORT",
             tracing=self._tracing,
+            registry=registry,
+            buckets=config.metrics.buckets,
         )
         self._authorizer = _authorizer(config.server.tls)
         self._lifecycle = Lifecycle(
@@ -85,7 +93,7 @@ class Server:
             interceptors=interceptors,
             errors=ErrorMap(errors) if errors else None,
         )
-        self._credentials = _credentials(config.server.tls)
+        self._credentials = _credentials(config.server.tls, registry or REGISTRY)
         self._server = accepting_server(options(config.server), [AioEngine(self._lifecycle)])
         self._health = Health(listed=config.server.reflection)
         self._services = Services(self._server)
@@ -181,6 +189,8 @@ class Server:
         if self._config.server.reflection:
             self._services.add(list(self._services.methods), add_reflection)
         self._services.close()
+        if self._observation.metrics:
+            self._observation.metrics.expect(self._services.described())
         if self._authorizer:
             self._authorizer.check_patterns(self._services.methods)
         port = bind(
@@ -216,7 +226,9 @@ class Server:
             yield None
             return
         # Its callers have no identity, and are observed and bounded as those of the other port.
-        lifecycle = Lifecycle(self._config.server, observers=self._observation.observers)
+        lifecycle = Lifecycle(
+            self._config.server, observers=self._observation.observers, metrics=self._observation.metrics
+        )
         server = accepting_server(options(self._config.server), [AioEngine(lifecycle)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         port = bind(server, self._config.server.health_port, f"{self._config.env_prefix}HEALTH_PORT")
@@ -255,13 +267,17 @@ class Server:
             )
 
 
-def _credentials(config: TlsConfig) -> grpc.ServerCredentials | None:
+def _credentials(config: TlsConfig, registry: CollectorRegistry) -> grpc.ServerCredentials | None:
     if config.directory is None:
         return None
     # Only a server with TLS pays for the import.
     from grpc_common.tls.credentials import server_credentials  # noqa: PLC0415
 
-    return server_credentials(config.directory, require_client_certificate=config.require_client_certificate)
+    return server_credentials(
+        config.directory,
+        require_client_certificate=config.require_client_certificate,
+        registry=registry,
+    )
 
 
 def _tracing(config: TracingConfig) -> Tracing | None:

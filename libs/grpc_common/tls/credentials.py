@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import prometheus_client
 import structlog
+from prometheus_client import CollectorRegistry
 
 from grpc_common.tls.expiry import Use, show_expiry
 from grpc_common.tls.files import CERTIFICATE, KEY, Certificates, TlsError, fingerprint, load
@@ -31,12 +33,17 @@ _RETRY = 1.0
 about a millisecond, with a lock that handshakes wait for."""
 
 
-def server_credentials(directory: Path, *, require_client_certificate: bool) -> grpc.ServerCredentials:
+def server_credentials(
+    directory: Path,
+    *,
+    require_client_certificate: bool,
+    registry: CollectorRegistry = prometheus_client.REGISTRY,
+) -> grpc.ServerCredentials:
     """Return credentials for one port that follow the files in `directory`; TLS 1.2 at least.
 
     Each port needs credentials of its own, since gRPC is told of new files once for each.
 
-    The metric of the expiry has them for as long as the returned object is held.
+    The metric of the expiry, in `registry`, has them for as long as the returned object is held.
 
     Args:
         directory: where tls.crt, tls.key and, for client certificates, ca.crt are.
@@ -62,7 +69,7 @@ def server_credentials(directory: Path, *, require_client_certificate: bool) -> 
         fetch,  # type: ignore[arg-type]  # None is documented for "unchanged"
         require_client_authentication=require_client_certificate,
     )
-    show_expiry(credentials, directory, "server", lambda: files.newest().not_after)
+    show_expiry(credentials, directory, "server", lambda: files.newest().not_after, registry)
     return credentials
 
 

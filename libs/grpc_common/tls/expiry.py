@@ -9,8 +9,11 @@ from weakref import WeakKeyDictionary
 
 import grpc
 import prometheus_client
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from grpc_common.core.registries import per_registry
 
 type Use = Literal["server", "client"]
 """The side of a connection on which a certificate is presented."""
@@ -49,12 +52,19 @@ class _CertificateExpiry(Collector):
         yield family
 
 
-_EXPIRY = _CertificateExpiry()
-prometheus_client.REGISTRY.register(_EXPIRY)
+@per_registry
+def _expiry(registry: CollectorRegistry) -> _CertificateExpiry:
+    expiry = _CertificateExpiry()
+    registry.register(expiry)
+    return expiry
 
 
 def show_expiry(
-    credentials: Credentials, directory: Path, use: Use, not_after: Callable[[], datetime]
+    credentials: Credentials,
+    directory: Path,
+    use: Use,
+    not_after: Callable[[], datetime],
+    registry: CollectorRegistry = prometheus_client.REGISTRY,
 ) -> None:
     """Have `grpc_tls_certificate_expiry_seconds` tell `not_after` for as long as `credentials` are held."""
-    _EXPIRY.show(credentials, directory, use, not_after)
+    _expiry(registry).show(credentials, directory, use, not_after)
