@@ -90,6 +90,12 @@ class Call:
     trace_id: str = ""
     """32 hexadecimal digits once tracing knows it, for the log."""
 
+    sampled: bool = False
+    """Whether the trace is kept."""
+
+    error: BaseException | None = None
+    """Server: what has ended the call, if it has failed: an exception of the handler, or its status."""
+
     caller: str = ""
     """Server: who calls, by the certificate; empty where callers are not told apart."""
 

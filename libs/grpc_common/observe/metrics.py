@@ -4,8 +4,8 @@ They are in the registry that a server is given, by default prometheus_client's 
 Servers with one registry share the metrics.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import grpc
@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.core.errors import StartError
-from grpc_common.core.sockets import connections
 from grpc_common.core.registries import per_registry
+from grpc_common.core.sockets import connections
 
 UNKNOWN_METHOD = Method("unknown", "unknown", CallType.UNARY)
 """Stands for every method that a caller asks for and that does not exist: callers must not make labels."""
@@ -123,7 +123,8 @@ class CallMetrics:
         metrics = self._of(call.method)
         metrics.in_flight.dec()
         metrics.handled(call.code).inc()
-        metrics.handling.observe(call.elapsed)
+        # Only of a trace that is kept: an exemplar that leads nowhere is worse than none.
+        metrics.handling.observe(call.elapsed, {"trace_id": call.trace_id} if call.sampled else None)
 
     def counted(
         self,
@@ -216,3 +217,52 @@ def count_connections(
     gauge = _connections(registry)
     gauge.labels(port).set_function(lambda: len(connections(port)))
     return lambda: gauge.remove(port)
+
+
+@per_registry
+def _ready(registry: CollectorRegistry) -> prometheus_client.Gauge:
+    return prometheus_client.Gauge(
+        "grpc_server_ready", "Whether the server can do its work, 1 or 0.", ["port"], registry=registry
+    )
+
+
+@per_registry
+def _dependency_up(registry: CollectorRegistry) -> prometheus_client.Gauge:
+    return prometheus_client.Gauge(
+        "grpc_server_dependency_up",
+        "Whether the server can use what it depends on, 1 or 0.",
+        ["port", "dependency"],
+        registry=registry,
+    )
+
+
+class Readiness(Protocol):
+    """What the gauges show of a server's health."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server can do its work."""
+
+    @property
+    def dependencies(self) -> Mapping[str, bool]:
+        """What it depends on, by name, and whether that can be used."""
+
+
+def show_readiness(
+    port: int, health: Readiness, registry: CollectorRegistry = prometheus_client.REGISTRY
+) -> Callable[[], None]:
+    """Have `grpc_server_ready` and `grpc_server_dependency_up` tell `health`; return what ends it.
+
+    They are asked when the page is read. The label `port` keeps the servers of a process apart.
+    """
+    ready, up, names = _ready(registry), _dependency_up(registry), list(health.dependencies)
+    ready.labels(port).set_function(lambda: health.ready)
+    for name in names:
+        up.labels(port, name).set_function(lambda name=name: health.dependencies[name])
+
+    def end() -> None:
+        ready.remove(port)
+        for name in names:
+            up.remove(port, name)
+
+    return end

@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from grpc_common.observe import writer
 from grpc_common.core.registries import per_registry
+from grpc_common.observe import writer
 
 log = structlog.get_logger()
 

@@ -16,7 +16,14 @@ from grpc_common.observe import otel_variables
 from grpc_common.observe.access_log import AccessLog
 from grpc_common.observe.ambient import AmbientTracing
 from grpc_common.observe.logs import configure_default_logging
-from grpc_common.observe.metrics import BUCKETS, client_metrics, count_connections, server_metrics
+from grpc_common.observe.metrics import (
+    BUCKETS,
+    Readiness,
+    client_metrics,
+    count_connections,
+    server_metrics,
+    show_readiness,
+)
 from grpc_common.observe.metrics_page import serve_metrics
 
 if TYPE_CHECKING:
@@ -69,10 +76,10 @@ class Observation:
         ]
 
     @asynccontextmanager
-    async def exported(self, port: int) -> AsyncIterator[int | None]:
+    async def exported(self, port: int, health: Readiness) -> AsyncIterator[int | None]:
         """Serve the metrics on the port that the block gets, and export the last traces at its end.
 
-        `port` is where the server's connections come in.
+        `port` is where the server's connections come in, `health` is what the metrics tell of it.
 
         Raises:
             BindError: the port for metrics is in use or not allowed.
@@ -88,6 +95,7 @@ class Observation:
                     metrics_port, stop = serve_metrics(self._metrics_port, self._registry)
                 stack.push_async_callback(asyncio.to_thread, stop)
                 stack.callback(count_connections(port, self._registry))
+                stack.callback(show_readiness(port, health, self._registry))
             yield metrics_port
 
 

@@ -220,6 +220,7 @@ def _start(tracing: Tracing, call: Call, kind: SpanKind, parent: otel_context.Co
     span = tracing.tracer.start_span(f"{method.service}/{method.name}", parent, kind, attributes)
     if span.get_span_context().is_valid:  # it is not with OTEL_SDK_DISABLED=true
         call.trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+        call.sampled = span.get_span_context().trace_flags.sampled
     return span
 
 

@@ -146,7 +146,19 @@ class Health:
                 log.info("readiness", dependency=dependency.name, ready=dependency.ready)
                 self._publish()
 
+    @property
+    def ready(self) -> bool:
+        """Whether the server can do its work."""
+        return not self._draining and all(dependency.ready for dependency in self._dependencies)
+
+    @property
+    def dependencies(self) -> dict[str, bool]:
+        """What the server depends on, by name, and whether that is ready; of two with one name, both."""
+        ready: dict[str, bool] = {}
+        for dependency in self._dependencies:
+            ready[dependency.name] = dependency.ready and ready.get(dependency.name, True)
+        return ready
+
     def _publish(self) -> None:
-        ready = not self._draining and all(dependency.ready for dependency in self._dependencies)
-        status = HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
+        status = HealthCheckResponse.SERVING if self.ready else HealthCheckResponse.NOT_SERVING
         self.servicer.set(self._names, status)

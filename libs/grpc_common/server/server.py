@@ -198,7 +198,7 @@ class Server:
         )
         async with AsyncExitStack() as stack:
             health_port = await stack.enter_async_context(self._health_port())
-            metrics_port = await stack.enter_async_context(self._observation.exported(port))
+            metrics_port = await stack.enter_async_context(self._observation.exported(port, self._health))
             for resource in self._resources:
                 await stack.enter_async_context(resource)
             await self._server.start()

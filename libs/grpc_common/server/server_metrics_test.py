@@ -145,6 +145,69 @@ async def test_series_of_known_methods_exist_from_the_start():
     assert services == {"test.Echo"}
 
 
+async def test_readiness_and_dependencies_are_gauges():
+    """They are 1 or 0 as health says, and gone once the server has ended."""
+    registry = CollectorRegistry()
+    server = echo_server(registry)
+    broken = asyncio.Event()
+
+    async def ping():
+        if broken.is_set():
+            raise ConnectionError
+
+    async def pong():
+        """Succeed."""
+
+    def up(name):
+        labels = {"port": str(port), "dependency": name}
+        return registry.get_sample_value("grpc_server_dependency_up", labels)
+
+    def ready():
+        return registry.get_sample_value("grpc_server_ready", {"port": str(port)})
+
+    server.depend_on("database", ping, interval=0.01, failures=1)
+    server.depend_on("cache", pong)
+    async with server.serving() as port:
+        assert (ready(), up("database"), up("cache")) == (1, 1, 1)
+        broken.set()
+        async with asyncio.timeout(10):
+            while ready():
+                await asyncio.sleep(0.01)
+        assert (ready(), up("database"), up("cache")) == (0, 0, 1)
+    assert (ready(), up("database"), up("cache")) == (None, None, None)
+
+
+async def test_server_that_drains_is_not_ready():
+    """The gauge follows the drain."""
+    registry = CollectorRegistry()
+    server = echo_server(registry, DRAIN_DELAY="500ms")
+    serving = server.serving()
+    port = await serving.__aenter__()
+    end = asyncio.create_task(serving.__aexit__(None, None, None))
+    async with asyncio.timeout(10):
+        while registry.get_sample_value("grpc_server_ready", {"port": str(port)}):
+            await asyncio.sleep(0.01)
+    assert registry.get_sample_value("grpc_server_ready", {"port": str(port)}) == 0
+    await end
+
+
+async def test_readiness_of_two_servers_is_apart():
+    """With one registry for both, each has a gauge of its own, and the end of one leaves the other's."""
+
+    async def fail():
+        raise ConnectionError
+
+    registry = CollectorRegistry()
+    sick = echo_server(registry)
+    sick.depend_on("database", fail)
+    async with echo_server(registry).serving() as well_port:
+        async with sick.serving() as sick_port:
+            assert registry.get_sample_value("grpc_server_ready", {"port": str(sick_port)}) == 0
+            assert registry.get_sample_value("grpc_server_ready", {"port": str(well_port)}) == 1
+        assert registry.get_sample_value("grpc_server_ready", {"port": str(sick_port)}) is None
+        assert registry.get_sample_value("grpc_server_ready", {"port": str(well_port)}) == 1
+
+
 async def test_buckets_of_one_s_own():
     """The histogram has the bounds of the setting, in either notation."""
     registry = CollectorRegistry()

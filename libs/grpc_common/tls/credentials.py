@@ -48,6 +48,7 @@ def server_credentials(
     Args:
         directory: where tls.crt, tls.key and, for client certificates, ca.crt are.
         require_client_certificate: let in only callers with a certificate that ca.crt has signed.
+        registry: has the metric.
 
     Raises:
         TlsError: the files can't be used as they are now.
