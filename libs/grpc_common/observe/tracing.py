@@ -1,6 +1,6 @@
 """Traces of calls with OpenTelemetry, exported over OTLP.
 
-This is the only module that imports OpenTelemetry; import it where tracing is enabled.
+Only this module and exceptions.py import OpenTelemetry; import it where tracing is enabled.
 """
 
 import logging
@@ -35,6 +35,7 @@ from grpc_common.core.calls import Call, CallObserver, Metadata
 from grpc_common.core.errors import StartError
 from grpc_common.observe import otel_variables
 from grpc_common.observe.ambient import client_tracing
+from grpc_common.observe.exceptions import record
 
 log = structlog.get_logger()
 
@@ -258,6 +259,8 @@ class ServerTracing:
         if call not in self._spans:
             return
         span, context_token, client_token = self._spans.pop(call)
+        if call.error is not None and span.is_recording():
+            record(span, call.error)
         _end(span, call.code, error=call.code in _SERVER_ERRORS)
         otel_context.detach(context_token)
         client_tracing.reset(client_token)

@@ -181,6 +181,7 @@ class ServerCall(Call):
 
     def _answer(self, error: StatusError) -> None:
         if self.code is None:
+            self.error = self.error or error
             status = self._status(error)
             self.finish(status.code)
             # A task of its own: whoever has ended the call may be cancelled, which its client is not to see.

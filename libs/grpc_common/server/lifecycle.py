@@ -243,6 +243,7 @@ def _failure(call: ServerCall, error: BaseException, errors: Mapped | None) -> S
     if isinstance(error, KeyboardInterrupt) or not call.runs_here:  # a coroutine that is closed has no task
         raise error
     if call.failure is None and not (call.is_cancelled or call.rpc.is_gone):
+        call.error = error
         return status_of(error, call.method.path, call.rpc.context.code(), errors)
     failure = call.failure or _cancelled(call)
     if not call.in_handler and call.failure is None:
