@@ -1,13 +1,9 @@
 """Serves the metrics of a process over HTTP, for Prometheus."""
 
 import copy
-import io
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from socketserver import TCPServer, ThreadingMixIn
 from typing import Any, override
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import prometheus_client
 import structlog
@@ -18,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from grpc_common.core.registries import per_registry
 from grpc_common.observe import writer
+from grpc_common.observe.metrics_port import HttpServer
 
 log = structlog.get_logger()
 
@@ -52,7 +49,7 @@ def serve_metrics(
 
     """
     _count_log_lines(registry)
-    server = _HttpServer(port, registry)
+    server = HttpServer(port, _page_of(registry))
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()
 
@@ -99,39 +96,3 @@ def _page_of(registry: CollectorRegistry) -> Callable[..., Iterable[bytes]]:
         return answer
 
     return page
-
-
-class _Request(WSGIRequestHandler):
-    timeout = 30
-    """Seconds that a client may take to ask, or to read some of the page."""
-
-    def log_message(self, *_arguments: object) -> None:
-        """Log nothing: the log is for the service."""
-
-    def get_stderr(self) -> io.StringIO:
-        """Have the base class print its tracebacks nowhere; what fails on our side is logged by us."""
-        return io.StringIO()
-
-
-class _HttpServer(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    request_queue_size = (
-        128  # with the 5 of the base class a few slow clients keep Prometheus waiting for seconds
-    )
-    allow_reuse_port = False  # or two programs share a port in silence
-    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-
-    def __init__(self, port: int, registry: CollectorRegistry) -> None:
-        super().__init__(("", port), _Request)
-        self.set_app(_page_of(registry))
-
-    def server_bind(self) -> None:
-        """Take IPv4 as well, and ask nobody for this machine's name, as the base class does."""
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = "metrics", self.server_address[1]
-        self.setup_environ()
-
-    def handle_error(self, _request: object, _address: object) -> None:
-        """Say nothing of a client that goes away or sends garbage; a traceback would be printed."""
