@@ -16,6 +16,7 @@ from grpc_common.observe import otel_variables
 from grpc_common.observe.access_log import AccessLog
 from grpc_common.observe.ambient import AmbientTracing
 from grpc_common.observe.logs import configure_default_logging
+from grpc_common.observe.loop_lag import lag_of, watching_loop
 from grpc_common.observe.metrics import (
     BUCKETS,
     Readiness,
@@ -89,6 +90,7 @@ class Observation:
             if self._tracing:
                 # In a thread, since it may take seconds, in which other servers of the process go on.
                 stack.push_async_callback(asyncio.to_thread, self._tracing.shutdown, _FLUSH)
+            stack.enter_context(watching_loop(lag_of(self._registry) if self.metrics else None))
             metrics_port = None
             if self._metrics_port is not None:
                 with explain_bind_errors(self._metrics_port, self._port_variable):
