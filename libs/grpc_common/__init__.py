@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grpc_common.client.channel import ChannelConfig, Keepalive, NotReadyError, channel
+    from grpc_common.client.channel import ChannelConfig, ChannelSection, Keepalive, NotReadyError, channel
     from grpc_common.client.endpoints import EndpointSource
     from grpc_common.client.service_config import (
         OutlierDetection,
@@ -41,6 +41,7 @@ __all__ = [
     "Call",
     "CallObserver",
     "ChannelConfig",
+    "ChannelSection",
     "ClientTLS",
     "ConfigError",
     "CredentialUrl",
@@ -75,7 +76,7 @@ __all__ = [
 _MODULES = {
     "tls.files": ["TlsError"],
     "config.command": ["command"],
-    "client.channel": ["ChannelConfig", "Keepalive", "NotReadyError", "channel"],
+    "client.channel": ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"],
     "client.endpoints": ["EndpointSource"],
     "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
     "config.sections": ["Section", "ServerConfig"],

@@ -82,12 +82,15 @@ def test_methods_that_may_be_repeated_are_read_from_the_proto():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RetryPolicy(max_attempts=6), "max_attempts=6 is not from 2 to 5"),
-        (lambda: RetryPolicy(max_attempts=1), "max_attempts=1 is not from 2 to 5"),
-        (lambda: RetryPolicy(initial_backoff=0), "initial_backoff=0 is not more than 0"),
-        (lambda: RetryThrottling(max_tokens=1001), "max_tokens=1001 is not from 1 to 1000"),
-        (lambda: OutlierDetection(interval=-1), "interval=-1 is not more than 0"),
-        (lambda: OutlierDetection(failure_percentage=101), "failure_percentage=101 is not from 0 to 100"),
+        (lambda: RetryPolicy(max_attempts=6), r"max_attempts\n.* less than or equal to 5"),
+        (lambda: RetryPolicy(max_attempts=1), r"max_attempts\n.* greater than or equal to 2"),
+        (lambda: RetryPolicy(initial_backoff=0), r"initial_backoff\n.* greater than 0"),
+        (lambda: RetryThrottling(max_tokens=1001), r"max_tokens\n.* less than or equal to 1000"),
+        (lambda: OutlierDetection(interval=-1), r"interval\n.* greater than 0"),
+        (
+            lambda: OutlierDetection(failure_percentage=101),
+            r"failure_percentage\n.* or equal to 100",
+        ),
         (
             lambda: ServiceConfig(retryable_methods=("Echo",)),
             "method 'Echo' is not of the form package.Service/",

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from grpc_common.config.masking import mask_quoted
 from grpc_common.config.sections import ServerConfig
 from grpc_common.config.settings import UNSET, Setting, is_optional, section_of, settings
+from grpc_common.config.units import WRITTEN
 from grpc_common.config.yaml_file import ConfigError, Document, Place, dotted, read_document, shorten
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+", re.ASCII)
@@ -33,12 +34,13 @@ def load[Config: ServerConfig](
     document = Document() if file is None else read_document(file)
     known = settings(config_class)
     _empty_to_none(document.values, known)
+    _leave_out_sections(config_class, document.values)
     variables = _Variables(known, environ)
     variables.put_into(document.values)
     _fill_sections(config_class, document.values)
     mistakes = document.mistakes + variables.mistakes
     try:
-        config = config_class.model_validate(document.values)
+        config = config_class.model_validate(document.values, context=WRITTEN)
     except ValidationError as error:
         explanation = _Explanation(file, document, variables)
         raise ConfigError.of(*mistakes, *explanation.lines(error)) from None
@@ -117,6 +119,17 @@ def _empty_to_none(values: dict[str, Any], known: Iterable[Setting]) -> None:
         name = setting.path[-1]
         if isinstance(section, dict) and section.get(name) == "" and setting.from_variable("") is None:
             section[name] = None
+
+
+def _leave_out_sections(model: type[BaseModel], values: dict[str, Any]) -> None:
+    """Have `none` in the place of a section that may be left out mean that it is."""
+    for name, field in model.model_fields.items():
+        if (section := section_of(field)) is None:
+            continue
+        if values.get(name) == "none" and is_optional(field):
+            values[name] = None
+        elif isinstance(values.get(name), dict):
+            _leave_out_sections(section, values[name])
 
 
 def _fill_sections(model: type[BaseModel], values: dict[str, Any]) -> None:

@@ -8,7 +8,9 @@ from pydantic import (
     BeforeValidator,
     ByteSize,
     Field,
+    GetPydanticSchema,
     PlainSerializer,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
@@ -19,7 +21,10 @@ from grpc_common.config.urls import mask_url
 _MAX_INT32 = 2**31 - 1
 """gRPC keeps numbers, sizes and milliseconds in 32 bits."""
 
-_NO_LIMIT = "none"
+_NONE = "none"
+
+WRITTEN = object()
+"""The context of a validation of what stands in a file or a variable, where a duration must have its unit."""
 
 _METADATA_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+", re.ASCII)
 _OF_THE_CALL_ITSELF = frozenset({"content-type", "host", "te", "user-agent"})
@@ -34,10 +39,12 @@ def format_size(size: int) -> str:
     return str(size)
 
 
-def _to_seconds(value: Any) -> float:
+def _to_seconds(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str):
         return parse_duration(value)
-    raise ValueError(WRITE_A_DURATION)
+    if info.context is WRITTEN or isinstance(value, bool):
+        raise ValueError(WRITE_A_DURATION)
+    return value
 
 
 def _number_to_seconds(value: Any) -> float:
@@ -49,21 +56,27 @@ def _number_to_seconds(value: Any) -> float:
         raise ValueError('write a number of seconds, or a duration with its unit: 0.1 or "100ms"') from None
 
 
-def _to_seconds_or_none(value: Any) -> float | None:
-    if value == _NO_LIMIT:
+def _to_seconds_or_none(value: Any, info: ValidationInfo) -> Any:
+    if value == _NONE or (value is None and info.context is not WRITTEN):
         return None
     if isinstance(value, str):
         return parse_duration(value)
-    raise ValueError(f'{WRITE_A_DURATION}, or "{_NO_LIMIT}" for no limit')
+    if info.context is WRITTEN or isinstance(value, bool):
+        raise ValueError(f'{WRITE_A_DURATION}, or "{_NONE}" for no limit')
+    return value
+
+
+def _to_none(value: Any) -> Any:
+    return None if value == _NONE else value
 
 
 def _format_duration_or_none(seconds: float | None) -> str:
-    return _NO_LIMIT if seconds is None else format_duration(seconds)
+    return _NONE if seconds is None else format_duration(seconds)
 
 
-def _to_size(value: Any, parse: ValidatorFunctionWrapHandler) -> ByteSize:
+def _to_size(value: Any, parse: ValidatorFunctionWrapHandler) -> int:
     try:
-        size: ByteSize = parse(_no_truth_value(value))
+        size: int = parse(_no_truth_value(value))
     except OverflowError:
         raise ValueError("write a number of bytes, or a size such as 10MiB") from None
     return size
@@ -92,7 +105,7 @@ class Masked:
 Duration = Annotated[
     float, BeforeValidator(_to_seconds), Field(le=_MAX_INT32 / 1000), PlainSerializer(format_duration)
 ]
-"""Seconds, written with a unit: `15s`."""
+"""Seconds, written with a unit: `15s`. In Python it is a number."""
 
 Seconds = Annotated[float, BeforeValidator(_number_to_seconds), Field(gt=0, le=_MAX_INT32 / 1000)]
 """Seconds, written as a number, as Prometheus has them, or with a unit: `0.1`, `100ms`."""
@@ -106,7 +119,13 @@ Deadline = Annotated[
 ]
 """Seconds, written with a unit, or None, written `none`, for a call that may take any time."""
 
-Size = Annotated[ByteSize, Field(gt=0, le=_MAX_INT32), WrapValidator(_to_size), PlainSerializer(format_size)]
+Size = Annotated[
+    int,
+    GetPydanticSchema(lambda _int, schema_of: schema_of(ByteSize)),
+    Field(gt=0, le=_MAX_INT32),
+    WrapValidator(_to_size),
+    PlainSerializer(format_size),
+]
 """Bytes, written as a number or with a unit: `10MiB`."""
 
 Port = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=65535)]
@@ -114,8 +133,15 @@ Port = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=65535)]
 
 Count = Annotated[int, BeforeValidator(_no_truth_value), Field(gt=0, le=_MAX_INT32)]
 
+Percent = Annotated[int, BeforeValidator(_no_truth_value), Field(ge=0, le=100)]
+
+Factor = Annotated[float, BeforeValidator(_no_truth_value), Field(gt=0)]
+
 Ratio = Annotated[float, BeforeValidator(_no_truth_value), Field(ge=0, le=1)]
 """From 0 (none) to 1 (all)."""
+
+TextOrNone = Annotated[str | None, BeforeValidator(_to_none)]
+"""A text, which may be empty, or None, written `none`."""
 
 CredentialUrl = Annotated[str, AfterValidator(str.strip), PlainSerializer(mask_url), Masked()]
 """A URL that may hold a password, which neither a printed configuration nor an error shows."""
