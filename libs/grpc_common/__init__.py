@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     )
     from grpc_common.config.command import command
     from grpc_common.config.loading import load
-    from grpc_common.config.sections import Section, ServerConfig
+    from grpc_common.config.section import Section
+    from grpc_common.config.sections import ServerConfig
     from grpc_common.config.units import CredentialUrl
     from grpc_common.config.yaml_file import ConfigError
     from grpc_common.core.calls import Call, CallObserver, Interceptor
@@ -79,7 +80,8 @@ _MODULES = {
     "client.channel": ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"],
     "client.endpoints": ["EndpointSource"],
     "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
-    "config.sections": ["Section", "ServerConfig"],
+    "config.section": ["Section"],
+    "config.sections": ["ServerConfig"],
     "config.loading": ["load"],
     "config.yaml_file": ["ConfigError"],
     "core.calls": ["Call", "CallObserver", "Interceptor"],

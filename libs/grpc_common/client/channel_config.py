@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from grpc_common.client.service_config import MethodPath, ServiceConfig
 from grpc_common.client.target import parse_target
-from grpc_common.config.sections import Section
+from grpc_common.config.section import Section
 from grpc_common.config.units import PositiveDuration, Size
 from grpc_common.core.calls import CallType
 from grpc_common.tls.credentials import ClientTLS
@@ -118,7 +118,7 @@ class ChannelConfig(Section):
     longer or shorter: that is why this is not the `timeout` of gRPC's service config, which is a maximum."""
 
     compression: Literal["none", "gzip", "deflate"] = "none"
-    """How messages are compressed that the client sends; a call's own `compression` wins."""
+    """How the client's messages are compressed; a call can choose another one, but not none (grpcio)."""
 
     channel_args: dict[
         Annotated[str, AfterValidator(_free_argument)], Annotated[int | str, BeforeValidator(_argument)]

@@ -7,7 +7,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from pydantic import AfterValidator, Field
 
-from grpc_common.config.sections import Section
+from grpc_common.config.section import Section
 from grpc_common.config.units import Count, Factor, Percent, PositiveDuration, TextOrNone
 
 _IDEMPOTENT = {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT}

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from grpc_common.config.durations import format_duration, parse_duration
 from grpc_common.config.loading import ConfigError, changed, load, to_yaml
-from grpc_common.config.sections import Section, ServerConfig
+from grpc_common.config.section import Section
+from grpc_common.config.sections import ServerConfig
 from grpc_common.config.settings import settings
 from grpc_common.config.units import CredentialUrl, Masked
 

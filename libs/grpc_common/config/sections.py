@@ -1,14 +1,13 @@
-"""The configuration of a server: typed and immutable. loading.py reads it."""
+"""The configuration of a server, which loading.py reads."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from grpc_common.config.callers import parse_allowed_callers
-from grpc_common.config.masking import is_masked
+from grpc_common.config.section import Section
 from grpc_common.config.units import (
     Count,
     Deadline,
@@ -21,24 +20,6 @@ from grpc_common.config.units import (
     Size,
 )
 from grpc_common.observe.metrics import BUCKETS
-
-
-class Section(BaseModel):
-    """A part of a configuration; a service derives its own sections from it."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        hide_input_in_errors=True,
-        allow_inf_nan=False,
-    )
-
-    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        for name, value in super().__repr_args__():
-            field = type(self).model_fields.get(name or "")
-            masked = field and not isinstance(value, Section) and is_masked(field)
-            yield name, "***" if masked else value
 
 
 class KeepaliveConfig(Section):
@@ -82,7 +63,7 @@ class TlsConfig(Section):
     require_client_certificate: bool = False
     """Whether clients must have a certificate of the authority in ca.crt (mutual TLS)."""
 
-    allowed_callers: dict[str, list[str]] = {}
+    allowed_callers: dict[str, list[str]] = Field(default_factory=dict)
     """{pattern: SANs that may call}: `/package.Service/Method`, `/package.Service/*`, or `*` (not health).
     The most specific decides; `[]` is nobody. A method without any is open; `"*": []` closes those."""
 
