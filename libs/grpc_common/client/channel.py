@@ -73,7 +73,7 @@ async def channel(
     if isinstance(target, ChannelSection):
         if tls is not None or config is not None:
             raise ValueError("a ChannelSection holds tls and config; change them there (model_copy)")
-        target, tls, config = target.target, target.client_tls(), target
+        tls, config, target = target.client_tls(), target, target.target
     config = config or ChannelConfig()
     dialer = Dialer(target, tls, config.options(), endpoints)
     swapping = SwappingChannel(

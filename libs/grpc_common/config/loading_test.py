@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from grpc_common.config.durations import format_duration, parse_duration
 from grpc_common.config.loading import ConfigError, changed, load, to_yaml
 from grpc_common.config.section import Section
-from grpc_common.config.sections import ServerConfig
+from grpc_common.config.sections import DrainConfig, ServerConfig, ServerSection
 from grpc_common.config.settings import settings
 from grpc_common.config.units import CredentialUrl, Masked
 
@@ -103,6 +103,33 @@ def test_environment_overrides_the_file(file):
     assert (config.server.port, config.server.health_port) == (0, 2)
     assert config.server.keepalive.time == 90
     assert config.tracing.enabled
+
+
+def test_numbers_are_seconds_in_python_alone(file):
+    """A program may leave out the unit that a file must have."""
+    section = ServerSection(default_deadline=2, default_stream_deadline=None, drain=DrainConfig(delay=0))
+    assert (section.default_deadline, section.default_stream_deadline, section.drain.delay) == (2, None, 0)
+    with pytest.raises(ValueError, match="with its unit"):
+        ServerSection(default_deadline=True)
+    with pytest.raises(ValueError, match="with its unit"):
+        DrainConfig(delay=False)
+    path = file("server: {default_deadline: 2, default_stream_deadline: null, drain: {delay: 0}}")
+    assert all("with its unit" in line for line in mistakes(file=path))
+    assert len(mistakes(file=path)) == 3
+
+
+def test_section_can_be_left_out_in_words(file):
+    """`none` is no section, where there may be none; a variable of it makes it anyway."""
+
+    class Config(ServerConfig):
+        database: DatabaseSection | None = DatabaseSection(url="x")
+
+    path = file("database: none")
+    assert load(Config, path, {}).database is None
+    assert load(Config, path, {"DATABASE_URL": "y"}).database == DatabaseSection(url="y")
+    assert mistakes(file=file("logging: none"))[0].endswith(
+        "Input should be a valid dictionary or instance of LoggingConfig"
+    )
 
 
 def test_deadlines_may_be_unlimited(file):
