@@ -1,5 +1,7 @@
 """The channel of a client: found endpoints, balanced calls, TLS that rotates, a deadline on every call."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager

@@ -8,6 +8,8 @@ The pod's service account needs a Role in the namespace of the Service:
         verbs: [get, list, watch]
 """
 
+from __future__ import annotations
+
 import asyncio
 import random
 import time

@@ -6,6 +6,8 @@ the last call on it has ended. The new one connects to all endpoints anew, while
 C-core shares connections between channels of one target, and the endpoints are the target here.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType

@@ -1,5 +1,7 @@
 """What `server.tls.allowed_callers` may say: patterns of methods, and names of callers."""
 
+from __future__ import annotations
+
 import ipaddress
 import re
 from collections.abc import Collection, Iterator, Mapping

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import socket
 from enum import Enum
 from typing import Annotated, Literal

@@ -3,6 +3,8 @@
 Whatever the file holds, reading it ends soon, in a value or in a ConfigError.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import stat
@@ -245,7 +247,7 @@ class _Reader:
             raise _RefusedError(f"a number of this form is ambiguous; {_QUOTES}", node)
         try:
             value: Hashable = self._loader.construct_object(node)
-        except ValueError, ArithmeticError, LookupError, AttributeError, TypeError:
+        except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError):
             raise _RefusedError(f"this is no {kind}; {_QUOTES}", node) from None
         return value
 

@@ -1,5 +1,7 @@
 """A call as everything that observes calls sees it, on the server's side and on the client's."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager

@@ -4,6 +4,8 @@ They are in the registry that a server is given, by default prometheus_client's 
 Servers with one registry share the metrics.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary

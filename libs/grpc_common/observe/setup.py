@@ -1,5 +1,7 @@
 """What observes the calls of a server or of a channel: traces, metrics and the access log."""
 
+from __future__ import annotations
+
 import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Sequence

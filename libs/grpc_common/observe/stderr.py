@@ -8,6 +8,8 @@ After a fatal signal no Python code runs: faulthandler writes its stacks to the 
 line with which C-core aborts may be lost in the pipe.
 """
 
+from __future__ import annotations
+
 import atexit
 import faulthandler
 import fcntl

@@ -5,6 +5,8 @@ grpc.aio (seen in 1.85.3) decodes paths in the loop that takes on all calls: one
 decodes belongs to a dispatcher, a second AioServer without a port, and only the dispatcher ends.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress

@@ -57,7 +57,7 @@ class AioRpc(Rpc):
 
     async def _send(self, operation: Callable[[Any], Awaitable[None]], content: Any) -> None:
         work = self._outcome(self._sending, operation, content)
-        self._sending = sending = asyncio.create_task(work, eager_start=True)
+        self._sending = sending = asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
         await asyncio.wait([sending])
         if (error := sending.result()) is not None:
             raise error

@@ -1,5 +1,7 @@
 """Turns messages of a method into what a servicer works with, and back."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import grpc

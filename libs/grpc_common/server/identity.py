@@ -1,5 +1,7 @@
 """Who calls: the subject alternative names (SANs) of a caller's certificate."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache

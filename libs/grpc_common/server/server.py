@@ -1,5 +1,7 @@
 """A gRPC server from its first log line to its last: ports, health, observation, an orderly end."""
 
+from __future__ import annotations
+
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

@@ -1,5 +1,7 @@
 """A Kubernetes API server for tests: EndpointSlices, lists and watches over real sockets, and faults."""
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import json

@@ -1,5 +1,7 @@
 """For tests of the server as clients and hostile peers see it: the real one, with a few methods of bytes."""
 
+from __future__ import annotations
+
 import asyncio
 import multiprocessing
 from collections.abc import AsyncIterator, Iterator, Mapping

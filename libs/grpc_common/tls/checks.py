@@ -4,6 +4,8 @@ gRPC itself does not tell: it leaves certificates out, or no peer connects. Each
 grpcio 1.85.
 """
 
+from __future__ import annotations
+
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -67,7 +69,7 @@ def _has_extensions(certificate: x509.Certificate) -> bool:
 
     try:
         return len(certificate.extensions) > 0
-    except ValueError, x509.DuplicateExtension:
+    except (ValueError, x509.DuplicateExtension):
         return True
 
 
@@ -78,7 +80,7 @@ def purpose_problem(leaf: x509.Certificate, use: Use) -> Problem | None:
 
     try:
         extensions = leaf.extensions
-    except ValueError, x509.DuplicateExtension:
+    except (ValueError, x509.DuplicateExtension):
         return "has extensions that can't be decoded", "issue it anew"
     for extension in extensions:
         if extension.critical and extension.oid.dotted_string not in _UNDERSTOOD:

@@ -1,5 +1,7 @@
 """The files tls.crt, tls.key and ca.crt of one directory: read, checked, and seen to change."""
 
+from __future__ import annotations
+
 import os
 import stat
 from collections.abc import Callable, Collection, Sequence
@@ -98,7 +100,7 @@ def fingerprint(directory: Path) -> object:
 def _file_fingerprint(path: str) -> tuple[int, ...] | None:
     try:
         status = os.stat(path)  # noqa: PTH116 (half the time of Path.stat, and this is once a handshake)
-    except OSError, ValueError:  # ValueError: a NUL in the path
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         return None
     # The change time, unlike that of modification, tells of a new mode too and is not copied with a file.
     return status.st_ino, status.st_size, status.st_ctime_ns
