@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grpc_common.client.bearer import BearerToken
     from grpc_common.client.channel import ChannelConfig, ChannelSection, Keepalive, NotReadyError, channel
     from grpc_common.client.endpoints import EndpointSource
     from grpc_common.client.service_config import (
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from grpc_common.config.units import CredentialUrl
     from grpc_common.config.yaml_file import ConfigError
     from grpc_common.core.calls import Call, CallObserver, Interceptor
+    from grpc_common.core.caller import Caller
     from grpc_common.core.errors import StartError, StatusError, error_details, invalid_argument
     from grpc_common.core.ports import BindError
     from grpc_common.core.status_errors import (
@@ -33,14 +35,18 @@ if TYPE_CHECKING:
     )
     from grpc_common.observe.logs import configure_logging
     from grpc_common.server.call import current_call
+    from grpc_common.server.authentication import Authenticator
     from grpc_common.server.server import Server
     from grpc_common.tls.credentials import ClientTLS
     from grpc_common.tls.files import TlsError
 
 __all__ = [
+    "Authenticator",
+    "BearerToken",
     "BindError",
     "Call",
     "CallObserver",
+    "Caller",
     "ChannelConfig",
     "ChannelSection",
     "ClientTLS",
@@ -77,6 +83,7 @@ __all__ = [
 _MODULES = {
     "tls.files": ["TlsError"],
     "config.command": ["command"],
+    "client.bearer": ["BearerToken"],
     "client.channel": ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"],
     "client.endpoints": ["EndpointSource"],
     "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
@@ -96,6 +103,8 @@ _MODULES = {
         "permission_denied",
         "unavailable",
     ],
+    "core.caller": ["Caller"],
+    "server.authentication": ["Authenticator"],
     "server.server": ["Server"],
     "tls.credentials": ["ClientTLS"],
     "config.units": ["CredentialUrl"],

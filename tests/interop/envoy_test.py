@@ -233,9 +233,9 @@ def mutual_tls(tmp_path):
     settings = {
         "directory": server.path,
         "require_client_certificate": True,
-        "allowed_callers": {"*": ["envoy.test"], f"/{SERVICE}/Refuse": ["another.test"]},
     }
-    return settings, client.path
+    allowed_callers = {"*": ["envoy.test"], f"/{SERVICE}/Refuse": ["another.test"]}
+    return {"tls": settings, "allowed_callers": allowed_callers}, client.path
 
 
 def tls_context(folder, **common):
@@ -258,7 +258,7 @@ async def test_mutual_tls(tmp_path, mutual_tls):
         "private_key": {"filename": f"{folder}/tls.key"},
     }
     tls = tls_context(folder, tls_certificates=[pair])
-    async with serving(tls=settings) as servers, through_envoy(tmp_path, servers, tls=tls) as (proxy, client):
+    async with serving(**settings) as servers, through_envoy(tmp_path, servers, tls=tls) as (proxy, client):
         assert await proxy.health() == {server.port: "healthy" for server in servers}
         assert await client.unary_unary(ECHO)(b"x", timeout=10) == b"x"
         error = await failure(client, "Refuse")
@@ -270,7 +270,7 @@ async def test_mutual_tls_without_a_certificate(tmp_path, mutual_tls):
     """An Envoy that has no certificate gets in nowhere."""
     settings, folder = mutual_tls
     async with (
-        serving(1, tls=settings) as [server],
+        serving(1, **settings) as [server],
         through_envoy(tmp_path, [server], tls=tls_context(folder)) as (proxy, client),
     ):
         health = await proxy.health()

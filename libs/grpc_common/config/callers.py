@@ -1,4 +1,4 @@
-"""What `server.tls.allowed_callers` may say: patterns of methods, and names of callers."""
+"""What `server.allowed_callers` may say: patterns of methods, and names of callers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ _DNS_NAME = re.compile(
     r"(?=.{1,253}\Z)([a-z0-9_-]{1,63}\.)*(?!\d+\Z)[a-z0-9_-]{1,63}", re.ASCII | re.IGNORECASE
 )
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://|urn:)[A-Za-z0-9._~:/?#\[\]@!$&'()+,;=%-]+")
+_SUBJECT = re.compile(r"subject:[^\s*](?:[^*]{0,253}[^\s*])?")
+_SCOPE = re.compile(r"scope:(?!\*\Z)[!#-\[\]-~]{1,255}")
+"""What RFC 6749, section 3.3, lets a scope be."""
+
 _LOCAL_PART = re.compile(r"[A-Za-z0-9.!#$%&'/=?^_`{|}~+-]+")
 
 
@@ -30,6 +34,9 @@ class San(NamedTuple):
 
     kind: SanKind
     value: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}"
 
     @classmethod
     def of(cls, kind: SanKind, value: str) -> San:
@@ -63,17 +70,33 @@ class San(NamedTuple):
         return cls.of(SanKind.IP, str(ipaddress.ip_address(text)))
 
 
-def parse_allowed_callers(allowed_callers: Mapping[str, Collection[str]]) -> dict[str, frozenset[San]]:
-    """Return {pattern: names}.
+def parse_caller(text: str) -> str:
+    """Return a caller that may be named, in the form in which two are compared.
+
+    `subject:NAME` and `scope:NAME` are those of a token, and any other text is a SAN.
 
     Raises:
-        ValueError: a pattern or name can't be right; the text names all of them.
+        ValueError: no token or certificate that should be trusted has it.
+
+    """
+    if not text.startswith(("subject:", "scope:")):
+        return str(San.parse(text))
+    if text.isprintable() and (_SUBJECT.fullmatch(text) or _SCOPE.fullmatch(text)):
+        return text
+    raise ValueError(text)
+
+
+def parse_allowed_callers(allowed_callers: Mapping[str, Collection[str]]) -> dict[str, frozenset[str]]:
+    """Return {pattern: callers}.
+
+    Raises:
+        ValueError: a pattern or caller can't be right; the text names all of them.
 
     """
     mistakes = [*_mistakes(allowed_callers)]
     if mistakes:
         raise ValueError("; ".join(mistakes))
-    return {pattern: frozenset(map(San.parse, names)) for pattern, names in allowed_callers.items()}
+    return {pattern: frozenset(map(parse_caller, names)) for pattern, names in allowed_callers.items()}
 
 
 def _mistakes(allowed_callers: Mapping[str, Collection[str]]) -> Iterator[str]:
@@ -81,16 +104,17 @@ def _mistakes(allowed_callers: Mapping[str, Collection[str]]) -> Iterator[str]:
         if not _PATTERN.fullmatch(pattern):
             yield f'{pattern!r} is not a method; write "/package.Service/Method", "/package.Service/*" or "*"'
         for name in names:
-            if not _is_san(name):
+            if not _is_caller(name):
                 yield (
                     f"{pattern!r} has the caller {name!r}; write one whole SAN without wildcards or spaces, "
-                    "in ASCII (xn--...): a DNS name, a URI, an IP address or an e-mail address"
+                    "in ASCII (xn--...): a DNS name, a URI, an IP address or an e-mail address; "
+                    "or, of a token, subject:NAME or scope:NAME"
                 )
 
 
-def _is_san(text: str) -> bool:
+def _is_caller(text: str) -> bool:
     try:
-        San.parse(text)
+        parse_caller(text)
     except ValueError:
         return False
     return True

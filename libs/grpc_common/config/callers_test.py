@@ -1,6 +1,6 @@
 import pytest
 
-from grpc_common.config.callers import San, SanKind, parse_allowed_callers
+from grpc_common.config.callers import San, SanKind, parse_allowed_callers, parse_caller
 from grpc_common.config.loading import ConfigError, load
 from grpc_common.config.sections import ServerConfig
 
@@ -67,6 +67,39 @@ def test_name_that_no_certificate_should_have(name):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "subject:ada",
+        "subject:system:serviceaccount:default:web",
+        "subject:auth0|5f7c8ec7",
+        "subject:Ada Lovelace",
+        "subject:bücher",
+        "subject://x",
+        "scope:users.read",
+        "scope:read:*",
+        "scope:https://a.test/write",
+    ],
+)
+def test_names_of_tokens(name):
+    """Subjects and scopes are compared as they are written, and never as SANs."""
+    assert parse_caller(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("subject:", "subject: a", "subject:a ", "subject:a\n", "subject:a\0b", "subject:*", "subject:a:*"),
+        *("scope:", "scope:*", "scope:a b", 'scope:"', "scope:\\", "scope:ü", "scope:a\n"),
+        *("SUBJECT:a", "subjects:a", "role:a", "subject:" + "a" * 256, "scope:" + "a" * 256),
+    ],
+)
+def test_names_that_no_token_should_have(name):
+    """A wildcard, space around a name and what no issuer writes are refused."""
+    with pytest.raises(ValueError, match="subject:NAME or scope:NAME"):
+        parse_allowed_callers({"*": [name]})
+
+
+@pytest.mark.parametrize(
     "pattern",
     [
         *("", "user.UserService/GetUser", "/user.UserService", "/user.UserService/", "/*", "/*/Get", "/a/G*"),
@@ -88,11 +121,11 @@ def test_nobody_is_no_mistake():
 def test_all_mistakes_are_told_in_one_line(tmp_path):
     """The configuration names each mistake once, with the file's line, and no control character."""
     file = tmp_path / "config.yaml"
-    file.write_text('server:\n  tls:\n    allowed_callers: {Get: [web], "*": ["a b", "x\\0\\e"]}\n')
+    file.write_text('server:\n\n  allowed_callers: {Get: [web], "*": ["a b", "x\\0\\e"]}\n')
     with pytest.raises(ConfigError) as caught:
         load(ServerConfig, file, {})
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"{file}:3: server.tls.allowed_callers: 'Get' is not a method; ")
+    assert line.startswith(f"{file}:3: server.allowed_callers: 'Get' is not a method; ")
     assert "'*' has the caller 'a b'" in line
     assert line.count("one whole SAN") == 2
     assert line.isprintable()

@@ -252,7 +252,18 @@ def test_every_mistake_is_named_at_once(file):
         ("server: {port", "config.yaml:1: not YAML: "),
         ("server: {health_port: 5, port: 5}", "both 5; give health a port of its own"),
         ("server: {tls: {require_client_certificate: true}}", "needs directory"),
-        ("server: {tls: {allowed_callers: {'*': [a]}}}", "needs require_client_certificate: true"),
+        ("server: {jwt: {jwks: http://a.test/keys, issuer: i, audience: a}}", "write https://, or anyone"),
+        (
+            "server: {jwt: {jwks: https://u:p@a.test/k, issuer: i, audience: a}}",
+            "leave the user and password",
+        ),
+        ("server: {jwt: {jwks: file:///keys, issuer: i, audience: a}}", "write the path of a file"),
+        ("server: {jwt: {jwks: '', issuer: i, audience: a}}", "write the path of a file"),
+        ("server: {jwt: {jwks: k, issuer: '', audience: a}}", "server.jwt.issuer: "),
+        ("server: {jwt: {jwks: k, issuer: i}}", "server.jwt.audience: is required"),
+        ("server: {jwt: {jwks: k, issuer: i, audience: a, algorithms: [HS256]}}", "server.jwt.algorithms"),
+        ("server: {jwt: {jwks: k, issuer: i, audience: a, algorithms: [none]}}", "server.jwt.algorithms"),
+        ("server: {jwt: {jwks: k, issuer: i, audience: a, algorithms: []}}", "server.jwt.algorithms"),
     ],
 )
 def test_impossible_values_are_refused(file, content, complaint):
@@ -405,7 +416,7 @@ def test_every_setting_is_explained_and_has_a_variable_of_its_own():
     """The help has a sentence for each setting, and no two share a variable."""
     known = settings(ServerConfig)
     assert [setting.key for setting in known if not setting.description] == []
-    variables = [setting.variable for setting in known if setting.key != "server.tls.allowed_callers"]
+    variables = [setting.variable for setting in known if setting.key != "server.allowed_callers"]
     assert len(set(variables)) == len(variables)
 
 

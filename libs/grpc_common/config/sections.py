@@ -2,11 +2,12 @@
 
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from grpc_common.config.callers import parse_allowed_callers
+from grpc_common.config.jwks import Algorithm, check_jwks
 from grpc_common.config.section import Section
 from grpc_common.config.units import (
     Count,
@@ -55,7 +56,7 @@ class DrainConfig(Section):
 
 
 class TlsConfig(Section):
-    """Encryption of the service's port, and who may call."""
+    """Encryption of the service's port."""
 
     directory: Path | None = None
     """The folder with tls.crt, tls.key and ca.crt, as cert-manager makes it; without it there is no TLS."""
@@ -63,25 +64,30 @@ class TlsConfig(Section):
     require_client_certificate: bool = False
     """Whether clients must have a certificate of the authority in ca.crt (mutual TLS)."""
 
-    allowed_callers: dict[str, list[str]] = Field(default_factory=dict)
-    """{pattern: SANs that may call}: `/package.Service/Method`, `/package.Service/*`, or `*` (not health).
-    The most specific decides; `[]` is nobody. A method without any is open; `"*": []` closes those."""
-
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.directory is None and self.require_client_certificate:
             raise ValueError("require_client_certificate needs directory, where the certificates are")
-        if self.allowed_callers and not self.require_client_certificate:
-            raise ValueError(
-                "allowed_callers needs require_client_certificate: true, or callers have no SANs"
-            )
         return self
 
-    @field_validator("allowed_callers")
-    @classmethod
-    def _methods_and_sans(cls, allowed_callers: dict[str, list[str]]) -> dict[str, list[str]]:
-        parse_allowed_callers(allowed_callers)
-        return allowed_callers
+
+class JwtConfig(Section):
+    """Bearer tokens (JWT) of callers; needs PyJWT."""
+
+    jwks: Annotated[str, AfterValidator(check_jwks)]
+    """The issuer's public keys: a file with a JWKS, or its https:// URL (http:// on this machine)."""
+
+    issuer: Annotated[str, Field(min_length=1)]
+    """What a token's `iss` must be."""
+
+    audience: Annotated[str, Field(min_length=1)]
+    """What a token's `aud` must be or hold: the name of this service, as tokens for others are none."""
+
+    leeway: Duration = 30
+    """How far the issuer's clock may differ from this one."""
+
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "ES256"]
+    """With which a token may be signed; never with a shared secret."""
 
 
 class ServerSection(Section):
@@ -128,10 +134,21 @@ class ServerSection(Section):
 
     propagated_metadata: list[MetadataName] = []
     """What the calls of a handler carry on of the metadata of its own call, as `x-request-id`."""
+    allowed_callers: dict[str, list[str]] = Field(default_factory=dict)
+    """{pattern: callers}: for `/package.Service/Method`, `/package.Service/*` or `*` (not health) the SANs,
+    `subject:NAME` or `scope:NAME` of tokens that may call. The most specific decides; `[]` is nobody.
+    A method without any is open; `"*": []` closes those."""
 
     keepalive: KeepaliveConfig = KeepaliveConfig()
     drain: DrainConfig = DrainConfig()
     tls: TlsConfig = TlsConfig()
+    jwt: JwtConfig | None = None
+
+    @field_validator("allowed_callers")
+    @classmethod
+    def _methods_and_callers(cls, allowed_callers: dict[str, list[str]]) -> dict[str, list[str]]:
+        parse_allowed_callers(allowed_callers)
+        return allowed_callers
 
     @model_validator(mode="after")
     def _own_health_port(self) -> Self:

@@ -194,6 +194,8 @@ KEYS = st.sampled_from(
         "tls",
         "directory",
         "allowed_callers",
+        "jwt",
+        "jwks",
         "metrics",
         "tracing",
     ]

@@ -1,7 +1,8 @@
 """Work that goes on in the background for as long as a program runs, whatever happens to it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import NoReturn
 
 import structlog
@@ -38,3 +39,14 @@ def is_cancelled() -> bool:
     """Return whether the current task was cancelled, whatever the code that it ran has made of it."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+@asynccontextmanager
+async def supervised(task: str, work: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """`supervise` some work until the end of the block."""
+    running = asyncio.create_task(supervise(task, work))
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import grpc
 
+from grpc_common.core.caller import Caller
+
 
 class CallType(StrEnum):
     """How a method streams, in the words of the metrics' label `grpc_type`."""
@@ -74,7 +76,7 @@ class Call:
     """One call from its start to its end."""
 
     method: Method
-    metadata: Metadata = field(default_factory=list)
+    metadata: Metadata = field(default_factory=list, repr=False)  # with credentials, which no log may have
     """Server: what the caller sent. Client: what will be sent; an observer may append to it."""
 
     peer: str = ""
@@ -99,7 +101,10 @@ class Call:
     """Server: what has ended the call, if it has failed: an exception of the handler, or its status."""
 
     caller: str = ""
-    """Server: who calls, by the certificate; empty where callers are not told apart."""
+    """Server: who calls, as text for the log; empty where callers are not told apart."""
+
+    identity: Caller | None = None
+    """Server: the same for programs: what the certificate and the token say; None for nobody known."""
 
     unknown_path: str = ""
     """Server: what the caller asked for, if there is no such method; text of a stranger."""

@@ -1,34 +1,39 @@
-"""Who may call what: by the subject alternative names (SANs) of the callers' certificates."""
+"""Who may call what: by the names that certificates and tokens give callers."""
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 import grpc
 from grpc_health.v1 import health
 
-from grpc_common.config.callers import San, parse_allowed_callers
-from grpc_common.core.errors import StartError, StatusError, printable
-from grpc_common.server.identity import identity
+from grpc_common.config.callers import parse_allowed_callers
+from grpc_common.core.caller import Caller
+from grpc_common.core.errors import StartError, StatusError, excerpt, printable
 
-_HEALTH = f"/{health.SERVICE_NAME}/*"
+_HEALTH_PREFIX = f"/{health.SERVICE_NAME}/"
+_HEALTH = f"{_HEALTH_PREFIX}*"
+
+_LONGEST_NAME = 1000
+"""Characters of a caller's name in an error."""
 
 
 class Authorizer:
     """Checks callers against a list for each method.
 
     The most specific pattern decides: `/user.UserService/CreateUser`, then `/user.UserService/*`,
-    then `*`. A method without one is open to everyone whom TLS lets in; an empty list lets nobody call, so
+    then `*`. A method without one is open to everyone; an empty list lets nobody call, so
     `"*": []` refuses all that has no pattern of its own. `*` does not close grpc.health.v1.Health, which
     probes and clients' health checks need; its own patterns do.
 
     Args:
-        allowed_callers: {pattern: SANs}; a caller with one of the SANs may call. A SAN with `://` or `urn:`
+        allowed_callers: {pattern: names}; a caller with one of the names may call. `subject:NAME` and
+            `scope:NAME` are those of a token; of a certificate it is a SAN. One with `://` or `urn:`
             is only ever equal to a URI of a certificate (`spiffe://cluster.local/ns/default/sa/web`), one
             with `@` to an e-mail address, an IP address to an IP address, and any other to a DNS name.
             They are compared whole; case matters, but not in domains. A certificate's wildcard is no match.
 
     Raises:
-        ValueError: a pattern or SAN can't be right; the text names all of them.
+        ValueError: a pattern or name can't be right; the text names all of them.
 
     """
 
@@ -46,34 +51,39 @@ class Authorizer:
 
         """
         mistakes = [
-            f"server.tls.allowed_callers: {pattern} is not served; {_hint(pattern, services)}"
+            f"server.allowed_callers: {pattern} is not served; {_hint(pattern, services)}"
             for pattern in self._allowed
             if not _is_served(pattern, services)
         ]
         if mistakes:
             raise StartError("\n".join(mistakes))
 
-    def check(self, method: str, auth_context: Mapping[str, Iterable[bytes]]) -> None:
-        """Return if the caller may call `method`.
+    def is_open_health(self, method: str) -> bool:
+        """Return whether `method` is one of health that is open to whoever asks, as probes do."""
+        return method.startswith(_HEALTH_PREFIX) and self._allowed_for(method) is None
+
+    def check(self, method: str, caller: Caller | None) -> None:
+        """Return if the caller, None for one without a credential, may call `method`.
 
         Args:
             method: the path, as `/user.UserService/CreateUser`.
-            auth_context: what the servicer context's auth_context() returns.
+            caller: who calls.
 
         Raises:
-            StatusError: PERMISSION_DENIED.
+            StatusError: UNAUTHENTICATED or PERMISSION_DENIED.
 
         """
         allowed = self._allowed_for(method)
         if allowed is None:
             return
-        caller = identity(auth_context)
+        if caller is None:
+            text = f"{printable(method)} is not open to callers without a credential"
+            raise StatusError(grpc.StatusCode.UNAUTHENTICATED, text)
         if allowed.isdisjoint(caller.names):
-            raise StatusError(
-                grpc.StatusCode.PERMISSION_DENIED, f"{printable(method)} is not allowed for {caller}"
-            )
+            text = f"{printable(method)} is not allowed for {excerpt(caller.name, _LONGEST_NAME)}"
+            raise StatusError(grpc.StatusCode.PERMISSION_DENIED, text)
 
-    def _allowed_for(self, method: str) -> frozenset[San] | None:
+    def _allowed_for(self, method: str) -> frozenset[str] | None:
         service = f"{method.rpartition('/')[0]}/*"
         for pattern in (method, service):
             if pattern in self._allowed:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 import grpc_common
 from grpc_common.core.errors import StatusError
 from grpc_common.server.authorization import Authorizer
+from grpc_common.server.identity import identity
 from grpc_common.testing.certificates import CertificateDirectory, issue
 
 CA = trustme.CA()
@@ -37,7 +38,7 @@ def allows(authorizer: Authorizer, method: str, *dns_names: str) -> bool:
     """Tell whether a caller with these names may call `method`."""
     pem = certificate(*map(x509.DNSName, dns_names))["tls.crt"]
     try:
-        authorizer.check(method, {"x509_pem_cert": [pem]})
+        authorizer.check(method, identity({"x509_pem_cert": [pem]}))
     except StatusError as error:
         assert error.code == grpc.StatusCode.PERMISSION_DENIED
         return False
@@ -77,9 +78,10 @@ def test_health_is_open_unless_named():
 
 
 def test_caller_without_tls():
-    """Over plaintext a caller has no names."""
-    with pytest.raises(StatusError, match="GetUser is not allowed for a caller without a certificate"):
-        Authorizer({"*": ["web"]}).check(GET, {})
+    """Over plaintext a caller has no credential, which is another mistake than a wrong one."""
+    with pytest.raises(StatusError, match="GetUser is not open to callers without a cred") as caught:
+        Authorizer({"*": ["web"]}).check(GET, None)
+    assert caught.value.code is grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_patterns_that_are_served():
@@ -106,7 +108,7 @@ def test_pattern_that_is_not_served(pattern, hint):
     """A typo would leave a method open: the server does not start, and says what is nearest."""
     with pytest.raises(grpc_common.StartError) as caught:
         Authorizer({"*": [], pattern: ["web"]}).check_patterns(SERVICES)
-    assert str(caught.value) == f"server.tls.allowed_callers: {pattern} is not served; {hint}"
+    assert str(caught.value) == f"server.allowed_callers: {pattern} is not served; {hint}"
 
 
 def test_all_wrong_patterns_at_once():
@@ -177,9 +179,9 @@ async def serving(folder, allowed_callers):
     tls = {
         "directory": CertificateDirectory(folder / "server", CA).path,
         "require_client_certificate": True,
-        "allowed_callers": allowed_callers,
     }
-    config = {"server": {"port": 0, "tls": tls, "drain": {"delay": "0s"}}, "metrics": {"enabled": False}}
+    section = {"port": 0, "tls": tls, "allowed_callers": allowed_callers, "drain": {"delay": "0s"}}
+    config = {"server": section, "metrics": {"enabled": False}}
     server = grpc_common.Server(grpc_common.ServerConfig.model_validate(config))
     server.add(None, add)
     async with server.serving() as port:
@@ -268,9 +270,7 @@ async def test_server_with_a_pattern_for_nothing(tmp_path, pattern, nearest):
     with pytest.raises(grpc_common.StartError) as caught:
         async with serving(tmp_path, {pattern: ["web.test"]}):
             pass
-    assert str(caught.value) == (
-        f"server.tls.allowed_callers: {pattern} is not served; did you mean {nearest}?"
-    )
+    assert str(caught.value) == (f"server.allowed_callers: {pattern} is not served; did you mean {nearest}?")
 
 
 async def test_patterns_of_the_servers_own_services(tmp_path):

@@ -1,13 +1,13 @@
-"""Who calls: the subject alternative names (SANs) of a caller's certificate."""
+"""Who calls, by the subject alternative names (SANs) of a certificate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from grpc_common.config.callers import San, SanKind
+from grpc_common.core.caller import Caller
 from grpc_common.core.errors import printable
 
 if TYPE_CHECKING:
@@ -30,26 +30,15 @@ _CERTIFICATES = 256
 one, 1 µs to look it up. A certificate has some KB; TLS takes none above 100 KB."""
 
 
-@dataclass(frozen=True)
-class Identity:
-    """A caller; str() is for logs and errors: printable, and bounded, whatever the certificate holds."""
-
-    names: frozenset[San]
-    """What it may be known by. SANs of other kinds (directory names, ...) are not here."""
-
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
+_UNREADABLE = Caller("a caller whose certificate can't be read")
+_WITHOUT_SANS = Caller("a caller without SANs")
 
 
-_WITHOUT_CERTIFICATE = Identity(frozenset(), "a caller without a certificate")
-_UNREADABLE = Identity(frozenset(), "a caller whose certificate can't be read")
-_WITHOUT_SANS = Identity(frozenset(), "a caller without SANs")
+def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Caller | None:
+    """Return who has made a call, None without a certificate.
 
-
-def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
-    """Return who has made a call.
+    Its text is printable, and bounded, whatever the certificate holds. SANs of other kinds than SanKind's
+    (directory names, ...) are none of its names.
 
     The certificate itself is read, since the names that gRPC reports are cut at a NUL, and don't say of
     which kind they are. That TLS has verified the certificate is presumed.
@@ -59,11 +48,11 @@ def identity(auth_context: Mapping[str, Iterable[bytes]]) -> Identity:
 
     """
     pem = next(iter(auth_context.get("x509_pem_cert", ())), b"")
-    return _of_certificate(pem) if pem else _WITHOUT_CERTIFICATE
+    return _of_certificate(pem) if pem else None
 
 
 @lru_cache(_CERTIFICATES)
-def _of_certificate(pem: bytes) -> Identity:
+def _of_certificate(pem: bytes) -> Caller:
     # Only a server with TLS pays for the import.
     from cryptography import x509  # noqa: PLC0415
 
@@ -74,15 +63,15 @@ def _of_certificate(pem: bytes) -> Identity:
         return _WITHOUT_SANS
     except Exception:  # noqa: BLE001 (whatever is wrong with it, it proves nothing)
         return _UNREADABLE
-    return Identity(frozenset(filter(None, map(_comparable, sans))), _shown(sans)) if sans else _WITHOUT_SANS
+    return Caller(_shown(sans), frozenset(filter(None, map(_comparable, sans)))) if sans else _WITHOUT_SANS
 
 
-def _comparable(san: GeneralName) -> San | None:
+def _comparable(san: GeneralName) -> str | None:
     kind, value = _KINDS.get(type(san).__name__), str(san.value)
     # Other characters may become equal to a name in lower case, as the sign of kelvin does.
     if kind is None or not (value.isascii() and value.isprintable()):
         return None
-    return San.of(kind, value)
+    return str(San.of(kind, value))
 
 
 def _shown(sans: list[GeneralName]) -> str:
@@ -93,5 +82,9 @@ def _shown(sans: list[GeneralName]) -> str:
 
 def _short(san: GeneralName) -> str:
     name = type(san).__name__
-    text = f"{_KINDS[name]}:{san.value}" if name in _KINDS else name
+    return shown_name(f"{_KINDS[name]}:{san.value}" if name in _KINDS else name)
+
+
+def shown_name(text: str) -> str:
+    """Return a caller's name as logs and errors have it: printable, and not too long."""
     return printable(text if len(text) <= _NAME_LENGTH else text[:_NAME_LENGTH] + "...")

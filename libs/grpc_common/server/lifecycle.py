@@ -19,13 +19,12 @@ from grpc_common.core.errors import Mapped, StatusError, leaves, status_of
 from grpc_common.observe.metrics import CallMetrics
 from grpc_common.observe.observers import Observers
 from grpc_common.server.admission import Admission
-from grpc_common.server.authorization import Authorizer
+from grpc_common.server.authentication import Access
 from grpc_common.server.background import Background
 from grpc_common.server.call import ServerCall
 from grpc_common.server.deadlines import Deadlines
 from grpc_common.server.flush import Flush
 from grpc_common.server.handler import Handler, MethodHandler, RefusingHandler, shown_path
-from grpc_common.server.identity import identity
 from grpc_common.server.messages import MessageMemory
 from grpc_common.server.rpc import Rpc
 from grpc_common.server.threads import Threads
@@ -53,7 +52,7 @@ class Lifecycle:
         config: limits and deadlines.
         observers: are told of each call.
         metrics: counts messages, and what observers raise.
-        authorizer: says who may call what; None lets everyone.
+        access: finds out who calls, and whether they may; None lets everyone.
         interceptors: run around the handlers, but not around health and reflection.
         errors: exceptions of handlers that have a status.
 
@@ -65,7 +64,7 @@ class Lifecycle:
         *,
         observers: Sequence[CallObserver] = (),
         metrics: CallMetrics | None = None,
-        authorizer: Authorizer | None = None,
+        access: Access | None = None,
         interceptors: Sequence[Interceptor] = (),
         errors: Mapped | None = None,
     ) -> None:
@@ -76,7 +75,7 @@ class Lifecycle:
         self._streaming = Deadlines(config.default_stream_deadline)
         self._observers = Observers(observers, metrics and metrics.observer_failures)
         self._metrics = metrics
-        self._authorizer = authorizer
+        self._access = access
         self._interceptors = tuple(interceptors)
         self._propagated = frozenset(config.propagated_metadata)
         self.background = Background()
@@ -130,6 +129,8 @@ class Lifecycle:
     ) -> tuple[bytes, StatusError | None]:
         deadlines = self._deadlines_of(handler)
         try:
+            if self._access is not None:
+                await self._access.check(call)
             self._admit(call, admission)
             if call.deadline is None or handler.built_in:
                 call.overdue = _overdue(deadlines.seconds)
@@ -195,10 +196,6 @@ class Lifecycle:
             raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "the metadata is larger than max_metadata_size"
             )
-        if self._authorizer is not None:
-            auth_context = call.rpc.context.auth_context()
-            call.caller = str(identity(auth_context))
-            self._authorizer.check(call.method.path, auth_context)
         admission.admit()
         call.admitted = True
 

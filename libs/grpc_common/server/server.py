@@ -25,7 +25,7 @@ from grpc_common.observe.setup import Observation, start_tracing
 from grpc_common.server import drain
 from grpc_common.server.accepting import accepting_server
 from grpc_common.server.aio import AioEngine
-from grpc_common.server.authorization import Authorizer
+from grpc_common.server.authentication import Authenticator, access
 from grpc_common.server.dependencies import Dependency
 from grpc_common.server.end_signals import end_signals
 from grpc_common.server.health import Health
@@ -52,6 +52,7 @@ class Server:
         config: the settings.
         interceptors: run around each handler, the first one outermost, once the caller is known and let
             in; not around health and reflection. See `Interceptor`.
+        authenticators: know callers in ways of one's own, and are asked after certificate and server.jwt.
         observers: are told of each call, as metrics, traces and the log are.
         errors: exceptions of the handlers that have a status, {class: code, or function of the exception
             that makes a StatusError}; see ErrorMap.
@@ -60,8 +61,8 @@ class Server:
             a registry share the metrics.
 
     Raises:
-        StartError: the certificates can't be used; see TlsConfig. Another server has the same registry
-            and other metrics.buckets.
+        StartError: the certificates can't be used, see TlsConfig; nothing can know server.allowed_callers;
+            another server has the same registry and other metrics.buckets.
         TypeError, ValueError: `errors` has what can't be mapped, or can't be a status.
 
     """
@@ -70,6 +71,7 @@ class Server:
         self,
         config: ServerConfig,
         *,
+        authenticators: Sequence[Authenticator] = (),
         interceptors: Sequence[Interceptor] = (),
         observers: Sequence[CallObserver] = (),
         errors: Errors | None = None,
@@ -86,12 +88,12 @@ class Server:
             registry=registry,
             buckets=config.metrics.buckets,
         )
-        self._authorizer = _authorizer(config.server.tls)
+        self._access = access(config.server, authenticators)
         self._lifecycle = Lifecycle(
             config.server,
             observers=[*self._observation.observers, *observers],
             metrics=self._observation.metrics,
-            authorizer=self._authorizer,
+            access=self._access,
             interceptors=interceptors,
             errors=ErrorMap(errors) if errors else None,
         )
@@ -159,7 +161,7 @@ class Server:
 
         Raises:
             BindError: a port is in use or not allowed.
-            StartError: server.tls.allowed_callers names a method that is not served.
+            StartError: server.allowed_callers names a method that is not served; server.jwt.jwks is unusable.
 
         """
         stderr.catch_stderr()
@@ -185,7 +187,7 @@ class Server:
 
         Raises:
             BindError: a port is in use or not allowed.
-            StartError: server.tls.allowed_callers names a method that is not served.
+            StartError: server.allowed_callers names a method that is not served; server.jwt.jwks is unusable.
 
         """
         if self._config.server.reflection:
@@ -193,12 +195,14 @@ class Server:
         self._services.close()
         if self._observation.metrics:
             self._observation.metrics.expect(self._services.described())
-        if self._authorizer:
-            self._authorizer.check_patterns(self._services.methods)
+        if self._access:
+            self._access.check_patterns(self._services.methods)
         port = bind(
             self._server, self._config.server.port, f"{self._config.env_prefix}GRPC_PORT", self._credentials
         )
         async with AsyncExitStack() as stack:
+            if self._access:
+                await stack.enter_async_context(self._access.running())
             health_port = await stack.enter_async_context(self._health_port())
             metrics_port = await stack.enter_async_context(self._observation.exported(port, self._health))
             for resource in self._resources:
@@ -286,10 +290,6 @@ def _tracing(config: TracingConfig) -> Tracing | None:
     if not config.enabled:
         return None
     return start_tracing(service_name=config.service_name, sampling_rate=config.sampling_rate)
-
-
-def _authorizer(config: TlsConfig) -> Authorizer | None:
-    return Authorizer(config.allowed_callers) if config.allowed_callers else None
 
 
 @asynccontextmanager

@@ -18,8 +18,8 @@ server:
   tls:
     directory: {directory}
     require_client_certificate: true
-    allowed_callers:
-      /test.Echo/Write: [admin.test]
+  allowed_callers:
+    /test.Echo/Write: [admin.test]
   drain: {{delay: 0s}}
 metrics: {{enabled: false}}
 """

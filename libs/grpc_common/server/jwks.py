@@ -1,0 +1,256 @@
+"""The public keys that tokens are signed with: read from a file or a URL, and followed as they rotate."""
+
+import asyncio
+import json
+import os
+import stat
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Mapping
+from typing import Any, NoReturn, Protocol, override
+
+import jwt
+import structlog
+
+from grpc_common.config.jwks import is_url
+from grpc_common.core.errors import StartError, printable
+
+log = structlog.get_logger()
+
+_LARGEST = 2**20
+"""Bytes of a JWKS; a key has less than 1 KB, or some with its certificates."""
+
+_FILE_PAUSE = 1.0
+"""Seconds between two looks at a file's status."""
+
+_URL_PAUSE = 300.0
+"""Seconds between two requests; an issuer publishes a key long before it signs with it."""
+
+_RETRY = 10.0
+"""Seconds until a request that has failed is repeated, and between those that unknown keys cause."""
+
+_SILENCE = 5.0
+"""Seconds that a server may take to connect, and for each part of its answer."""
+
+_ANSWER = 10.0
+"""Seconds in which the whole body must have come."""
+
+_SMALLEST_RSA_KEY = 2048
+"""Bits: RFC 7518, section 3.3."""
+
+_BY_TYPE = {
+    ("RSA", None): {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"},
+    ("EC", "P-256"): {"ES256"},
+    ("EC", "P-384"): {"ES384"},
+    ("EC", "P-521"): {"ES512"},
+    ("OKP", "Ed25519"): {"EdDSA"},
+}
+"""{(type, curve): algorithms}; shared secrets (`oct`) are none of them."""
+
+type KeySet = Mapping[tuple[str | None, str], jwt.PyJWK]
+"""Each key by its id, and by an algorithm that it may be used with."""
+
+
+class KeysError(StartError):
+    """The keys can't be read; the text says where and why."""
+
+
+class Keys:
+    """The newest usable keys; the last good ones stay when there are none.
+
+    Args:
+        source: a file or a URL with a JWKS (RFC 7517).
+        algorithms: which may be used.
+
+    """
+
+    def __init__(self, source: str, algorithms: Collection[str]) -> None:
+        self.current: KeySet = {}
+        """Replaced as a whole by other keys."""
+        self._where = source
+        self._source: _Source = _Url(source) if is_url(source) else _File(source)
+        self._algorithms = frozenset(algorithms)
+        self._failure = ""
+        self._refreshing: asyncio.Task[None] | None = None
+        self._looked_at = -_RETRY
+
+    async def start(self) -> None:
+        """Read the keys for the first time.
+
+        Raises:
+            KeysError: the file can't be used. An issuer that is away is only logged.
+
+        """
+        await self._refresh()
+        if self._failure and not is_url(self._where):
+            raise KeysError(f"server.jwt.jwks: {self._failure}")
+
+    async def follow(self) -> NoReturn:
+        """Read them again whenever they may have changed."""
+        while True:
+            await asyncio.sleep(min(self._source.pause, _RETRY) if self._failure else self._source.pause)
+            await self._refresh_once()
+
+    def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
+        """Return the key of a token; one that names none has the only key there is."""
+        if key_id is not None or (None, algorithm) in self.current:
+            return self.current.get((key_id, algorithm))
+        keys = [key for (_, each), key in self.current.items() if each == algorithm]
+        return keys[0] if len(keys) == 1 else None
+
+    async def look_again(self) -> None:
+        """Read the keys now, for a token with an unknown one; but not every time that a stranger asks."""
+        if self._refreshing is None:
+            now = time.monotonic()
+            if now - self._looked_at < _RETRY:
+                return
+            self._looked_at = now
+        await self._refresh_once()
+
+    async def _refresh_once(self) -> None:
+        """Read the keys once for all who ask, some of whom may leave meanwhile."""
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh())
+            self._refreshing.add_done_callback(self._refreshed)
+        await asyncio.wait([self._refreshing])
+
+    def _refreshed(self, _task: asyncio.Task[None]) -> None:
+        self._refreshing = None
+
+    async def _refresh(self) -> None:
+        try:
+            found = await asyncio.to_thread(self._read)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the last good keys stay)
+            self._failed(str(error) if isinstance(error, KeysError) else f"{self._where}: {error!r}")
+            return
+        if found is not None and found.keys() != self.current.keys():
+            log.info("keys of tokens", jwks=self._where, ids=sorted({str(kid) for kid, _ in found}))
+        if found is not None:
+            self.current = found
+        self._failure = ""
+
+    def _read(self) -> KeySet | None:
+        """Return the keys, None if they have not changed; runs in a thread."""
+        try:
+            content = self._source.read()
+            return None if content is None else _parse(content, self._algorithms)
+        except KeysError as error:
+            raise KeysError(printable(f"{self._where}: {error}")) from None
+
+    def _failed(self, failure: str) -> None:
+        if failure != self._failure:
+            log.error("keys of tokens can't be read, the last ones stay in use", reason=failure)
+        self._failure = failure
+
+
+class _Source(Protocol):
+    pause: float
+
+    def read(self) -> bytes | None:
+        """Return the content, None if it has not changed."""
+
+
+class _File(_Source):
+    def __init__(self, path: str) -> None:
+        self.pause = _FILE_PAUSE
+        self._path = path
+        self._read: object = None
+
+    @override
+    def read(self) -> bytes | None:
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 (the kind of file first: a FIFO would hang)
+            version = status.st_ino, status.st_size, status.st_ctime_ns
+            if version == self._read:
+                return None
+            if not stat.S_ISREG(status.st_mode):
+                raise KeysError("is no file; write the path of a JWKS")
+            with open(self._path, "rb") as file:  # noqa: PTH123 (as above)
+                content = file.read(_LARGEST + 1)
+        except OSError as error:
+            raise KeysError(error.strerror or type(error).__name__) from None
+        self._read = version
+        return content
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect could lead to http://."""
+
+    @override
+    def redirect_request(self, *_args: Any, **_options: Any) -> None:
+        return None
+
+
+class _Url(_Source):
+    def __init__(self, url: str) -> None:
+        self.pause = _URL_PAUSE
+        self._url = url
+        # http:// is for this machine alone, of which a proxy is no part.
+        proxies = [urllib.request.ProxyHandler({})] if url.startswith("http:") else []
+        self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
+
+    @override
+    def read(self) -> bytes:
+        request = urllib.request.Request(self._url, headers={"Accept": "application/json"})  # noqa: S310 (checked)
+        try:
+            with self._opener.open(request, timeout=_SILENCE) as response:
+                return _body(response)
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise KeysError(f"HTTP status {error.code}") from None
+        except OSError as error:
+            raise KeysError(str(getattr(error, "reason", error)) or type(error).__name__) from None
+
+
+def _body(response: Any) -> bytes:
+    end, body = time.monotonic() + _ANSWER, b""
+    while part := response.read1(_LARGEST):
+        body += part
+        if len(body) > _LARGEST:
+            break
+        if time.monotonic() > end:
+            raise KeysError(f"took longer than {_ANSWER:g} s")
+    return body
+
+
+def _parse(content: bytes, algorithms: frozenset[str]) -> KeySet:
+    if len(content) > _LARGEST:
+        raise KeysError(f"has more than {_LARGEST} bytes")
+    try:
+        document = json.loads(content)
+    except ValueError, RecursionError:
+        raise KeysError("is no JSON") from None
+    keys = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(keys, list):
+        raise KeysError('is no JWKS: it must be {"keys": [...]}')
+    found: dict[tuple[str | None, str], jwt.PyJWK] = {}
+    for data in keys:
+        for algorithm in _algorithms(data) & algorithms:
+            if (key := _key(data, algorithm)) is not None:
+                found.setdefault((data.get("kid"), algorithm), key)
+    if not found:
+        raise KeysError(f"has no public key for {', '.join(sorted(algorithms))}")
+    return found
+
+
+def _algorithms(data: Any) -> set[str]:
+    """Return what a key may be used with: a JWK need not say it, and must not be believed if it does."""
+    if not isinstance(data, dict) or not isinstance(data.get("kid"), str | None):
+        return set()
+    is_private, use, operations = "d" in data, data.get("use", "sig"), data.get("key_ops", ["verify"])
+    if is_private or use != "sig" or not isinstance(operations, list) or "verify" not in operations:
+        return set()
+    known = next(
+        (each for kind, each in _BY_TYPE.items() if kind == (data.get("kty"), data.get("crv"))), set()
+    )
+    return {each for each in known if data.get("alg", each) == each}
+
+
+def _key(data: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
+    try:
+        key = jwt.PyJWK(data, algorithm=algorithm)
+    except Exception:  # noqa: BLE001 (whatever is wrong with one, the others are of use)
+        return None
+    is_weak = data["kty"] == "RSA" and key.key.key_size < _SMALLEST_RSA_KEY
+    return None if is_weak else key

@@ -1,0 +1,408 @@
+import asyncio
+import base64
+import contextlib
+import json
+import threading
+import time
+from contextlib import asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import jwt
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
+
+import grpc_common
+from grpc_common.core.calls import current_call
+from grpc_common.testing.certificates import CertificateDirectory
+from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
+
+ECHO = "/test.Echo/Read"
+CODE = grpc.StatusCode
+CLOSED = {"*": [], ECHO: ["subject:ada", "scope:echo.read"]}
+
+
+async def echo(_request: bytes, _context) -> bytes:
+    """Answer with what is known of the caller."""
+    call = current_call.get()
+    identity = call.identity
+    known = {"names": sorted(identity.names), "claims": [*identity.claims]} if identity else {}
+    return json.dumps({"caller": call.caller, **known}).encode()
+
+
+def add(_servicer, server) -> None:
+    """Register test.Echo."""
+    handlers = {name: grpc.unary_unary_rpc_method_handler(echo) for name in ("Read", "Open")}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", handlers)])
+
+
+def config(jwks, allowed=None, **sections) -> grpc_common.ServerConfig:
+    """Return the configuration of a server that takes the tokens of an issuer."""
+    settings = {"jwks": str(jwks), "issuer": ISSUER, "audience": AUDIENCE} | sections.pop("jwt", {})
+    section = {"port": 0, "jwt": settings, "drain": {"delay": "0s"}, "allowed_callers": allowed or {}}
+    return grpc_common.ServerConfig.model_validate(
+        {"server": section | sections, "metrics": {"enabled": False}}
+    )
+
+
+@asynccontextmanager
+async def serving(settings, authenticators=()):
+    """Serve test.Echo in plaintext; yield a channel."""
+    server = grpc_common.Server(settings, authenticators=authenticators)
+    server.add(None, add)
+    async with server.serving() as port, grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+        yield channel
+
+
+async def outcome(channel, token=None, method=ECHO, metadata=None):
+    """Return code and text of a call."""
+    headers = metadata or ([("authorization", f"Bearer {token}")] if token is not None else [])
+    call = channel.unary_unary(method)(b"", metadata=headers, timeout=20)
+    return await call.code(), await call.details()
+
+
+@pytest.fixture
+def issuer():
+    """Return an issuer of tokens."""
+    return TokenIssuer()
+
+
+@pytest.fixture
+def keys(issuer, tmp_path):
+    """Return the file with the issuer's keys."""
+    file = tmp_path / "jwks.json"
+    file.write_bytes(issuer.jwks())
+    return file
+
+
+def jws(issuer, header: object, payload: object) -> str:
+    """Return a token with any header, signed as if it were one of the issuer's algorithm."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, payload)]
+    signature = jwt.api_jws.encode(parts[1], issuer.key, issuer.algorithm).rpartition(".")[2]
+    return ".".join([part.decode() for part in parts] + [signature])
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+async def test_token_of_an_allowed_caller(tmp_path, algorithm):
+    """A subject or a scope that is on the list may call; the handler and the access line know the caller."""
+    issuer, file = TokenIssuer(algorithm), tmp_path / "jwks.json"
+    file.write_bytes(issuer.jwks())
+    with capture_logs() as logs:
+        async with serving(config(file, CLOSED)) as channel:
+            for token, caller in (
+                (issuer.token("ada"), "subject:ada"),
+                (issuer.token("bob", scope="a echo.read"), "subject:bob"),
+                (issuer.token("bob", scope=["echo.read"]), "subject:bob"),
+                (issuer.token("bob", scp="echo.read a"), "subject:bob"),
+                (issuer.token("bob", scp=["echo.read", "a"]), "subject:bob"),
+                (issuer.token("ada", aud=["other", AUDIENCE]), "subject:ada"),
+                (issuer.token("ada", headers={"typ": "at+jwt"}), "subject:ada"),
+                (issuer.token("ada", headers={"kid": None}), "subject:ada"),
+                (issuer.token("ada", exp=time.time() - 10), "subject:ada"),  # within the leeway
+                (issuer.token("ada", nbf=time.time() + 10), "subject:ada"),
+            ):
+                for scheme in ("Bearer", "bearer"):
+                    metadata = [("authorization", f"{scheme} {token}")]
+                    answer = json.loads(await channel.unary_unary(ECHO)(b"", metadata=metadata))
+                    assert answer["caller"] == caller
+                    assert {"iss", "sub", "exp"} <= {*answer["claims"]}
+                assert logs[-1]["caller"] == caller
+                assert token not in str(logs)
+
+
+async def test_no_credential_and_a_wrong_one(keys, issuer):
+    """Without a token it is UNAUTHENTICATED, with one that is not on the list PERMISSION_DENIED."""
+    async with serving(config(keys, CLOSED)) as channel:
+        assert (await outcome(channel))[0] is CODE.UNAUTHENTICATED
+        assert (await outcome(channel, metadata=[("authorization", "Basic YTpi")]))[0] is CODE.UNAUTHENTICATED
+        code, text = await outcome(channel, issuer.token("bob", scope="echo.reader"))
+        assert (code, text) == (CODE.PERMISSION_DENIED, f"{ECHO} is not allowed for subject:bob")
+        code, _ = await outcome(channel, issuer.token("ADA"))
+        assert code is CODE.PERMISSION_DENIED
+
+
+def wrong_tokens(issuer: TokenIssuer):
+    """Yield tokens that are wrong, and what the caller is told of each."""
+    other = TokenIssuer()
+    now = time.time()
+    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ada", "exp": now + 3600}
+    good = issuer.token()
+    public = issuer.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    yield "expired", issuer.token(exp=now - 60), "has expired"
+    yield "not yet valid", issuer.token(nbf=now + 60), "is not valid yet"
+    yield "issued in the future", issuer.token(iat=now + 60), "is not valid yet"
+    yield "other issuer", issuer.token(iss="https://evil.test"), "is of another issuer"
+    yield "issuers", issuer.token(iss=[ISSUER]), "is of another issuer"
+    yield "other audience", issuer.token(aud="test.Other"), "is for another audience"
+    yield "audience in part", issuer.token(aud="test.EchoX"), "is for another audience"
+    yield "no expiry", issuer.token(exp=None), "lacks one of exp"
+    yield "no audience", issuer.token(aud=None), "lacks one of"
+    yield "no issuer", issuer.token(iss=None), "lacks one of"
+    yield "no subject", issuer.token(None), "lacks one of"
+    yield "number as subject", issuer.token(7), "can't be read"
+    yield "list as subject", issuer.token(["ada"]), "can't be read"
+    yield "infinite expiry", issuer.token(exp=float("inf")), "can't be read"
+    yield "expiry as nonsense", issuer.token(exp="never"), "can't be read"
+    yield "numbers as scopes", issuer.token(scope=[1]), "has scopes that are neither"
+    yield "mapping as scopes", issuer.token(scope={"echo.read": 1}), "has scopes that are neither"
+    yield "own key", other.token(headers={"kid": issuer.key_id}), "has a wrong signature"
+    yield "changed", good[:-6] + ("AAAAAA" if good[-6:] != "AAAAAA" else "BBBBBB"), "has a wrong signature"
+    yield (
+        "own key inside",
+        other.token(headers={"kid": issuer.key_id, "jwk": other.public_key()}),
+        "wrong sig",
+    )
+    yield "none", jwt.encode(claims, "", "none", headers={"kid": issuer.key_id}), "is not signed with"
+    yield "public key as secret", hs256(claims, public, issuer.key_id), "is not signed with"
+    yield "other algorithm", jws(issuer, {"alg": "RS256", "kid": issuer.key_id}, claims), "an unknown key"
+    yield "algorithm as number", jws(issuer, {"alg": 7, "kid": issuer.key_id}, claims), "is not signed with"
+    yield "algorithm as list", jws(issuer, {"alg": ["ES256"], "kid": issuer.key_id}, claims), "is not signed"
+    yield "list as id", jws(issuer, {"alg": "ES256", "kid": [1]}, claims), "can't be read"
+    yield "critical", issuer.token(headers={"crit": ["exp"], "exp": 1}), "can't be read"
+    yield "logout", issuer.token(headers={"typ": "logout+jwt"}), "is of another type"
+    yield "proof", issuer.token(headers={"typ": "dpop+jwt"}), "is of another type"
+    yield "encrypted", "a.b.c.d.e", "can't be read"
+    yield "deep", jws(issuer, [[]] * 9 + [json.loads("[" * 500 + "]" * 500)], claims), "can't be read"
+    yield "no token", "", "can't be read"
+    yield "word", "secret-token", "can't be read"
+    yield "dots", "..", "can't be read"
+    yield "huge", "a" * 20_000, "has more than 16384 characters"
+    yield "spaces", f"{good} {good}", "can't be read"
+
+
+def hs256(claims, secret: bytes, key_id: str) -> str:
+    """Return a token that is signed with a public key as if that were a secret."""
+    import hashlib  # noqa: PLC0415
+    import hmac  # noqa: PLC0415
+
+    header = {"alg": "HS256", "kid": key_id}
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, claims)]
+    digest = hmac.new(secret, b".".join(parts), hashlib.sha256).digest()
+    return b".".join([*parts, base64.urlsafe_b64encode(digest).rstrip(b"=")]).decode()
+
+
+async def test_wrong_tokens(keys, issuer):
+    """Each is refused with a reason, on open methods too; neither text nor log has anything of the token."""
+    with capture_logs() as logs:
+        async with serving(config(keys, max_metadata_size="64KiB")) as channel:
+            for case, token, reason in wrong_tokens(issuer):
+                code, text = await outcome(channel, token)
+                assert (code, text.startswith("the bearer token ")) == (CODE.PERMISSION_DENIED, True), case
+                assert reason in text, case
+                assert len(token) < 3 or token not in text + str(logs), case
+                assert "unexpected exception" not in str(logs), case
+            good = ("authorization", f"Bearer {issuer.token()}")
+            assert (await outcome(channel, metadata=[good]))[0] is CODE.OK
+            code, text = await outcome(channel, metadata=[good, good])
+            assert (code, text) == (
+                CODE.PERMISSION_DENIED,
+                "the bearer token is not the only credential in authorization",
+            )
+
+
+async def test_health_for_probes(keys, issuer):
+    """Health that has no pattern of its own asks for nothing, and takes no offence at a wrong token."""
+    request = health_pb2.HealthCheckRequest()
+    async with serving(config(keys, {"*": []})) as channel:
+        for metadata in ([], [("authorization", "Bearer wrong")]):
+            await health_pb2_grpc.HealthStub(channel).Check(request, metadata=metadata)
+    async with serving(config(keys, {"/grpc.health.v1.Health/*": ["scope:probe"]})) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        call = check(request)
+        assert await call.code() is CODE.UNAUTHENTICATED
+        await check(request, metadata=[("authorization", f"Bearer {issuer.token(scope='probe')}")])
+
+
+async def test_expiry_of_a_token_that_is_known(keys, issuer):
+    """A token that was verified before is refused once it has expired."""
+    async with serving(config(keys, jwt={"leeway": "0s"})) as channel:
+        token = issuer.token(exp=time.time() + 1.5)
+        assert (await outcome(channel, token))[0] is CODE.OK
+        while (await outcome(channel, token))[0] is CODE.OK:
+            assert time.time() < jwt.decode(token, options={"verify_signature": False})["exp"] + 1
+        assert await outcome(channel, token) == (CODE.PERMISSION_DENIED, "the bearer token has expired")
+
+
+async def test_rotation_in_the_file(keys, issuer):
+    """A new key is known at once to the token that needs it, and one that is gone is no longer trusted."""
+    async with serving(config(keys)) as channel:
+        old = issuer.token()
+        assert (await outcome(channel, old))[0] is CODE.OK
+        issuer.rotate()
+        keys.write_bytes(issuer.jwks())
+        assert (await outcome(channel, issuer.token()))[0] is CODE.OK
+        assert await outcome(channel, old) == (
+            CODE.PERMISSION_DENIED,
+            "the bearer token is signed with an unknown key",
+        )
+        # Within the next ten seconds strangers cause no other look; the file is followed all the same.
+        issuer.rotate()
+        keys.write_bytes(issuer.jwks())
+        end = time.monotonic() + 10
+        while (await outcome(channel, issuer.token()))[0] is not CODE.OK:
+            assert time.monotonic() < end
+
+
+async def test_file_that_is_broken_later(keys, issuer):
+    """The last good keys stay in use, and the log says why."""
+    with capture_logs() as logs:
+        async with serving(config(keys)) as channel:
+            keys.write_text('{"keys": [\x1b')
+            assert (await outcome(channel, issuer.token(headers={"kid": "new"})))[0] is CODE.PERMISSION_DENIED
+            assert (await outcome(channel, issuer.token()))[0] is CODE.OK
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert line["reason"] == f"{keys}: is no JSON"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[]", "is no JWKS"),
+        ('{"keys": {}}', "is no JWKS"),
+        ('{"keys": []}', "has no public key for ES256, RS256"),
+        ('{"keys": [1, {}, {"kty": "EC"}, {"kty": "EC", "crv": "P-256", "x": 1}]}', "has no public key"),
+        ('{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "a", "alg": "HS256"}]}', "has no public key"),
+        ('{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "a"}]}', "has no public key"),
+        (" " * (2**20 + 1), "has more than 1048576 bytes"),
+        (None, "No such file or directory"),
+    ],
+)
+async def test_keys_that_are_none(tmp_path, content, reason):
+    """A server does not start without a key to trust, and says which file is wrong."""
+    file = tmp_path / "jwks.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(grpc_common.StartError, match=reason) as caught:
+        async with serving(config(file)):
+            pass
+    assert str(caught.value).startswith(f"server.jwt.jwks: {file}: ")
+
+
+@pytest.mark.parametrize("member", [{"use": "enc"}, {"key_ops": ["sign"]}, {"alg": "ES384"}, {"d": "AQ"}])
+async def test_keys_for_another_use(tmp_path, issuer, member):
+    """A key that is not for signatures, or a private one, is not trusted."""
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [issuer.public_key(**member)]}))
+    with pytest.raises(grpc_common.StartError, match="has no public key"):
+        async with serving(config(file)):
+            pass
+
+
+class JwksServer:
+    """Serves keys over HTTP on loopback."""
+
+    def __init__(self) -> None:
+        self.status, self.body, self.headers, self.requests = 200, b"", {}, 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.requests += 1
+                self.send_response(outer.status)
+                for name, value in outer.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    self.wfile.write(outer.body)
+
+            def log_message(self, *_args) -> None:
+                """Stay quiet."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/keys"
+
+
+@pytest.fixture
+def jwks_server():
+    """Serve keys until the end of the test."""
+    server = JwksServer()
+    thread = threading.Thread(target=server.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.server.shutdown()
+    thread.join()
+    server.server.server_close()
+
+
+async def test_rotation_at_a_url(jwks_server, issuer):
+    """A new key is fetched for the first token with it; strangers cause one in ten seconds."""
+    jwks_server.body = issuer.jwks()
+    async with serving(config(jwks_server.url, CLOSED)) as channel:
+        assert (await outcome(channel, issuer.token()))[0] is CODE.OK
+        assert jwks_server.requests == 1
+        old = issuer.token()
+        issuer.rotate()
+        jwks_server.body = issuer.jwks()
+        assert (await outcome(channel, issuer.token()))[0] is CODE.OK
+        assert (await outcome(channel, old))[0] is CODE.PERMISSION_DENIED
+        for n in range(20):
+            unknown = issuer.token(headers={"kid": f"unknown-{n}"})
+            assert (await outcome(channel, unknown))[0] is CODE.PERMISSION_DENIED
+        assert jwks_server.requests == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ((500, {}, b""), "HTTP status 500"),
+        ((302, {"Location": "http://127.0.0.1:1/"}, b""), "HTTP status 302"),
+        ((200, {}, b"<html>"), "is no JSON"),
+        ((200, {}, b" " * (2**20 + 1)), "has more than 1048576 bytes"),
+    ],
+)
+async def test_issuer_that_fails(jwks_server, issuer, answer, reason):
+    """The last good keys stay in use while the issuer answers nonsense, and the log says so once."""
+    jwks_server.body = issuer.jwks()
+    with capture_logs() as logs:
+        async with serving(config(jwks_server.url)) as channel:
+            jwks_server.status, jwks_server.headers, jwks_server.body = answer
+            code, _ = await outcome(channel, issuer.token(headers={"kid": "new"}))
+            assert code is CODE.PERMISSION_DENIED
+            assert (await outcome(channel, issuer.token()))[0] is CODE.OK
+    assert [line["reason"] for line in logs if line["log_level"] == "error"] == [
+        f"{jwks_server.url}: {reason}"
+    ]
+
+
+async def test_issuer_that_is_away_at_the_start(jwks_server, issuer):
+    """The server starts, says UNAVAILABLE to tokens and serves others, until the issuer is back."""
+    jwks_server.status = 503
+    async with serving(config(jwks_server.url, {ECHO: ["subject:ada"]})) as channel:
+        jwks_server.body = b"{}"
+        assert (await outcome(channel, method="/test.Echo/Open"))[0] is CODE.OK
+        assert await outcome(channel, issuer.token()) == (
+            CODE.UNAVAILABLE,
+            "the keys of bearer tokens are not known yet",
+        )
+        jwks_server.status, jwks_server.body = 200, issuer.jwks()
+        end = time.monotonic() + 30
+        while (await outcome(channel, issuer.token()))[0] is not CODE.OK:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.1)
+
+
+async def test_certificate_and_token(tmp_path, keys, issuer):
+    """Over mutual TLS a caller has the names of both, and each alone is enough where it is on the list."""
+    ca = trustme.CA()
+    tls = {
+        "directory": CertificateDirectory(tmp_path / "server", ca).path,
+        "require_client_certificate": True,
+    }
+    allowed = {ECHO: ["web.test"], "/test.Echo/Open": ["subject:ada"]}
+    server = grpc_common.Server(config(keys, allowed, tls=tls))
+    server.add(None, add)
+    client = grpc_common.ClientTLS(CertificateDirectory(tmp_path / "web", ca, "web.test").path)
+    async with server.serving() as port, grpc_common.channel(f"localhost:{port}", tls=client) as channel:
+        assert (await outcome(channel))[0] is CODE.OK
+        code, text = await outcome(channel, method="/test.Echo/Open")
+        assert (code, text) == (CODE.PERMISSION_DENIED, "/test.Echo/Open is not allowed for DNS:web.test")
+        metadata = [("authorization", f"Bearer {issuer.token()}")]
+        answer = json.loads(await channel.unary_unary("/test.Echo/Open")(b"", metadata=metadata))
+        assert answer["caller"] == "DNS:web.test, subject:ada"
+        assert answer["names"] == ["DNS:web.test", "subject:ada"]
+        assert (await outcome(channel, "wrong"))[0] is CODE.PERMISSION_DENIED
