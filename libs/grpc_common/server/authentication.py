@@ -101,10 +101,10 @@ class Access:
     async def _authenticated(self, call: Call) -> Caller | None:
         if self._running >= _MOST_AT_A_TIME:
             raise pushback(f"the server is busy with the credentials of {self._running} calls")
-
         self._running += 1
+        limit = asyncio.timeout(_TIMEOUT)
         try:
-            async with asyncio.timeout(_TIMEOUT) as limit:
+            async with limit:
                 return await self._first(call)
         except TimeoutError:
             if not limit.expired():

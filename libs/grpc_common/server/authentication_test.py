@@ -1,3 +1,4 @@
+import asyncio
 from contextlib import asynccontextmanager
 
 import grpc
@@ -111,6 +112,49 @@ async def test_first_that_knows_the_caller():
             await outcome(channel, "key-of-ada")
             await outcome(channel)
     assert [line["caller"] for line in logs if line["event"] == "call"] == [r"ada\x1b", "ghost"]
+
+
+class Waiting:
+    """Knows everyone, once it may."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.asked = asyncio.Queue()
+
+    async def authenticate(self, _call):
+        """Return a caller when it may."""
+        self.asked.put_nowait(None)
+        await self.go.wait()
+        return grpc_common.Caller("ada")
+
+
+async def test_callers_that_leave_while_they_are_asked_about():
+    """A deadline or a cancellation ends the call at once, and others go on."""
+    waiting = Waiting()
+    async with serving(waiting) as channel:
+        call = channel.unary_unary(ECHO)(b"", timeout=0.3)
+        await waiting.asked.get()
+        assert await call.code() is CODE.DEADLINE_EXCEEDED
+        call = channel.unary_unary(ECHO)(b"")
+        await waiting.asked.get()
+        call.cancel()
+        waiting.go.set()
+        assert (await outcome(channel))[0] is CODE.OK
+
+
+async def test_many_that_wait():
+    """No more than 1000 calls wait for an authenticator; others are refused at once."""
+    waiting = Waiting()
+    async with serving(waiting, max_concurrent_streams=2000) as channel:
+        calls = [channel.unary_unary(ECHO)(b"", timeout=60) for _ in range(1000)]
+        for _ in calls:
+            await waiting.asked.get()
+        assert await outcome(channel) == (
+            CODE.RESOURCE_EXHAUSTED,
+            "the server is busy with the credentials of 1000 calls",
+        )
+        waiting.go.set()
+        assert {await call.code() for call in calls} == {CODE.OK}
 
 
 TOKENS = {"jwks": "keys.json", "issuer": "i", "audience": "a"}

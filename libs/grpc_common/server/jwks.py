@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import stat
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
 from typing import Any, NoReturn, Protocol, override
 
 import jwt
@@ -120,7 +122,7 @@ class Keys:
 
     async def _refresh(self) -> None:
         try:
-            found = await asyncio.to_thread(self._read)
+            found = await _in_thread(self._read)
         except Exception as error:  # noqa: BLE001 (whatever it is, the last good keys stay)
             self._failed(str(error) if isinstance(error, KeysError) else f"{self._where}: {error!r}")
             return
@@ -142,6 +144,21 @@ class Keys:
         if failure != self._failure:
             log.error("keys of tokens can't be read, the last ones stay in use", reason=failure)
         self._failure = failure
+
+
+async def _in_thread[Result](work: Callable[[], Result]) -> Result:
+    """Run `work` in a thread that the end of the process does not wait for, as it does for asyncio's own."""
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
+            done.set_exception(error)
+
+    done.set_running_or_notify_cancel()
+    threading.Thread(target=run, name="keys of tokens", daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 class _Source(Protocol):
