@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from grpc_common.config.sections import ServerConfig
     from grpc_common.config.units import CredentialUrl
     from grpc_common.config.yaml_file import ConfigError
-    from grpc_common.core.calls import Call, CallObserver, Interceptor
     from grpc_common.core.caller import Caller
+    from grpc_common.core.calls import Call, CallObserver, Interceptor
     from grpc_common.core.errors import StartError, StatusError, error_details, invalid_argument
     from grpc_common.core.ports import BindError
     from grpc_common.core.status_errors import (
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         unavailable,
     )
     from grpc_common.observe.logs import configure_logging
-    from grpc_common.server.call import current_call
     from grpc_common.server.authentication import Authenticator
+    from grpc_common.server.call import current_call
     from grpc_common.server.server import Server
     from grpc_common.tls.credentials import ClientTLS
     from grpc_common.tls.files import TlsError

@@ -1,4 +1,4 @@
-"""Checks the work tree: ruff for Python, mypy for its types, buildifier for Bazel's files.
+"""Checks the work tree: ruff for Python, mypy for types, buildifier for Bazel's files, links of documents.
 
 With --fix, what can be corrected by a program is.
 """
@@ -42,6 +42,7 @@ def commands(*, fix: bool) -> dict[str, list[str]]:
         "ruff format": [str(RUFF), "format", *([] if fix else ["--diff"])],
         "mypy": [sys.executable, "-m", "mypy"],
         "buildifier": [*buildifier, "--mode=fix" if fix else "--mode=diff", *bazel_files()],
+        "links": [sys.executable, "tools/lint/links.py"],
     }
 
 

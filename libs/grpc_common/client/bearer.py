@@ -1,5 +1,7 @@
 """A client's bearer tokens: from a file that rotates, or from a function that fetches them."""
 
+from __future__ import annotations
+
 import asyncio
 import base64
 import json
@@ -172,6 +174,6 @@ def _expiry(token: str) -> float:
     try:
         _, payload, _ = token.split(".")
         expiry = float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
-    except ValueError, TypeError, LookupError, OverflowError, RecursionError:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         return 0.0
     return expiry if math.isfinite(expiry) else 0.0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from grpc_common.client.bearer import refuse_plaintext
 from grpc_common.client.channel_config import ChannelConfig, ChannelSection, Keepalive
 from grpc_common.client.dialer import Dialer
 from grpc_common.client.endpoints import EndpointSource
@@ -66,7 +67,8 @@ async def channel(
         ready_timeout: seconds to wait for the first connection; None does not wait.
 
     Raises:
-        ValueError: the target has none of these forms, or a section came with `tls` or `config`.
+        ValueError: the target has none of these forms, a section came with `tls` or `config`, or a
+            BearerToken would be sent in plaintext.
         TlsError: the certificate files can't be used.
         NotReadyError: no connection within `ready_timeout`.
         Exception: what the source of endpoints raises before it has any, unless `ready_timeout` is None.
@@ -76,6 +78,7 @@ async def channel(
         if tls is not None or config is not None:
             raise ValueError("a ChannelSection holds tls and config; change them there (model_copy)")
         tls, config, target = target.client_tls(), target, target.target
+    refuse_plaintext(interceptors, target, tls=tls is not None)
     config = config or ChannelConfig()
     dialer = Dialer(target, tls, config.options(), endpoints)
     swapping = SwappingChannel(

@@ -112,7 +112,7 @@ class MultiCallable:
         call = Call(self._method, list(details.metadata or ()), self._channel.target, details.timeout)
         try:
             return await self._start_around(call, details, request)
-        except grpc.aio.AioRpcError, asyncio.CancelledError:
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
             raise
         except Exception as error:
             raise _rpc_error_of(status_of(error, self._method.path)) from error

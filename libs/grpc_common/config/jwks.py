@@ -9,6 +9,9 @@ type Algorithm = Literal[
 ]
 """Those with a public key: whoever can verify a token must not be able to make one."""
 
+DEFAULT_ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256")
+"""What nearly all issuers sign with."""
+
 
 def is_url(jwks: str) -> bool:
     """Return whether keys come from a URL, and not from a file."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from grpc_common.config.callers import parse_allowed_callers
-from grpc_common.config.jwks import Algorithm, check_jwks
+from grpc_common.config.jwks import DEFAULT_ALGORITHMS, Algorithm, check_jwks
 from grpc_common.config.section import Section
 from grpc_common.config.units import (
     Count,
@@ -86,7 +86,9 @@ class JwtConfig(Section):
     leeway: Duration = 30
     """How far the issuer's clock may differ from this one."""
 
-    algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "ES256"]
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)] = Field(
+        default_factory=lambda: list(DEFAULT_ALGORITHMS)
+    )
     """With which a token may be signed; never with a shared secret."""
 
 
@@ -132,7 +134,7 @@ class ServerSection(Section):
     reflection: bool = True
     """Whether clients may ask which services and messages there are."""
 
-    propagated_metadata: list[MetadataName] = []
+    propagated_metadata: list[MetadataName] = Field(default_factory=list)
     """What the calls of a handler carry on of the metadata of its own call, as `x-request-id`."""
     allowed_callers: dict[str, list[str]] = Field(default_factory=dict)
     """{pattern: callers}: for `/package.Service/Method`, `/package.Service/*` or `*` (not health) the SANs,

@@ -56,7 +56,7 @@ def _number_to_seconds(value: Any) -> float:
         # A variable is a text; of one such as "nan" or "1_0" Python would make a number.
         is_number = isinstance(value, int | float) or re.fullmatch(r"[0-9]*\.?[0-9]+(?:e-?[0-9]+)?", value)
         return float(_no_truth_value(value)) if is_number else parse_duration(value)
-    except TypeError, ValueError:
+    except (TypeError, ValueError):
         raise ValueError('write a number of seconds, or a duration with its unit: 0.1 or "100ms"') from None
 
 

@@ -203,7 +203,9 @@ def _intended(error: BaseException, mapped: Mapped | None) -> StatusError | None
     if not errors or not all(isinstance(each, StatusError) or _is_mapped(each, mapped) for each in errors):
         return None
     first = errors[0]
-    return first if isinstance(first, StatusError) or mapped is None else mapped.status(first)
+    if isinstance(first, StatusError):
+        return first
+    return None if mapped is None else mapped.status(first)
 
 
 def _is_mapped(error: BaseException, mapped: Mapped | None) -> bool:

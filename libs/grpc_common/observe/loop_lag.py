@@ -4,6 +4,8 @@ Code that blocks the loop, such as time.sleep or a driver without async in a cor
 call of the process; from outside that shows as failing probes alone.
 """
 
+from __future__ import annotations
+
 import asyncio
 import sys
 import threading
@@ -123,7 +125,7 @@ def _stack(frame: FrameType | None) -> list[str]:
     """
     if frame is None or (frame.f_code.co_name, frame.f_globals.get("__name__")) == ("select", "selectors"):
         return []
-    places = []
+    places: list[str] = []
     while frame is not None and len(places) < _FRAMES:
         places.append(f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back

@@ -6,6 +6,7 @@ Servers with one registry share the metrics.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
@@ -260,7 +261,7 @@ def show_readiness(
     ready, up, names = _ready(registry), _dependency_up(registry), list(health.dependencies)
     ready.labels(port).set_function(lambda: health.ready)
     for name in names:
-        up.labels(port, name).set_function(lambda name=name: health.dependencies[name])
+        up.labels(port, name).set_function(functools.partial(health.dependencies.__getitem__, name))
 
     def end() -> None:
         ready.remove(port)

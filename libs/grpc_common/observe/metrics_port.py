@@ -1,5 +1,7 @@
 """The HTTP port of metrics: a few threads for whoever asks, however many connections hang."""
 
+from __future__ import annotations
+
 import io
 import socket
 import threading

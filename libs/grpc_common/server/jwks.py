@@ -236,7 +236,7 @@ def _parse(content: bytes, algorithms: frozenset[str]) -> KeySet:
         raise KeysError(f"has more than {_LARGEST} bytes")
     try:
         document = json.loads(content)
-    except ValueError, RecursionError:
+    except (ValueError, RecursionError):
         raise KeysError("is no JSON") from None
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list):

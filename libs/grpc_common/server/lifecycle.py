@@ -73,7 +73,7 @@ class Lifecycle:
         self._checks = Admission(_CHECKS, "health checks")
         self._unary = Deadlines(config.default_deadline)
         self._streaming = Deadlines(config.default_stream_deadline)
-        self._observers = Observers(observers, metrics and metrics.observer_failures)
+        self._observers = Observers(observers, metrics.observer_failures if metrics else None)
         self._metrics = metrics
         self._access = access
         self._interceptors = tuple(interceptors)

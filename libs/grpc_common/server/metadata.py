@@ -33,7 +33,7 @@ def is_sendable(key: Any, value: Any) -> bool:
     """Return whether grpc.aio can send this; not all that a client may send can be sent on."""
     try:
         _pair(key, value)
-    except TypeError, ValueError:
+    except (TypeError, ValueError):
         return False
     return True
 

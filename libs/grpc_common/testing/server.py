@@ -78,8 +78,8 @@ def _add(methods: Methods, server: grpc.aio.Server) -> None:
 @asynccontextmanager
 async def serving(
     methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]] | None = None,
-    /,
     errors: Errors | None = None,
+    /,
     **environ: str,
 ) -> AsyncIterator[tuple[int, Methods]]:
     """Serve `test.Methods`, with more `methods`, as the variables say; yield the port and the service."""
