@@ -43,7 +43,7 @@ def run(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_create_get_and_list(server):
-    """The three commands of the README print the user: id, name and email."""
+    """create, get and list print the user: id, name and email."""
     created = client(server, "create", "--name", "Ada Lovelace", "--email", "ada@example.com")
     assert (created.returncode, created.stderr) == (0, "")
     user_id, name, email = created.stdout.rstrip("\n").split("\t")
