@@ -21,8 +21,8 @@ def configure[Config: ServerConfig](
 
     Args:
         config_class: the service's own class.
-        **settings: more environment variables, as `DEFAULT_DEADLINE="50ms"`; those of the process are left
-            out.
+        **settings: more environment variables, such as `DEFAULT_DEADLINE="50ms"`; the process's own are not
+            read.
 
     Raises:
         ConfigError: one of them is wrong.
