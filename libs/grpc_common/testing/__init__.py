@@ -1,58 +1,22 @@
-"""For tests of servicers: a real server on a loopback port, as production configures it."""
+"""For tests of servicers: a real server on a loopback port, as production configures it.
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+With pytest the fixture `serve` of pytest_plugin.py does the same without a block.
+"""
 
-import grpc
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from grpc_common.config.loading import load
-from grpc_common.config.sections import ServerConfig
-from grpc_common.server.server import Server
+if TYPE_CHECKING:
+    from grpc_common.testing.loopback import configure, serve_on_loopback
+    from grpc_common.testing.recorded_calls import RecordedCalls
 
-_SETTINGS = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
+__all__ = ["RecordedCalls", "configure", "serve_on_loopback"]
 
-
-def configure[Config: ServerConfig](
-    config_class: type[Config] = ServerConfig,  # type: ignore[assignment]  # mypy knows no such default
-    **settings: str,
-) -> Config:
-    """Return the configuration of a server under test: a free port, no metrics, an end without waiting.
-
-    Args:
-        config_class: the service's own class.
-        **settings: more environment variables, such as `DEFAULT_DEADLINE="50ms"`; the process's own are not
-            read.
-
-    Raises:
-        ConfigError: one of them is wrong.
-
-    """
-    ours = {f"{config_class.env_prefix}{name}": value for name, value in _SETTINGS.items()}
-    return load(config_class, environ=ours | settings)
+_HOMES = {"RecordedCalls": "recorded_calls", "configure": "loopback", "serve_on_loopback": "loopback"}
 
 
-@asynccontextmanager
-async def serve_on_loopback[Servicer](
-    servicer: Servicer,
-    add_to_server: Callable[[Servicer, grpc.aio.Server], Any],
-    *,
-    config: ServerConfig | None = None,
-    **server_options: Any,
-) -> AsyncIterator[grpc.aio.Channel]:
-    """Serve `servicer` and yield a channel to it, in plaintext.
-
-    Args:
-        servicer: what to serve.
-        add_to_server: the generated `add_<Service>Servicer_to_server`.
-        config: the settings, of `configure` if None.
-        **server_options: what else `Server` takes, such as `errors`.
-
-    """
-    server = Server(config or configure(), **server_options)
-    server.add(servicer, add_to_server)
-    async with (
-        server.serving() as port,
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
-        yield channel
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: pytest loads the plugin for tests that have no server, too."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

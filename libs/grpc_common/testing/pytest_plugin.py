@@ -1,0 +1,69 @@
+"""A plugin of pytest with the fixture `serve`.
+
+It is there wherever the wheel is installed; with Bazel a test file says
+`pytest_plugins = ["grpc_common.testing.pytest_plugin"]`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from importlib.util import find_spec
+from typing import Any
+
+import grpc
+import pytest
+
+type Serve = Callable[..., Awaitable[grpc.aio.Channel]]
+"""Takes what `grpc_common.testing.serve_on_loopback` takes."""
+
+
+async def _serve() -> AsyncIterator[Serve]:
+    """Return a function that serves a servicer until the end of the test, however that ends.
+
+    async def test_echo(serve):
+        stub = EchoStub(await serve(Echo(), add_EchoServicer_to_server, errors=ERRORS))
+
+    It takes what `serve_on_loopback` takes, may be called several times, and returns a channel.
+    """
+    from grpc_common.testing.loopback import serve_on_loopback  # noqa: PLC0415 (few tests have a server)
+
+    over = asyncio.Event()
+    running: list[asyncio.Task[None]] = []
+
+    async def serve(*servicer: Any, **options: Any) -> grpc.aio.Channel:
+        started: asyncio.Future[grpc.aio.Channel] = asyncio.get_running_loop().create_future()
+        # A task of its own: pytest-asyncio may run the fixture's end in another one than the test.
+        task = asyncio.create_task(_hold(serve_on_loopback(*servicer, **options), started, over))
+        await asyncio.wait([task, started], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()  # the server could not start
+        running.append(task)
+        return started.result()
+
+    try:
+        yield serve
+    finally:
+        over.set()
+        await asyncio.gather(*running)
+
+
+async def _hold(
+    served: AbstractAsyncContextManager[grpc.aio.Channel],
+    started: asyncio.Future[grpc.aio.Channel],
+    over: asyncio.Event,
+) -> None:
+    async with served as channel:
+        started.set_result(channel)
+        await over.wait()
+
+
+if find_spec("pytest_asyncio"):
+    import pytest_asyncio
+
+    serve = pytest_asyncio.fixture(_serve, name="serve")
+else:
+
+    @pytest.fixture(name="serve")
+    def missing() -> None:
+        """Say what the fixture needs."""
+        pytest.fail("serve needs pytest-asyncio: pip install grpc-on-kubernetes-common[testing]")
