@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 from weakref import WeakKeyDictionary
 
@@ -251,6 +252,10 @@ class Readiness(Protocol):
         """What it depends on, by name, and whether that can be used."""
 
 
+def _is_up(health: Readiness, dependency: str) -> bool:
+    return health.dependencies[dependency]
+
+
 def show_readiness(
     port: int, health: Readiness, registry: CollectorRegistry = prometheus_client.REGISTRY
 ) -> Callable[[], None]:
@@ -261,7 +266,7 @@ def show_readiness(
     ready, up, names = _ready(registry), _dependency_up(registry), list(health.dependencies)
     ready.labels(port).set_function(lambda: health.ready)
     for name in names:
-        up.labels(port, name).set_function(functools.partial(health.dependencies.__getitem__, name))
+        up.labels(port, name).set_function(partial(_is_up, health, name))
 
     def end() -> None:
         ready.remove(port)

@@ -20,6 +20,12 @@ type _Check = Callable[[str], Iterable[str]]
 # All of these are described in https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 # and https://opentelemetry.io/docs/specs/otel/protocol/exporter/.
 _BOTH = ("OTEL_EXPORTER_OTLP", "OTEL_EXPORTER_OTLP_TRACES")  # for all signals, and for traces alone
+EXPORTERS = {
+    "grpc": ("opentelemetry.exporter.otlp.proto.grpc", "tracing"),
+    "http/protobuf": ("opentelemetry.exporter.otlp.proto.http", "tracing-http"),
+}
+"""{OTEL_EXPORTER_OTLP_PROTOCOL: the package that speaks it, and the extra that has the package}."""
+
 _LIMITS = (
     "OTEL_ATTRIBUTE_COUNT_LIMIT",
     "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
@@ -54,9 +60,10 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
         StartError: some can't be used; the text has a line for each.
 
     """
+    checks = _CHECKS | _HTTP_CHECKS if protocol(environ) == "http/protobuf" else _CHECKS
     mistakes = [
         f"{variable}: {mistake}"
-        for variable, find in _CHECKS.items()
+        for variable, find in checks.items()
         if environ.get(variable, "").strip() or (variable in environ and variable.endswith(_NEVER_EMPTY))
         for mistake in find(environ[variable].strip())
     ]
@@ -64,6 +71,12 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
     mistakes += _incomplete(environ)
     if mistakes:
         raise StartError("tracing can't start:\n" + "\n".join(mistakes))
+
+
+def protocol(environ: Mapping[str, str] = os.environ) -> str:
+    """Return how traces travel: what OTEL_EXPORTER_OTLP_TRACES_PROTOCOL says, or that for all, or grpc."""
+    values = (environ.get(f"{prefix}_PROTOCOL", "").strip().lower() for prefix in reversed(_BOTH))
+    return next(filter(None, values), "grpc")
 
 
 def _is_broken(name: str, value: str) -> bool:
@@ -98,11 +111,22 @@ def _plugins(group: str) -> set[str]:
 
 
 def _endpoint(value: str) -> Iterator[str]:
-    example = "write http://HOST:4317, or https://HOST:4317 for TLS"
+    yield from _address(value, "write http://HOST:4317, or https://HOST:4317 for TLS", bare=True)
+
+
+def _http_endpoint(value: str) -> Iterator[str]:
+    yield from _address(value, "write http://HOST:4318, or https://HOST:4318 for TLS", bare=False)
+
+
+def _address(value: str, example: str, *, bare: bool) -> Iterator[str]:
+    """Yield what is wrong with a collector's address, which is `bare` if it has a port and no path.
+
+    Only over HTTP there is a default port for each scheme, and a path.
+    """
     try:
         url = urlsplit(value if "://" in value else f"http://{value}")
-        default_port = 443 if url.scheme == "https" else None
-        complete = bool(url.hostname and (url.port or default_port) and re.fullmatch("[!-~]+", value))
+        has_port = url.port or url.scheme == "https" or not bare
+        complete = bool(url.hostname and has_port and url.port != 0 and re.fullmatch("[!-~]+", value))
     except ValueError:
         yield example  # without the value: who knows where its password is
         return
@@ -110,8 +134,10 @@ def _endpoint(value: str) -> Iterator[str]:
         yield f"has credentials in it; put them in OTEL_EXPORTER_OTLP_HEADERS, and {example}"
     elif url.scheme not in {"http", "https"} or not complete:
         yield f'"{excerpt(value)}" is no address of a collector; {example}'
-    elif url.path.strip("/") or url.query or url.fragment:
+    elif bare and (url.path.strip("/") or url.query or url.fragment):
         yield f"has a path or parameters, which gRPC does not; {example}"
+    elif url.query or url.fragment:
+        yield f"has parameters; put what the collector must know in OTEL_EXPORTER_OTLP_HEADERS, and {example}"
 
 
 def _headers(value: str) -> Iterator[str]:
@@ -184,7 +210,7 @@ _CHECKS: dict[str, _Check] = {
     **{f"{prefix}_ENDPOINT": _endpoint for prefix in _BOTH},
     **{f"{prefix}_HEADERS": _headers for prefix in _BOTH},
     **{f"{prefix}_INSECURE": _one_of("true", "false") for prefix in _BOTH},
-    **{f"{prefix}_PROTOCOL": _one_of("grpc") for prefix in _BOTH},
+    **{f"{prefix}_PROTOCOL": _one_of(*EXPORTERS) for prefix in _BOTH},
     **{f"{prefix}_TIMEOUT": _seconds for prefix in _BOTH},
     **dict.fromkeys(_BATCH_SIZES, _integer(1)),
     **dict.fromkeys(_BATCH_TIMES, _integer(1, _DAY)),
@@ -197,3 +223,13 @@ _CHECKS: dict[str, _Check] = {
     "OTEL_SDK_DISABLED": _one_of("true", "false"),
     "OTEL_TRACES_EXPORTER": _list_of(lambda: {"otlp", "console", "none"}),
 }
+
+_HTTP_CHECKS: dict[str, _Check] = {
+    **{f"{prefix}_COMPRESSION": _one_of("gzip", "deflate", "none") for prefix in _BOTH},
+    **{f"{prefix}_ENDPOINT": _http_endpoint for prefix in _BOTH},
+    **{
+        f"{prefix}_INSECURE": _unused("with http/protobuf the endpoint's http:// or https:// decides")
+        for prefix in _BOTH
+    },
+}
+"""What is otherwise with http/protobuf."""

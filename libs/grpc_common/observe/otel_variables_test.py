@@ -3,7 +3,7 @@ import os
 import pytest
 
 from grpc_common.core.errors import StartError
-from grpc_common.observe.otel_variables import check
+from grpc_common.observe.otel_variables import check, protocol
 
 CANARY = "s3cr3t"
 
@@ -34,8 +34,8 @@ def test_good_variables(environ):
 @pytest.mark.parametrize(
     ("variable", "value", "expected"),
     [
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", '"http/protobuf" can\'t be used; write grpc'),
-        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "write grpc"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http", '"http" can\'t be used; write grpc or http/protobuf'),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "write grpc or http/protobuf"),
         (
             "OTEL_PROPAGATORS",
             "tracecontext,b3",
@@ -104,6 +104,64 @@ def test_bad_variables(variable, value, expected):
     assert expected in line
     assert len(line) < 500
     assert CANARY not in line
+
+
+HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector/otlp"},
+        {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://collector.test/v1/traces"},
+        {"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "none"},
+        {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20x"},
+    ],
+    ids=str,
+)
+def test_good_variables_over_http(environ):
+    """Over HTTP an endpoint may have a path, and there are more compressions."""
+    check(HTTP | environ)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "write http:// before it, or https://"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:0", "write http://HOST:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://collector:4318", "write http://HOST:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://collector:4318?token={CANARY}", "has parameters"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"http://u:{CANARY}@collector:4318", "has credentials in it"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "write gzip or deflate or none"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "true", "the endpoint's http:// or https:// decides"),
+    ],
+)
+def test_bad_variables_over_http(variable, value, expected):
+    """What HTTP can't use is told as for gRPC."""
+    with pytest.raises(StartError) as caught:
+        check(HTTP | {variable: value})
+    _, line = str(caught.value).splitlines()
+    assert line.startswith(f"{variable}: ")
+    assert expected in line
+    assert CANARY not in line
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "grpc"),
+        (HTTP, "http/protobuf"),
+        (HTTP | {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ""}, "http/protobuf"),
+        (HTTP | {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, "grpc"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": " HTTP/protobuf "}, "http/protobuf"),
+    ],
+    ids=str,
+)
+def test_protocol(environ, expected):
+    """The variable for traces overrules the one for all signals."""
+    assert protocol(environ) == expected
 
 
 def test_named_pipe(tmp_path):

@@ -1,32 +1,26 @@
 """Traces of calls with OpenTelemetry, exported over OTLP.
 
-Only this module and exceptions.py import OpenTelemetry; import it where tracing is enabled.
+Only this module, exceptions.py and exporter.py import OpenTelemetry; import it where tracing is enabled.
 """
 
-import logging
 import os
 import sys
 import threading
-from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any, cast
 
 import grpc
-import structlog
 from grpc_health.v1 import health
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
     ConsoleSpanExporter,
     SimpleSpanProcessor,
-    SpanExporter,
-    SpanExportResult,
 )
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, SamplingResult, TraceIdRatioBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
@@ -36,13 +30,7 @@ from grpc_common.core.errors import StartError
 from grpc_common.observe import otel_variables
 from grpc_common.observe.ambient import client_tracing
 from grpc_common.observe.exceptions import record
-
-log = structlog.get_logger()
-
-_EXPORT_LOGGERS = (
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",  # "Failed to export traces to ..."
-    "opentelemetry.sdk._shared_internal",  # "Queue full, dropping Span."
-)
+from grpc_common.observe.exporter import Exporter, otlp_exporter
 
 # https://opentelemetry.io/docs/specs/semconv/rpc/grpc/: a server's span is an error by these codes only,
 # a client's by every code but OK.
@@ -70,7 +58,7 @@ class Tracing:
         # At exit OpenTelemetry would wait for up to 30 s, whatever bound `shutdown` was given.
         self.provider = TracerProvider(ParentBased(self._ratio), resource, shutdown_on_exit=False)
         names = otel_variables.words(os.environ.get("OTEL_TRACES_EXPORTER") or "otlp")
-        self._exporter = _Exporter(OTLPSpanExporter()) if "otlp" in names else None
+        self._exporter = Exporter(otlp_exporter()) if "otlp" in names else None
         if self._exporter:
             self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
         if "console" in names:
@@ -130,6 +118,8 @@ def start_tracing(*, service_name: str, sampling_rate: float) -> Tracing:
     resource = Resource.create({key: value for key, value in described.items() if value})
     try:
         return Tracing(resource.merge(OTELResourceDetector().detect()), sampling_rate)
+    except StartError:
+        raise
     except Exception as error:  # noqa: BLE001 (OpenTelemetry has no class for its errors)
         names = ", ".join(sorted(name for name in os.environ if name.startswith("OTEL_")))
         raise StartError(f"tracing can't start: {error}; its environment variables are {names}") from None
@@ -146,44 +136,6 @@ class _Ratio(Sampler):
 
     def get_description(self) -> str:
         return self.sampler.get_description()
-
-
-class _Exporter(SpanExporter):
-    """Has the first failure logged, and the recovery; OpenTelemetry would tell of each batch."""
-
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
-        self._failing = False
-        for name in _EXPORT_LOGGERS:
-            logging.getLogger(name).addFilter(self._is_news)
-
-    def _is_news(self, _record: logging.LogRecord) -> bool:
-        return not self._failing
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
-        failed = result is not SpanExportResult.SUCCESS
-        if self._failing and not failed:
-            log.info("spans are exported again")
-        self._failing = failed
-        return result
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
-
-    def give_up(self) -> None:
-        """Have an export that is under way fail."""
-        log.warning("spans were lost, since they could not be exported in time")
-        self._failing = True
-        self._exporter.shutdown()
-
-    def unmute(self) -> None:
-        """Undo what this exporter does to OpenTelemetry's loggers."""
-        for name in _EXPORT_LOGGERS:
-            logging.getLogger(name).removeFilter(self._is_news)
 
 
 class _MetadataGetter(Getter[Metadata]):
