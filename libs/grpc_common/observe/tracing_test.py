@@ -608,7 +608,7 @@ async def test_exporters(collector, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
         ("OTEL_PROPAGATORS", "b3"),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000"),
