@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
+from grpc_common.config.addresses import Host, ListenAddress, parse_address
 from grpc_common.config.callers import parse_allowed_callers
+from grpc_common.config.channel_args import ChannelArgs
 from grpc_common.config.jwks import DEFAULT_ALGORITHMS, Algorithm, check_jwks
 from grpc_common.config.section import Section
 from grpc_common.config.units import (
@@ -92,11 +94,28 @@ class JwtConfig(Section):
     """With which a token may be signed; never with a shared secret."""
 
 
+class ListenConfig(Section):
+    """A further address that a server listens on."""
+
+    address: ListenAddress
+    """HOST:PORT, :PORT for all interfaces, [v6]:PORT, or unix:/path; the port 0 takes a free one."""
+
+    tls: bool | None = None
+    """Whether it is encrypted; if not given, whether server.tls.directory is."""
+
+
 class ServerSection(Section):
     """What the gRPC server itself is told."""
 
     port: Port = 50051
     """Where gRPC is served; 0 takes a free port."""
+
+    host: Host = ""
+    """The IP address that port and health_port are served on, or `localhost`; all interfaces when empty."""
+
+    listen: list[ListenConfig] = []
+    """Where else the same is served: `{address, tls}` each. The address is HOST:PORT, :PORT, [v6]:PORT or
+    unix:/path. tls is true or false; if not given, whether tls.directory is."""
 
     health_port: Port | None = None
     """Where health alone is served in plaintext, for probes of a server with TLS; off when empty."""
@@ -136,10 +155,17 @@ class ServerSection(Section):
 
     propagated_metadata: list[MetadataName] = Field(default_factory=list)
     """What the calls of a handler carry on of the metadata of its own call, as `x-request-id`."""
+
     allowed_callers: dict[str, list[str]] = Field(default_factory=dict)
     """{pattern: callers}: for `/package.Service/Method`, `/package.Service/*` or `*` (not health) the SANs,
     `subject:NAME` or `scope:NAME` of tokens that may call. The most specific decides; `[]` is nobody.
     A method without any is open; `"*": []` closes those."""
+
+    compression: Literal["none", "gzip", "deflate"] = "none"
+    """How responses are compressed for clients that take it; the other one for those that take only that."""
+
+    channel_args: ChannelArgs = Field(default_factory=dict)
+    """{option of C-core: number or text} for what no setting has, such as `grpc.http2.max_frame_size`."""
 
     keepalive: KeepaliveConfig = KeepaliveConfig()
     drain: DrainConfig = DrainConfig()
@@ -156,6 +182,27 @@ class ServerSection(Section):
     def _own_health_port(self) -> Self:
         if self.health_port and self.health_port == self.port:
             raise ValueError(f"health_port and port are both {self.port}; give health a port of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_for_listeners(self) -> Self:
+        for index, listener in enumerate(self.listen):
+            if listener.tls and self.tls.directory is None:
+                raise ValueError(f"listen[{index}].tls needs tls.directory, where the certificates are")
+        return self
+
+    @model_validator(mode="after")
+    def _own_addresses(self) -> Self:
+        names: dict[int | Path | None, str] = {self.port: "port", self.health_port: "health_port"}
+        for index, listener in enumerate(self.listen):
+            address = parse_address(listener.address)
+            taken = address.path or address.port
+            if taken and taken in names:
+                raise ValueError(
+                    f"listen[{index}].address and {names[taken]} are both {taken}; "
+                    "give each a port or path of its own, whatever the host"
+                )
+            names[taken] = f"listen[{index}].address"
         return self
 
 
@@ -217,6 +264,18 @@ class ServerConfig(Section):
     logging: LoggingConfig = LoggingConfig()
     tracing: TracingConfig = TracingConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _own_metrics_port(self) -> Self:
+        if not (self.metrics.enabled and self.metrics.port):
+            return self
+        names = {"server.port": self.server.port, "server.health_port": self.server.health_port}
+        for index, listener in enumerate(self.server.listen):
+            names[f"server.listen[{index}].address"] = parse_address(listener.address).port
+        for name, port in names.items():
+            if port == self.metrics.port:
+                raise ValueError(f"metrics.port and {name} are both {port}; give each a port of its own")
+        return self
 
     _file: Path | None = PrivateAttr(default=None)
 

@@ -172,11 +172,14 @@ def is_optional(field: FieldInfo) -> bool:
 
 
 def _variable(field: FieldInfo, path: tuple[str, ...], prefix: str) -> str:
-    """Return the key with the prefix, and without `server`, which is understood."""
+    """Return the key with the prefix, and without `server`, which is understood.
+
+    Shells have a variable HOST of their own.
+    """
     if not _fits_in_a_variable(field.annotation):
         return ""
-    if path == ("server", "port"):
-        return f"{prefix}GRPC_PORT"
+    if path in (("server", "port"), ("server", "host")):
+        return f"{prefix}GRPC_{path[1].upper()}"
     return prefix + "_".join(path[1:] if path[0] == "server" else path).upper()
 
 

@@ -79,10 +79,10 @@ class Observation:
         ]
 
     @asynccontextmanager
-    async def exported(self, port: int, health: Readiness) -> AsyncIterator[int | None]:
+    async def exported(self, health: Readiness, port: int, *more: int) -> AsyncIterator[int | None]:
         """Serve the metrics on the port that the block gets, and export the last traces at its end.
 
-        `port` is where the server's connections come in, `health` is what the metrics tell of it.
+        `port` and `more` are where the server's connections come in, `health` is what the metrics tell of it.
 
         Raises:
             BindError: the port for metrics is in use or not allowed.
@@ -98,7 +98,8 @@ class Observation:
                 with explain_bind_errors(self._metrics_port, self._port_variable):
                     metrics_port, stop = serve_metrics(self._metrics_port, self._registry)
                 stack.push_async_callback(asyncio.to_thread, stop)
-                stack.callback(count_connections(port, self._registry))
+                for each in (port, *more):
+                    stack.callback(count_connections(each, self._registry))
                 stack.callback(show_readiness(port, health, self._registry))
             yield metrics_port
 

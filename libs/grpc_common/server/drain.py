@@ -2,7 +2,7 @@
 
 grpc.aio's `Server.stop` cancels the calls that have just arrived, the calls that go on arriving until
 clients have its GOAWAY, and whatever a client has not read when its connection is closed. So a
-server stops only once nobody calls it any more: its port takes no new connections, balancing
+server stops only once nobody calls it any more: its listeners take no new connections, balancing
 clients have left because health says NOT_SERVING, and the others leave when their connection
 reaches max_connection_age, whose GOAWAY loses nothing.
 """
@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -35,30 +36,38 @@ _MANY = 65_536
 taken. Each costs 1 µs."""
 
 
-async def quiet(admission: Admission, port: int) -> None:
+async def quiet(admission: Admission, *ports: int) -> None:
     """Wait until no call is in flight, none arrives any more, and all responses have been sent.
 
-    Where the system has no table of connections, as macOS, calls and arrivals are all that is looked at.
+    Where the system has no table of connections, as macOS, and for Unix sockets, calls and arrivals are all
+    that is looked at. A Unix socket loses nothing that was written: the reader has it at once.
     """
     quiet_looks = 0
     while quiet_looks < _LOOKS:
         arrivals = admission.arrivals
         await asyncio.sleep(_INTERVAL)
-        is_quiet = admission.arrivals == arrivals and not admission.in_flight and not _has_traffic(port)
+        is_quiet = admission.arrivals == arrivals and not admission.in_flight and not _has_traffic(*ports)
         quiet_looks = quiet_looks + 1 if is_quiet else 0
 
 
-def _has_traffic(port: int) -> bool:
-    return any(connection.unsent or connection.unread for connection in connections(port))
+def _has_traffic(*ports: int) -> bool:
+    return any(connection.unsent or connection.unread for connection in connections(*ports))
 
 
-def close_listeners(port: int) -> None:
-    """Refuse new connections to a port of this process, and leave the established ones alone.
+def close_listeners(*ports: int | str) -> None:
+    """Refuse new connections to ports of this process, and leave the established ones alone.
+
+    The port of a Unix socket is the path that it was bound to.
 
     grpc has no call for it but `stop`, which does more. A port that can't be closed is logged, and takes
     connections until the server stops.
     """
-    listeners = [descriptor for descriptor in _descriptors() if _listens(descriptor, port)]
+    found = [(descriptor, _listens_on(descriptor)) for descriptor in _descriptors()]
+    for port in ports:
+        _close_all([descriptor for descriptor, listens_on in found if listens_on == port], port)
+
+
+def _close_all(listeners: list[int], port: int | str) -> None:
     try:
         for listener in listeners:
             _close(listener)
@@ -75,17 +84,24 @@ def _descriptors() -> Iterable[int]:
         return range(_MANY)
 
 
-def _listens(descriptor: int, port: int) -> bool:
+def _listens_on(descriptor: int) -> int | str | None:
+    """Return the port of a descriptor that listens."""
     try:
         with _borrowed(descriptor) as candidate:
-            return (
-                candidate.family in (socket.AF_INET, socket.AF_INET6)
-                and candidate.type == socket.SOCK_STREAM
+            is_listener = (
+                candidate.type == socket.SOCK_STREAM
                 and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
-                and candidate.getsockname()[1] == port
             )
+            return _port(candidate) if is_listener else None
     except OSError:  # it is no socket, or gRPC's threads have closed it meanwhile
-        return False
+        return None
+
+
+def _port(listener: socket.socket) -> int | str | None:
+    name: Any = listener.getsockname()
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        return int(name[1])
+    return name if isinstance(name, str) else None  # a name that is no path is bytes
 
 
 def _close(listener: int) -> None:

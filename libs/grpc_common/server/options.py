@@ -8,7 +8,11 @@ bound is max_concurrent_streams for both kinds together, at which honest clients
 calls in flight on; at 500 to 1000 a flood of resets stays below 200 MiB. In no documentation of gRPC."""
 
 
-def options(config: ServerSection) -> list[tuple[str, int]]:
+_LEVELS = {"gzip": 1, "deflate": 3}
+"""GRPC_COMPRESS_LEVEL_LOW and _HIGH of grpc/impl/compression_types.h."""
+
+
+def options(config: ServerSection) -> list[tuple[str, int | str]]:
     """Return the options of a grpc.aio server that say what `config` does."""
     return [
         *_life_of_connections(config.keepalive),
@@ -18,7 +22,15 @@ def options(config: ServerSection) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests_hard_limit", 30_000),
         # Or two servers share a port in silence and each gets some of the connections.
         ("grpc.so_reuseport", 0),
+        *_compression(config.compression),
+        *config.channel_args.items(),  # C-core takes the last one of a name
     ]
+
+
+def _compression(algorithm: str) -> list[tuple[str, int | str]]:
+    # A level has C-core look at what the client takes; an algorithm goes to those who have not asked for it.
+    # If the client takes both, gzip is the lowest level and deflate the highest.
+    return [("grpc.default_compression_level", _LEVELS[algorithm])] if algorithm in _LEVELS else []
 
 
 def _life_of_connections(keepalive: KeepaliveConfig) -> list[tuple[str, int]]:

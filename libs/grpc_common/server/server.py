@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -17,7 +18,6 @@ from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, TlsConfig, TracingConfig
 from grpc_common.core.calls import CallObserver, Interceptor
 from grpc_common.core.error_map import ErrorMap, Errors
-from grpc_common.core.ports import bind
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe import stderr
 from grpc_common.observe.logs import set_level
@@ -30,6 +30,7 @@ from grpc_common.server.dependencies import Dependency
 from grpc_common.server.end_signals import end_signals
 from grpc_common.server.health import Health
 from grpc_common.server.lifecycle import Lifecycle
+from grpc_common.server.listeners import Listeners, open_port
 from grpc_common.server.options import options
 from grpc_common.server.reflection import add_reflection
 from grpc_common.server.registration import AddToServer, Services
@@ -97,7 +98,7 @@ class Server:
             interceptors=interceptors,
             errors=ErrorMap(errors) if errors else None,
         )
-        self._credentials = _credentials(config.server.tls, registry or REGISTRY)
+        self._listeners = Listeners(config, functools.partial(_credentials, config.server.tls, registry or REGISTRY))
         self._server = accepting_server(options(config.server), [AioEngine(self._lifecycle)])
         self._health = Health(listed=config.server.reflection)
         self._services = Services(self._server)
@@ -197,27 +198,32 @@ class Server:
             self._observation.metrics.expect(self._services.described())
         if self._access:
             self._access.check_patterns(self._services.methods)
-        port = bind(
-            self._server, self._config.server.port, f"{self._config.env_prefix}GRPC_PORT", self._credentials
-        )
+        port = self._listeners.open(self._server)
         async with AsyncExitStack() as stack:
+            stack.callback(self._listeners.remove_files)
             if self._access:
                 await stack.enter_async_context(self._access.running())
             health_port = await stack.enter_async_context(self._health_port())
-            metrics_port = await stack.enter_async_context(self._observation.exported(port, self._health))
+            exported = self._observation.exported(self._health, *self._listeners.ports)
+            metrics_port = await stack.enter_async_context(exported)
             for resource in self._resources:
                 await stack.enter_async_context(resource)
             await self._server.start()
             await stack.enter_async_context(self._health.follow_dependencies())
             await stack.enter_async_context(_reloading(self._config, self._apply))
             ports = {"grpc_port": port, "health_port": health_port, "metrics_port": metrics_port}
-            log.info("serving", **{name: number for name, number in ports.items() if number}, **announced)
+            further = {"listen": self._listeners.further} if self._listeners.further else {}
+            log.info(
+                "serving",
+                **{name: number for name, number in ports.items() if number},
+                **further,
+                **announced,
+            )
             try:
                 yield port
             finally:
-                await self._drain(port)
-                # The metric shows when they expire for as long as they are held.
-                self._credentials = None
+                await self._drain()
+                self._listeners.forget_credentials()
 
     def _apply(self, config: ServerConfig) -> None:
         """Take over the settings that need no restart."""
@@ -237,32 +243,35 @@ class Server:
         )
         server = accepting_server(options(self._config.server), [AioEngine(lifecycle)])
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
-        port = bind(server, self._config.server.health_port, f"{self._config.env_prefix}HEALTH_PORT")
+        section = self._config.server
+        port = open_port(
+            server, section.host, self._config.server.health_port, f"{self._config.env_prefix}HEALTH_PORT"
+        )
         await server.start()
         try:
             yield port
         finally:
             await server.stop(None)
 
-    async def _drain(self, port: int) -> None:
+    async def _drain(self) -> None:
         config = self._config.server.drain
         log.info("draining", delay=self._drain_delay, grace=config.grace)
         try:
             self._health.drain()
             await asyncio.sleep(self._drain_delay)
-            drain.close_listeners(port)
-            await self._quiet(port)
+            self._listeners.close()
+            await self._quiet()
         finally:  # whatever fails, the server ends
             self._lifecycle.background.cancel()
             self._lifecycle.end_built_in_calls()
             await self._server.stop(_STOP_GRACE)
         log.info("stopped")
 
-    async def _quiet(self, port: int) -> None:
+    async def _quiet(self) -> None:
         admission = self._lifecycle.admission
         try:
             async with asyncio.timeout(self._config.server.drain.grace):
-                await drain.quiet(admission, port)
+                await drain.quiet(admission, *self._listeners.ports)
                 await self._lifecycle.background.ended()
         except TimeoutError:
             log.warning(
