@@ -188,7 +188,7 @@ class ServerSection(Section):
     def _certificates_for_listeners(self) -> Self:
         for index, listener in enumerate(self.listen):
             if listener.tls and self.tls.directory is None:
-                raise ValueError(f"listen[{index}].tls needs tls.directory, where the certificates are")
+                raise ValueError(f"listen.{index}.tls needs tls.directory, where the certificates are")
         return self
 
     @model_validator(mode="after")
@@ -199,10 +199,10 @@ class ServerSection(Section):
             taken = address.path or address.port
             if taken and taken in names:
                 raise ValueError(
-                    f"listen[{index}].address and {names[taken]} are both {taken}; "
+                    f"listen.{index}.address and {names[taken]} are both {taken}; "
                     "give each a port or path of its own, whatever the host"
                 )
-            names[taken] = f"listen[{index}].address"
+            names[taken] = f"listen.{index}.address"
         return self
 
 
@@ -271,7 +271,7 @@ class ServerConfig(Section):
             return self
         names = {"server.port": self.server.port, "server.health_port": self.server.health_port}
         for index, listener in enumerate(self.server.listen):
-            names[f"server.listen[{index}].address"] = parse_address(listener.address).port
+            names[f"server.listen.{index}.address"] = parse_address(listener.address).port
         for name, port in names.items():
             if port == self.metrics.port:
                 raise ValueError(f"metrics.port and {name} are both {port}; give each a port of its own")

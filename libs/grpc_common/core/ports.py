@@ -92,7 +92,10 @@ def add(server: grpc.aio.Server, target: str, credentials: grpc.ServerCredential
 def _try(host: str, port: int) -> None:
     """Listen for a moment: gRPC would tell no reason, and print a log line of its own form."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    socket.create_server((host, port), family=family).close()
+    with socket.socket(family) as candidate:
+        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        candidate.bind((host, port))
+        candidate.listen()
 
 
 def _has_loopback_v6() -> bool:

@@ -57,7 +57,7 @@ class Listeners:
         self.ports.append(port)
         for index, (listener, credentials) in enumerate(zip(section.listen, further, strict=True)):
             address = parse_address(listener.address)
-            with explain_bind_errors(address, f"server.listen[{index}].address"):
+            with explain_bind_errors(address, f"server.listen.{index}.address"):
                 taken = self._listen(server, address, credentials)
             self.further.append(str(taken))
         return port

@@ -14,7 +14,7 @@ _LEVELS = {"gzip": 1, "deflate": 3}
 
 def options(config: ServerSection) -> list[tuple[str, int | str]]:
     """Return the options of a grpc.aio server that say what `config` does."""
-    return [
+    ours = [
         *_life_of_connections(config.keepalive),
         *_bounds_of_a_peer(config),
         # Or a burst of more than 1000 calls is partly CANCELLED, unseen by Python; ten times the defaults.
@@ -23,8 +23,9 @@ def options(config: ServerSection) -> list[tuple[str, int | str]]:
         # Or two servers share a port in silence and each gets some of the connections.
         ("grpc.so_reuseport", 0),
         *_compression(config.compression),
-        *config.channel_args.items(),  # C-core takes the last one of a name
     ]
+    # Of two with one name C-core takes the first (seen in 1.85).
+    return list({**dict(ours), **config.channel_args}.items())
 
 
 def _compression(algorithm: str) -> list[tuple[str, int | str]]:

@@ -195,7 +195,7 @@ async def test_taken_address_names_its_setting(tmp_path):
                 pass
         assert str(raised.value) == (
             f"127.0.0.1:{port} can't be served (Address already in use); "
-            "set server.listen[1].address to another one, or its port to 0 for a free one"
+            "set server.listen.1.address to another one, or its port to 0 for a free one"
         )
         assert not (tmp_path / "s").exists()
         with pytest.raises(BindError, match=r"set GRPC_PORT, or server.host, to another one"):
@@ -229,7 +229,7 @@ async def test_what_is_no_socket_is_never_replaced(tmp_path, make):
     path = tmp_path / "s"
     make(path)
     before = path.lstat()
-    with pytest.raises(BindError, match=r"no socket\); set server.listen\[0\].address to another one$"):
+    with pytest.raises(BindError, match=r"no socket\); set server.listen\.0.address to another one$"):
         async with serving(configured(tmp_path, [{"address": f"unix:{path}"}])):
             pass
     assert path.lstat() == before
