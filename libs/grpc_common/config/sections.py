@@ -113,7 +113,7 @@ class ServerSection(Section):
     host: Host = ""
     """The IP address that port and health_port are served on, or `localhost`; all interfaces when empty."""
 
-    listen: list[ListenConfig] = []
+    listen: list[ListenConfig] = Field(default_factory=list)
     """Where else the same is served: `{address, tls}` each. The address is HOST:PORT, :PORT, [v6]:PORT or
     unix:/path. tls is true or false; if not given, whether tls.directory is."""
 

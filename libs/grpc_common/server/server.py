@@ -98,7 +98,8 @@ class Server:
             interceptors=interceptors,
             errors=ErrorMap(errors) if errors else None,
         )
-        self._listeners = Listeners(config, functools.partial(_credentials, config.server.tls, registry or REGISTRY))
+        credentials = functools.partial(_credentials, config.server.tls, registry or REGISTRY)
+        self._listeners = Listeners(config, credentials)
         self._server = accepting_server(options(config.server), [AioEngine(self._lifecycle)])
         self._health = Health(listed=config.server.reflection)
         self._services = Services(self._server)

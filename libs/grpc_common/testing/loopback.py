@@ -14,7 +14,10 @@ from grpc_common.server.server import Server
 _SETTINGS = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
 
 
-def configure[Config: ServerConfig](config_class: type[Config] = ServerConfig, **settings: str) -> Config:
+def configure[Config: ServerConfig](
+    config_class: type[Config] = ServerConfig,  # type: ignore[assignment]  # mypy knows no such default
+    **settings: str,
+) -> Config:
     """Return the configuration of a server under test: a free port, no metrics, an end without waiting.
 
     Args:

@@ -34,7 +34,8 @@ async def _serve() -> AsyncIterator[Serve]:
         started: asyncio.Future[grpc.aio.Channel] = asyncio.get_running_loop().create_future()
         # A task of its own: pytest-asyncio may run the fixture's end in another one than the test.
         task = asyncio.create_task(_hold(serve_on_loopback(*servicer, **options), started, over))
-        await asyncio.wait([task, started], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [task, started]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()  # the server could not start
         running.append(task)
