@@ -30,11 +30,6 @@ async def echo(request: bytes, _context) -> bytes:
     return request
 
 
-async def large(_request: bytes, _context) -> bytes:
-    """Answer with much."""
-    return bytes(LARGE)
-
-
 async def stream(request: bytes, _context):
     """Answer with as many messages as the request says."""
     for _ in range(int(request)):
@@ -45,7 +40,6 @@ def add(_servicer, server) -> None:
     """Register test.Echo."""
     handlers = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
-        "Large": grpc.unary_unary_rpc_method_handler(large),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
     }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", handlers)])
@@ -394,11 +388,31 @@ async def test_drain_of_two_listeners_under_load_fails_no_call(tmp_path):
 
 
 SERVICE = """
-import asyncio, sys
+import asyncio
+import sys
 from pathlib import Path
+
+import grpc
+
 from grpc_common import Server, ServerConfig, load
-sys.path.insert(0, sys.argv[2])
-from listeners_test import add
+
+
+async def large(_request, _context):
+    return bytes(8 * 2**20)
+
+
+async def stream(_request, _context):
+    for _ in range(80):
+        yield bytes(100_000)
+
+
+def add(_servicer, server):
+    handlers = {
+        "Large": grpc.unary_unary_rpc_method_handler(large),
+        "Stream": grpc.unary_stream_rpc_method_handler(stream),
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", handlers)])
+
 
 async def main():
     server = Server(load(ServerConfig, Path(sys.argv[1])))
@@ -445,9 +459,8 @@ async def test_large_response_over_a_unix_socket_survives_sigterm(tmp_path, meth
     """A client that reads slowly gets 8 MB and the status, though the server is told to end meanwhile."""
     path, ours = tmp_path / "s", tmp_path / "ours"
     configured(tmp_path, [{"address": f"unix:{path}"}])
-    folder = str(Path(__file__).parent)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", SERVICE, str(tmp_path / "config.yaml"), folder)
+        *(sys.executable, "-c", SERVICE, str(tmp_path / "config.yaml"))
     )
     network = SlowNetwork(path)
     options = [("grpc.max_receive_message_length", -1)]
@@ -469,3 +482,46 @@ async def test_large_response_over_a_unix_socket_survives_sigterm(tmp_path, meth
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+
+
+CLIENT = """
+import asyncio
+import sys
+
+import grpc
+
+
+async def main():
+    async with grpc.aio.insecure_channel(f"unix:{sys.argv[1]}") as channel:
+        call = channel.unary_stream("/test.Stopped/Stream")(b"", timeout=60)
+        print(sum([len(message) async for message in call]), (await call.code()).name)
+
+
+asyncio.run(main())
+"""
+
+
+async def test_client_that_stands_still_finds_all_in_its_unix_socket(tmp_path):
+    """A client that is stopped until after the server's end reads the messages and the status then."""
+    path = tmp_path / "s"
+    answered = asyncio.Event()
+
+    async def stop_and_stream(_request: bytes, _context):
+        os.kill(client.pid, signal.SIGSTOP)
+        for _ in range(6):  # what fits into HTTP/2's first window
+            yield bytes(10_000)
+        answered.set()
+
+    def add_stopped(_servicer, server) -> None:
+        handlers = {"Stream": grpc.unary_stream_rpc_method_handler(stop_and_stream)}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Stopped", handlers)])
+
+    server = Server(configured(tmp_path, [{"address": f"unix:{path}"}]))
+    server.add(None, add_stopped)
+    async with server.serving():
+        client = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CLIENT, str(path)), stdout=asyncio.subprocess.PIPE
+        )
+        await asyncio.wait_for(answered.wait(), 30)
+    os.kill(client.pid, signal.SIGCONT)
+    assert (await client.communicate())[0] == b"60000 OK\n"
