@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from grpc_common.config.yaml_file import ConfigError
     from grpc_common.core.caller import Caller
     from grpc_common.core.calls import Call, CallObserver, Interceptor
+    from grpc_common.core.error_map import Errors
     from grpc_common.core.errors import StartError, StatusError, error_details, invalid_argument
     from grpc_common.core.ports import BindError
     from grpc_common.core.status_errors import (
@@ -53,6 +54,7 @@ __all__ = [
     "ConfigError",
     "CredentialUrl",
     "EndpointSource",
+    "Errors",
     "Interceptor",
     "Keepalive",
     "NotReadyError",
@@ -92,6 +94,7 @@ _MODULES = {
     "config.loading": ["load"],
     "config.yaml_file": ["ConfigError"],
     "core.calls": ["Call", "CallObserver", "Interceptor"],
+    "core.error_map": ["Errors"],
     "core.errors": ["StartError", "StatusError", "error_details", "invalid_argument"],
     "observe.logs": ["configure_logging"],
     "core.ports": ["BindError"],

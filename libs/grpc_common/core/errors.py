@@ -205,7 +205,7 @@ def _intended(error: BaseException, mapped: Mapped | None) -> StatusError | None
     first = errors[0]
     if isinstance(first, StatusError):
         return first
-    return None if mapped is None else mapped.status(first)
+    return mapped.status(first) if mapped else None
 
 
 def _is_mapped(error: BaseException, mapped: Mapped | None) -> bool:

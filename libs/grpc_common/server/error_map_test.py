@@ -162,7 +162,7 @@ def plain_functions(error: BaseException) -> dict:
 @asynccontextmanager
 async def serving(methods: dict, errors=None):
     """Serve methods with a map; yield a channel."""
-    async with serving_handlers(methods, errors=errors or ERRORS) as channel:
+    async with serving_handlers(methods, errors or ERRORS) as channel:
         yield channel
 
 

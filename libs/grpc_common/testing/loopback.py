@@ -15,7 +15,7 @@ _SETTINGS = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", 
 
 
 def configure[Config: ServerConfig](
-    config_class: type[Config] = ServerConfig,  # type: ignore[assignment]  # mypy knows no such default
+    config_class: type[Config] = ServerConfig,  # type: ignore[assignment]  # python/mypy#3737
     **settings: str,
 ) -> Config:
     """Return the configuration of a server under test: a free port, no metrics, an end without waiting.

@@ -94,7 +94,7 @@ async def serving(
 
 @asynccontextmanager
 async def serving_handlers(
-    handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]], errors: Errors | None = None, **environ: str
+    handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]], errors: Errors | None = None, /, **environ: str
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serve methods that the test brings, {name: handler}, in `test.Methods`; yield a channel to them."""
     async with (
