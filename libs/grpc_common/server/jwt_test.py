@@ -16,7 +16,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 import grpc_common
-from grpc_common.core.calls import current_call
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
 
@@ -27,7 +26,7 @@ CLOSED = {"*": [], ECHO: ["subject:ada", "scope:echo.read"]}
 
 async def echo(_request: bytes, _context) -> bytes:
     """Answer with what is known of the caller."""
-    call = current_call.get()
+    call = grpc_common.current_call()
     identity = call.identity
     known = {"names": sorted(identity.names), "claims": [*identity.claims]} if identity else {}
     return json.dumps({"caller": call.caller, **known}).encode()
