@@ -191,9 +191,9 @@ def test_variables_have_values(prometheus):
 
 
 def test_adapter_finds_the_series(prometheus):
-    """The rule discovers the counter of calls in pods, and makes the autoscaler's metric of it."""
+    """The rule discovers the counter of calls in pods, an idle one's too, and makes the autoscaler's metric."""
     found = prometheus.series(RULE["seriesQuery"])
-    assert {labels["pod"] for labels in found} == {BUSY, BROKEN}
+    assert {labels["pod"] for labels in found} == {BUSY, BROKEN, IDLE}
     (autoscaler,) = PROD.of_kind("HorizontalPodAutoscaler")
     wanted = [metric["pods"]["metric"]["name"] for metric in get(autoscaler, "spec.metrics")[1:]]
     assert {re.sub(RULE["name"]["matches"], RULE["name"]["as"], labels["__name__"]) for labels in found} == {
