@@ -191,7 +191,7 @@ def test_variables_have_values(prometheus):
 
 
 def test_adapter_finds_the_series(prometheus):
-    """The rule discovers the counter of calls in pods, an idle one's too, and makes the autoscaler's metric."""
+    """The rule discovers the counter of calls in all pods, and makes the autoscaler's metric of it."""
     found = prometheus.series(RULE["seriesQuery"])
     assert {labels["pod"] for labels in found} == {BUSY, BROKEN, IDLE}
     (autoscaler,) = PROD.of_kind("HorizontalPodAutoscaler")
