@@ -106,6 +106,8 @@ def imported(node: ast.AST) -> list[str]:
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         return [f"{node.module}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Constant) and str(node.value).startswith("opentelemetry.exporter."):
+        return [node.value]  # it is imported by its name, as a variable says
     return []
 
 
