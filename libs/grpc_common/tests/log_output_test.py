@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from grpc_common.testing.certificates import CertificateDirectory
+from tools.ports import held_port
 
 SERVICE = '''
 import ctypes, multiprocessing, os, signal, subprocess, sys, threading, warnings
@@ -140,30 +141,33 @@ def message(stream: int) -> bytes:
     return bytes([0, 0, 5, 0, 1]) + stream.to_bytes(4) + bytes(5)
 
 
-def listening_ports(pid: int) -> list[int]:
-    """Return where a process listens, in the order in which it began to: its log may be unreadable."""
+def listening_ports(pid: int) -> set[int]:
+    """Return where a process listens: its log may be unreadable."""
     inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
             inodes.add(descriptor.stat().st_ino)
-    found = []
+    found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()  # proc_net_tcp: 1 is the local address, 3 the state, 9 the inode
             if fields[3] == "0A" and int(fields[9]) in inodes:
-                found.append((int(fields[9]), int(fields[1].split(":")[1], 16)))
-    return [port for _, port in sorted(found)]
+                found.add(int(fields[1].split(":")[1], 16))
+    return found
 
 
 class Process:
     """A server, and what is behind its stderr."""
 
-    def __init__(self, folder: Path, stderr: int, variables: dict[str, str], **options: object) -> None:
+    def __init__(
+        self, folder: Path, stderr: int, metrics_port: int, variables: dict[str, str], **options: object
+    ) -> None:
+        self.metrics_port = metrics_port
         (folder / "service.py").write_text(SERVICE)
         ours = {
             "GRPC_PORT": "0",
             "DRAIN_DELAY": "0s",
-            "METRICS_PORT": "0",
+            "METRICS_PORT": str(metrics_port),
             "LOGGING_FORMAT": "json",
             "DRAIN_GRACE": "5s",
             "PYTHONPATH": os.pathsep.join(sys.path),
@@ -179,11 +183,11 @@ class Process:
     def wait_for_ports(self) -> None:
         """Wait until it serves."""
         end = time.monotonic() + PATIENCE
-        while len(ports := listening_ports(self.popen.pid)) < 2:
+        while len(ports := listening_ports(self.popen.pid)) < 2 or self.metrics_port not in ports:
             assert self.popen.poll() is None, "it could not start"
             assert time.monotonic() < end
             time.sleep(0.02)
-        self.port, self.metrics_port = ports
+        (self.port,) = ports - {self.metrics_port}
 
     def call(self, method: str, request: bytes = b"") -> bytes:
         """Return the answer of a method."""
@@ -218,13 +222,14 @@ class Process:
 @contextmanager
 def running(folder: Path, stderr: int, variables: dict[str, str] | None = None, **options: object):
     """Run a server that serves."""
-    process = Process(folder, stderr, variables or {}, **options)
-    try:
-        process.wait_for_ports()
-        yield process
-    finally:
-        process.popen.kill()
-        process.popen.wait()
+    with held_port() as metrics_port:
+        process = Process(folder, stderr, metrics_port, variables or {}, **options)
+        try:
+            process.wait_for_ports()
+            yield process
+        finally:
+            process.popen.kill()
+            process.popen.wait()
 
 
 @pytest.fixture
@@ -403,7 +408,7 @@ def test_flood_of_bad_headers(tmp_path, log):
 def test_last_words_of_a_program_that_fails(tmp_path, log, output):
     """Lines before a bug or an error at start are not lost, and the end itself is a line of the same form."""
     for failure, code in (("bug", 1), ("start", 1)):
-        process = Process(tmp_path, log.fileno(), {"FAIL": failure, "LOGGING_FORMAT": output})
+        process = Process(tmp_path, log.fileno(), 0, {"FAIL": failure, "LOGGING_FORMAT": output})
         assert process.popen.wait(PATIENCE) == code
     if output == "json":
         assert events(log) == ["last words", "uncaught exception", "last words", "Error: not today"]
