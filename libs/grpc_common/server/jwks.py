@@ -4,12 +4,10 @@ import asyncio
 import json
 import os
 import stat
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
+from collections.abc import Collection, Mapping
 from typing import Any, NoReturn, Protocol, override
 
 import jwt
@@ -17,6 +15,7 @@ import structlog
 
 from grpc_common.config.jwks import is_url
 from grpc_common.core.errors import StartError, printable
+from grpc_common.server.threads import Threads
 
 log = structlog.get_logger()
 
@@ -73,6 +72,7 @@ class Keys:
         self._where = source
         self._source: _Source = _Url(source) if is_url(source) else _File(source)
         self._algorithms = frozenset(algorithms)
+        self._thread = Threads(1, "keys of tokens")
         self._failure = ""
         self._refreshing: asyncio.Task[None] | None = None
         self._looked_at = -_RETRY
@@ -122,7 +122,7 @@ class Keys:
 
     async def _refresh(self) -> None:
         try:
-            found = await _in_thread(self._read)
+            found = await self._thread.run(self._read)
         except Exception as error:  # noqa: BLE001 (whatever it is, the last good keys stay)
             self._failed(str(error) if isinstance(error, KeysError) else f"{self._where}: {error!r}")
             return
@@ -144,21 +144,6 @@ class Keys:
         if failure != self._failure:
             log.error("keys of tokens can't be read, the last ones stay in use", reason=failure)
         self._failure = failure
-
-
-async def _in_thread[Result](work: Callable[[], Result]) -> Result:
-    """Run `work` in a thread that the end of the process does not wait for, as it does for asyncio's own."""
-    done: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001 (whoever waits gets it)
-            done.set_exception(error)
-
-    done.set_running_or_notify_cancel()
-    threading.Thread(target=run, name="keys of tokens", daemon=True).start()
-    return await asyncio.wrap_future(done)
 
 
 class _Source(Protocol):

@@ -26,10 +26,16 @@ class Threads:
 
     They are daemons: a `concurrent.futures.Executor` would keep the process from its end for as long
     as a function hangs.
+
+    Args:
+        limit: how many there are at most.
+        name: what they are called, with a number behind it.
+
     """
 
-    def __init__(self, limit: int = _LIMIT) -> None:
+    def __init__(self, limit: int = _LIMIT, name: str = "servicer") -> None:
         self._limit = limit
+        self._name = name
         self._count = 0
         self._idle = threading.Semaphore(0)
         self._queue: queue.Queue[Callable[[], None]] = queue.Queue()
@@ -73,7 +79,7 @@ class Threads:
     def _have_a_thread(self) -> None:
         if not self._idle.acquire(blocking=False) and self._count < self._limit:
             self._count += 1
-            threading.Thread(target=self._serve, name=f"servicer-{self._count}", daemon=True).start()
+            threading.Thread(target=self._serve, name=f"{self._name}-{self._count}", daemon=True).start()
 
     def _serve(self) -> None:
         while True:
