@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from grpc_common.core.errors import excerpt
+
+_LONGEST_NAME = 1000
+"""Characters of a caller's name in logs and errors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -21,4 +26,5 @@ class Caller:
     """What the token says, once it is verified; empty without one."""
 
     def __str__(self) -> str:
-        return self.name
+        """Return the name as logs and errors have it: printable, and not too long."""
+        return excerpt(self.name, _LONGEST_NAME)

@@ -11,7 +11,7 @@ import grpc
 from grpc_common.config.sections import JwtConfig, ServerSection
 from grpc_common.core.caller import Caller
 from grpc_common.core.calls import Call
-from grpc_common.core.errors import StartError, StatusError, excerpt
+from grpc_common.core.errors import StartError, StatusError
 from grpc_common.server.admission import pushback
 from grpc_common.server.authorization import Authorizer
 from grpc_common.server.call import ServerCall
@@ -25,9 +25,6 @@ _TIMEOUT = 10.0
 
 _MOST_AT_A_TIME = 1000
 """Calls that are authenticated at a time; they have no place among max_concurrent_calls yet."""
-
-_LONGEST_NAME = 1000
-"""Characters of a caller's name in logs and errors."""
 
 _NEEDED = (
     "server.jwt needs PyJWT: with Bazel depend on //libs/grpc_common:jwt, "
@@ -174,4 +171,4 @@ def _take(call: Call, caller: Caller | None) -> None:
     known = call.identity
     if known is not None:
         caller = Caller(f"{known.name}, {caller.name}", known.names | caller.names, caller.claims)
-    call.identity, call.caller = caller, excerpt(caller.name, _LONGEST_NAME)
+    call.identity, call.caller = caller, str(caller)

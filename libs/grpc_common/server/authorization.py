@@ -8,13 +8,10 @@ from grpc_health.v1 import health
 
 from grpc_common.config.callers import parse_allowed_callers
 from grpc_common.core.caller import Caller
-from grpc_common.core.errors import StartError, StatusError, excerpt, printable
+from grpc_common.core.errors import StartError, StatusError, printable
 
 _HEALTH_PREFIX = f"/{health.SERVICE_NAME}/"
 _HEALTH = f"{_HEALTH_PREFIX}*"
-
-_LONGEST_NAME = 1000
-"""Characters of a caller's name in an error."""
 
 
 class Authorizer:
@@ -80,7 +77,7 @@ class Authorizer:
             text = f"{printable(method)} is not open to callers without a credential"
             raise StatusError(grpc.StatusCode.UNAUTHENTICATED, text)
         if allowed.isdisjoint(caller.names):
-            text = f"{printable(method)} is not allowed for {excerpt(caller.name, _LONGEST_NAME)}"
+            text = f"{printable(method)} is not allowed for {caller}"
             raise StatusError(grpc.StatusCode.PERMISSION_DENIED, text)
 
     def _allowed_for(self, method: str) -> frozenset[str] | None:
