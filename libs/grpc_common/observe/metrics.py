@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
-from weakref import WeakKeyDictionary
 
 import grpc
 import prometheus_client
@@ -167,7 +166,9 @@ def observer_failures(registry: CollectorRegistry) -> prometheus_client.Counter:
     )
 
 
-_server_metrics: WeakKeyDictionary[CollectorRegistry, CallMetrics] = WeakKeyDictionary()
+@per_registry
+def _server_metrics(registry: CollectorRegistry, buckets: Sequence[float]) -> CallMetrics:
+    return CallMetrics("server", registry, buckets)
 
 
 def server_metrics(
@@ -179,9 +180,7 @@ def server_metrics(
         StartError: another server has the same registry, and other buckets.
 
     """
-    if registry not in _server_metrics:
-        _server_metrics[registry] = CallMetrics("server", registry, buckets)
-    metrics = _server_metrics[registry]
+    metrics = _server_metrics(registry, buckets)
     if metrics.buckets != tuple(buckets):
         raise StartError(
             f"metrics.buckets: {_shown(buckets)} differ from those of another server with the same registry, "
