@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from grpc_common.core.caller import Caller
     from grpc_common.core.calls import Call, CallObserver, Interceptor
     from grpc_common.core.error_map import Errors
-    from grpc_common.core.errors import StartError, StatusError, error_details, invalid_argument
+    from grpc_common.core.errors import StartError, StatusError, error_details
     from grpc_common.core.ports import BindError
     from grpc_common.core.status_errors import (
         already_exists,
         failed_precondition,
+        invalid_argument,
         not_found,
         permission_denied,
         unavailable,
@@ -95,13 +96,14 @@ _MODULES = {
     "config.yaml_file": ["ConfigError"],
     "core.calls": ["Call", "CallObserver", "Interceptor"],
     "core.error_map": ["Errors"],
-    "core.errors": ["StartError", "StatusError", "error_details", "invalid_argument"],
+    "core.errors": ["StartError", "StatusError", "error_details"],
     "observe.logs": ["configure_logging"],
     "core.ports": ["BindError"],
     "server.call": ["current_call"],
     "core.status_errors": [
         "already_exists",
         "failed_precondition",
+        "invalid_argument",
         "not_found",
         "permission_denied",
         "unavailable",

@@ -7,7 +7,7 @@ INTERNAL with an id and nothing of the exception's text, and the log has the id 
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -127,18 +127,6 @@ def _error_code(code: Any) -> grpc.StatusCode:
     if not isinstance(known, grpc.StatusCode) or known is grpc.StatusCode.OK:
         raise ValueError(f"{code!r} is no code of an error; take one of grpc.StatusCode, but not OK")
     return known
-
-
-def invalid_argument(violations: Mapping[str, str]) -> StatusError:
-    """Return INVALID_ARGUMENT with a BadRequest for `violations`: {field: what is wrong}."""
-    bad_request = error_details_pb2.BadRequest(
-        field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-            for field, description in violations.items()
-        ]
-    )
-    message = "; ".join(f"{field}: {what}" for field, what in violations.items())
-    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, message, bad_request)
 
 
 def error_details(error: grpc.RpcError) -> list[Message]:

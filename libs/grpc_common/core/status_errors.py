@@ -17,6 +17,17 @@ _LONGEST_MS = 2**31 - 1
 """What `grpc-retry-pushback-ms` may be, some 24 days: grpc-java reads it with Integer.valueOf."""
 
 
+def invalid_argument(violations: Mapping[str, str]) -> StatusError:
+    """Return INVALID_ARGUMENT with a BadRequest for `violations`: {field: what is wrong}."""
+    bad_request = error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            for field, description in violations.items()
+        ]
+    )
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, _sentence(violations), bad_request)
+
+
 def not_found(message: str, *, resource_type: str = "", resource_name: str = "") -> StatusError:
     """Return NOT_FOUND, with a ResourceInfo if a resource is given, such as `user.User` and its id."""
     resource = _resource(resource_type, resource_name)
@@ -37,8 +48,7 @@ def failed_precondition(violations: Mapping[str, str]) -> StatusError:
             for subject, description in violations.items()
         ]
     )
-    message = "; ".join(f"{subject}: {what}" for subject, what in violations.items())
-    return StatusError(grpc.StatusCode.FAILED_PRECONDITION, message, failure)
+    return StatusError(grpc.StatusCode.FAILED_PRECONDITION, _sentence(violations), failure)
 
 
 def permission_denied(message: str, *, reason: str = "", domain: str = "") -> StatusError:
@@ -86,6 +96,10 @@ def retry_later(code: grpc.StatusCode, message: str, seconds: float) -> StatusEr
     retry = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=whole, nanos=rest * 1_000_000))
     metadata = [("grpc-retry-pushback-ms", str(milliseconds))]
     return StatusError(code, message, retry, metadata=metadata)
+
+
+def _sentence(violations: Mapping[str, str]) -> str:
+    return "; ".join(f"{where}: {what}" for where, what in violations.items())
 
 
 def _milliseconds(seconds: float) -> int:
