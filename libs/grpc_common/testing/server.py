@@ -12,11 +12,11 @@ from typing import Any
 
 import grpc
 
-from grpc_common.config.loading import load
 from grpc_common.config.sections import ServerConfig
 from grpc_common.core.error_map import Errors
 from grpc_common.observe.logs import set_level
 from grpc_common.server.server import Server
+from grpc_common.testing.loopback import configure
 
 
 class Methods:
@@ -83,8 +83,7 @@ async def serving(
     **environ: str,
 ) -> AsyncIterator[tuple[int, Methods]]:
     """Serve `test.Methods`, with more `methods`, as the variables say; yield the port and the service."""
-    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
-    server = Server(load(ServerConfig, environ=ours | environ), errors=errors)
+    server = Server(configure(ServerConfig, **environ), errors=errors)
     service = Methods(methods)
     server.add(service, _add)
     async with server.serving() as port:

@@ -3,13 +3,15 @@
 import asyncio
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 
 import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from grpc_common import Server, ServerConfig, StatusError, channel, current_call, load
+from grpc_common import StatusError, channel, current_call
 from grpc_common.core.calls import CallType
+from grpc_common.testing import configure, serve_on_loopback
 
 TYPES = pytest.mark.parametrize("call_type", list(CallType))
 PATH = "/test.Any/Call"
@@ -38,15 +40,14 @@ def handler(call_type, act):
 @asynccontextmanager
 async def serving(call_type, act, *, client_interceptors=(), environ=(), **options):
     """Serve one method with the options of a Server; yield the channel."""
-    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"} | dict(environ)
-    server = Server(load(ServerConfig, environ=environ), **options)
-    methods = {"Call": handler(call_type, act)}
-    generic = grpc.method_handlers_generic_handler("test.Any", methods)
-    server.add(None, lambda _none, it: it.add_generic_rpc_handlers([generic]))
-    async with (
-        server.serving() as port,
-        channel(f"127.0.0.1:{port}", interceptors=client_interceptors) as opened,
-    ):
+    generic = grpc.method_handlers_generic_handler("test.Any", {"Call": handler(call_type, act)})
+    async with serve_on_loopback(
+        None,
+        lambda _none, server: server.add_generic_rpc_handlers([generic]),
+        config=configure(**dict(environ)),
+        channel=partial(channel, interceptors=client_interceptors),
+        **options,
+    ) as opened:
         yield opened
 
 
@@ -69,6 +70,17 @@ async def failure(opened, call_type, **options):
 
 async def nothing(_context):
     """Do nothing."""
+
+
+def raising(error):
+    """Return an interceptor that lets no call pass."""
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        raise error
+        yield
+
+    return interceptor
 
 
 def recording(log, name):
@@ -146,15 +158,10 @@ async def test_an_interceptor_of_a_server_that_raises_ends_the_call(call_type, e
     """What it raises is a status, as if the handler had raised it, and the handler does not run."""
     log = []
 
-    @asynccontextmanager
-    async def interceptor(_call):
-        raise error
-        yield
-
     async def act(_context):
         log.append("handler")
 
-    async with serving(call_type, act, interceptors=[recording(log, "outer"), interceptor]) as opened:
+    async with serving(call_type, act, interceptors=[recording(log, "outer"), raising(error)]) as opened:
         failed = await failure(opened, call_type)
     assert failed.code() is code
     assert "secret" not in failed.details()
@@ -252,12 +259,7 @@ async def test_interceptors_come_after_admission(call_type):
 
 async def test_health_has_no_interceptors():
     """Probes and balancing clients are not refused by a team's interceptor."""
-
-    @asynccontextmanager
-    async def refuse(_call):
-        raise StatusError(grpc.StatusCode.UNAUTHENTICATED, "who?")
-        yield
-
+    refuse = raising(StatusError(grpc.StatusCode.UNAUTHENTICATED, "who?"))
     async with serving(CallType.UNARY, nothing, interceptors=[refuse]) as opened:
         check = opened.unary_unary("/grpc.health.v1.Health/Check")
         assert await check(b"") == b"\x08\x01"
@@ -358,15 +360,10 @@ async def test_an_interceptor_of_a_channel_that_raises_fails_the_call(call_type,
     """The call never leaves, and the caller gets a status as from a server."""
     log = []
 
-    @asynccontextmanager
-    async def interceptor(_call):
-        raise error
-        yield
-
     async def act(_context):
         log.append("handler")
 
-    async with serving(call_type, act, client_interceptors=[interceptor]) as opened:
+    async with serving(call_type, act, client_interceptors=[raising(error)]) as opened:
         failed = await failure(opened, call_type)
     assert failed.code() is code
     assert "secret" not in failed.details()
