@@ -250,7 +250,7 @@ async def _spread(
             await check()
         failures.clear()
         before = _counts()
-        for batch in batched(range(calls), _CONCURRENCY):
+        for batch in batched(range(calls), _CONCURRENCY, strict=False):
             await asyncio.gather(*(check() for _ in batch))
         after = _counts()
     for endpoint in endpoints:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from functools import cache
 from inspect import isclass
+from types import UnionType
 from typing import Annotated, Any, TypeAliasType, Union, get_args, get_origin, is_typeddict
 
 from pydantic import BaseModel, RootModel, SecretBytes, SecretStr
@@ -189,7 +190,7 @@ def _members(annotation: Any) -> Iterator[Any]:
         yield from _members(annotation.__value__)
     elif get_origin(annotation) is Annotated:
         yield from _members(get_args(annotation)[0])
-    elif get_origin(annotation) is Union:
+    elif get_origin(annotation) in {Union, UnionType}:  # one and the same from Python 3.14 on
         for member in get_args(annotation):
             yield from _members(member)
     else:
