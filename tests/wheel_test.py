@@ -1,6 +1,8 @@
 import ast
 import os
+import pwd
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,11 +31,25 @@ def metadata() -> Message:
         return Parser().parsestr(wheel.read(name).decode())
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory) -> Path:
+OWN_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Bazel gives tests a HOME of their own.
+PYENV = Path(pwd.getpwuid(os.getuid()).pw_dir, ".pyenv")
+
+
+def interpreter(version: str) -> Path | str:
+    """Return a Python of this version: this test's own, pyenv's or the one on PATH."""
+    if version == OWN_VERSION:
+        return sys.executable
+    found = [*PYENV.glob(f"versions/{version}.*/bin/python{version}"), shutil.which(f"python{version}")]
+    return found[0] or pytest.skip(f"needs python{version} on PATH, or in ~/.pyenv (pyenv install {version})")
+
+
+@pytest.fixture(scope="module", params=["3.13", "3.14"])
+def python(request, tmp_path_factory) -> Path:
     """Return the interpreter of a virtual environment with the wheel, and what it asks for, alone."""
     folder = tmp_path_factory.mktemp("environment")
-    run(sys.executable, "-m", "virtualenv", "--quiet", "--no-download", folder, PYTHONPATH=OUR_PATH)
+    make = [sys.executable, "-m", "virtualenv", "--quiet", "--no-download", "--python"]
+    run(*make, interpreter(request.param), folder, PYTHONPATH=OUR_PATH)
     python = folder / "bin/python"
     install = [python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries=1", WHEEL]
     if (installed := run(*install, check=False)).returncode:
@@ -126,6 +142,22 @@ def generated(tmp_path_factory) -> Path:
     ]
     run(*protoc, PYTHONPATH=OUR_PATH)
     return folder
+
+
+def test_every_module_can_be_imported(python):
+    """Each module but those of an extra is imported, and its annotations are of names that are there."""
+    with zipfile.ZipFile(WHEEL) as wheel:
+        files = [name for name in wheel.namelist() if name.endswith(".py")]
+    names = {".".join(Path(name).with_suffix("").parts).removesuffix(".__init__") for name in files}
+    program = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: importlib.import_module(name)\n"
+        "    except ModuleNotFoundError as error: print(error.name.partition('.')[0])\n"
+    )
+    result = run(python, "-c", program, *sorted(names), check=False)
+    assert result.returncode == 0, result.stderr
+    assert set(result.stdout.split()) <= {"aiohttp", "kubernetes_asyncio", "opentelemetry", "trustme"}
 
 
 def test_serves_the_consumers_echo(python, generated):
