@@ -1,5 +1,7 @@
 """Who calls, and whether they may: by certificate, by token, or by a scheme of one's own."""
 
+from __future__ import annotations
+
 import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
