@@ -5,7 +5,7 @@ from user.user_service_pb2_grpc import add_UserServiceServicer_to_server
 
 import grpc_common
 from services.user.config import UserServiceConfig
-from services.user.servicer import UserService
+from services.user.servicer import ERRORS, UserService
 from services.user.storage import StorageError, migrate_storage, open_storage
 
 
@@ -13,7 +13,7 @@ async def serve(config: UserServiceConfig) -> int:
     """Serve user.UserService until SIGTERM or SIGINT, then drain."""
     try:
         async with open_storage(config.database) as storage:
-            server = grpc_common.Server(config)
+            server = grpc_common.Server(config, errors=ERRORS)
             server.add(UserService(storage), add_UserServiceServicer_to_server)
             server.depend_on("database", storage.ping)
             return await server.run(database=config.database.name)

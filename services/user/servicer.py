@@ -1,8 +1,7 @@
 """user.UserService over a UserStorage: requests in, users or a status out."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -10,7 +9,7 @@ import structlog
 from user import user_service_pb2 as pb
 from user import user_service_pb2_grpc as pb_grpc
 
-from grpc_common import already_exists, invalid_argument, not_found, unavailable
+from grpc_common import Errors, StatusError, already_exists, invalid_argument, not_found, unavailable
 from services.user import paging
 from services.user.idempotency import IDEMPOTENCY_KEY, IdempotencyKey, idempotency_key
 from services.user.storage import EmailTakenError, KeyReusedError, StorageError, UserStorage
@@ -31,8 +30,7 @@ class UserService(pb_grpc.UserServiceServicer):
 
     async def GetUser(self, request: pb.GetUserRequest, context: _Context) -> pb.User:
         user_id = _checked("id", _parse_id, request.id)
-        with _storage_errors():
-            user = await self._storage.get(user_id)
+        user = await self._storage.get(user_id)
         if user is None:
             message = f"no user has the id {user_id}"
             raise not_found(message, resource_type=_USER, resource_name=str(user_id))
@@ -41,8 +39,7 @@ class UserService(pb_grpc.UserServiceServicer):
     async def ListUsers(self, request: pb.ListUsersRequest, context: _Context) -> AsyncIterator[pb.User]:
         size = _checked("page_size", paging.page_size, request.page_size)
         after = _checked("page_token", paging.parse_token, request.page_token)
-        with _storage_errors():
-            users = await self._storage.page(after, size + 1)
+        users = await self._storage.page(after, size + 1)
         page, more = users[:size], users[size:]
         if more:
             context.set_trailing_metadata(((paging.NEXT_PAGE_TOKEN, paging.token_after(page[-1].id)),))
@@ -52,13 +49,10 @@ class UserService(pb_grpc.UserServiceServicer):
     async def CreateUser(self, request: pb.CreateUserRequest, context: _Context) -> pb.User:
         user, key = _checked_create(request, context)
         try:
-            with _storage_errors():
-                user = await self._storage.create(user, key)
+            user = await self._storage.create(user, key)
         except EmailTakenError:
             message = f"another user has the email {user.email}"
             raise already_exists(message, resource_type=_USER, resource_name=user.email) from None
-        except KeyReusedError:
-            raise invalid_argument({IDEMPOTENCY_KEY: "was given with another request before"}) from None
         return _message(user)
 
 
@@ -96,10 +90,14 @@ def _checked[Given, Result](field: str, check: Callable[[Given], Result], value:
         raise invalid_argument({field: str(error)}) from None
 
 
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    try:
-        yield
-    except StorageError as error:
-        log.warning("storage failed", reason=str(error))
-        raise unavailable("the users can't be read or written now") from None
+def _key_reused(_error: KeyReusedError) -> StatusError:
+    return invalid_argument({IDEMPOTENCY_KEY: "was given with another request before"})
+
+
+def _storage_failed(error: StorageError) -> StatusError:
+    log.warning("storage failed", reason=str(error))
+    return unavailable("the users can't be read or written now")
+
+
+ERRORS: Errors = {KeyReusedError: _key_reused, StorageError: _storage_failed}
+"""The exceptions of the storage that a server of this servicer has to know."""

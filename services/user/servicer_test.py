@@ -14,14 +14,16 @@ from grpc_common import error_details
 from grpc_common.testing import serve_on_loopback
 from services.user.config import DatabaseConfig
 from services.user.paging import token_after
-from services.user.servicer import UserService
+from services.user.servicer import ERRORS, UserService
 from services.user.storage import migrate_storage, open_storage
 
 
 @pytest.fixture
 async def stub(storage):
     """Return a stub for an empty user service."""
-    async with serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server) as channel:
+    async with serve_on_loopback(
+        UserService(storage), add_UserServiceServicer_to_server, errors=ERRORS
+    ) as channel:
         yield UserServiceStub(channel)
 
 
@@ -222,7 +224,7 @@ async def test_failing_storage_is_unavailable(tmp_path):
     path = tmp_path / "users.db"
     async with (
         open_storage(DatabaseConfig(url=f"sqlite:///{path}")) as storage,
-        serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server) as channel,
+        serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server, errors=ERRORS) as channel,
     ):
         stub = UserServiceStub(channel)
         user = await create(stub)
@@ -246,7 +248,7 @@ async def test_deadline_while_the_database_waits(postgresql_database, postgresql
     locking = await asyncpg.connect(postgresql.url)
     async with (
         open_storage(postgresql_database) as storage,
-        serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server) as channel,
+        serve_on_loopback(UserService(storage), add_UserServiceServicer_to_server, errors=ERRORS) as channel,
     ):
         stub = UserServiceStub(channel)
         async with locking.transaction():

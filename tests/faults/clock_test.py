@@ -6,7 +6,7 @@ from user.user_service_pb2_grpc import UserServiceStub, add_UserServiceServicer_
 from grpc_common import load as load_config
 from grpc_common.testing import serve_on_loopback
 from services.user.config import UserServiceConfig
-from services.user.servicer import UserService
+from services.user.servicer import ERRORS, UserService
 from services.user.storage import open_storage
 from tests.faults.load import Load, assert_nothing_lost
 from tests.programs import running_server
@@ -24,7 +24,7 @@ async def test_clock_set_back(request, monkeypatch, database: str):
     load = Load()
     async with open_storage(config.database) as storage:
         service = UserService(storage)
-        async with serve_on_loopback(service, add_UserServiceServicer_to_server) as channel:
+        async with serve_on_loopback(service, add_UserServiceServicer_to_server, errors=ERRORS) as channel:
             # The clock that ids take, in this process: an hour early, then right, then an hour late.
             for shift in (HOUR, 0, -HOUR, HOUR):
                 monkeypatch.setattr(time, "time_ns", lambda shift=shift: true_time() + shift)
