@@ -44,7 +44,7 @@ async def serving(call_type, act, *, client_interceptors=(), environ=(), **optio
     async with serve_on_loopback(
         None,
         lambda _none, server: server.add_generic_rpc_handlers([generic]),
-        config=configure(**dict(environ)),
+        config=configure(**{"DRAIN_GRACE": "0s", **dict(environ)}),
         channel=partial(channel, interceptors=client_interceptors),
         **options,
     ) as opened:
