@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from grpc_common.client.service_config import MethodPath, ServiceConfig
 from grpc_common.client.target import parse_target
+from grpc_common.config.channel_args import ArgValue, without
 from grpc_common.config.section import Section
 from grpc_common.config.units import PositiveDuration, Size
 from grpc_common.core.calls import CallType
@@ -36,8 +37,6 @@ _FIELDS = {
     "grpc.default_authority": "tls.server_name",
 }
 """What sets the arguments of a channel that `channel_args` must not set again."""
-
-_INT32 = range(-(2**31), 2**31)
 
 
 def _not_too_often(time: float) -> float:
@@ -71,18 +70,6 @@ class Keepalive(Section):
             # Without it pings stop after two, as long as no data is sent.
             ("grpc.http2.max_pings_without_data", 0),
         ]
-
-
-def _free_argument(name: str) -> str:
-    if name in _FIELDS:
-        raise ValueError(f"{name} is set by `{_FIELDS[name]}`; use that")
-    return name
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, str) or (type(value) is int and value in _INT32):
-        return value
-    raise ValueError("write a text, or a whole number of at most 32 bits; 1 and 0 for on and off")
 
 
 class ChannelConfig(Section):
@@ -120,9 +107,7 @@ class ChannelConfig(Section):
     compression: Literal["none", "gzip", "deflate"] = "none"
     """How the client's messages are compressed; a call can choose another one, but not none (grpcio)."""
 
-    channel_args: dict[
-        Annotated[str, AfterValidator(_free_argument)], Annotated[int | str, BeforeValidator(_argument)]
-    ] = Field(default_factory=dict)
+    channel_args: dict[Annotated[str, without(_FIELDS)], ArgValue] = Field(default_factory=dict)
     """Arguments of gRPC that have no field here: `{grpc.enable_http_proxy: 0}`. gRPC ignores unknown ones."""
 
     def for_services(self, *services: ServiceDescriptor) -> Self:

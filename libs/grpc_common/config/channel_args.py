@@ -1,5 +1,6 @@
-"""Options of gRPC's C-core that no setting has: a named escape hatch."""
+"""Options of gRPC's C-core that no setting has: a named escape hatch of servers and channels."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
@@ -24,30 +25,33 @@ _SETTINGS = {
     "grpc.default_compression_algorithm": "server.compression",
     "grpc.default_compression_level": "server.compression",
 }
-"""The options that a setting has, by their names in grpc/impl/channel_arg_names.h."""
+"""The options that a setting of a server has, by their names in grpc/impl/channel_arg_names.h."""
 
-_INT32 = 2**31
-
-
-def _one_value(value: Any) -> int | str:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if is_number and not -_INT32 <= value < _INT32:
-        raise ValueError("write a number of 32 bits")
-    if is_number or (isinstance(value, str) and "\0" not in value):
-        return value  # type: ignore[no-any-return]  # one of the two
-    raise ValueError("write a whole number, or a text; 1 and 0 for yes and no")
+_INT32 = range(-(2**31), 2**31)
 
 
-def _without_settings(arguments: dict[str, int | str]) -> dict[str, int | str]:
-    taken = {name: _SETTINGS[name] for name in arguments if name in _SETTINGS}
-    if taken:
-        raise ValueError("; ".join(f"{name} is set by {setting}" for name, setting in taken.items()))
-    if any(not name.isprintable() or not name for name in arguments):
-        raise ValueError("write the names of options, such as grpc.http2.max_frame_size")
-    return arguments
+def without(settings: Mapping[str, str]) -> AfterValidator:
+    """Return the check of an option's name: none that has a setting in {option: setting}."""
+
+    def check(name: str) -> str:
+        if name in settings:
+            raise ValueError(f"{name} is set by {settings[name]}")
+        if not name or not name.isprintable():
+            raise ValueError("write the name of an option, such as grpc.http2.max_frame_size")
+        return name
+
+    return AfterValidator(check)
 
 
-ChannelArgs = Annotated[
-    dict[str, Annotated[int | str, BeforeValidator(_one_value)]], AfterValidator(_without_settings)
-]
-"""{name of an option of C-core: number or text}."""
+def _number_or_text(value: Any) -> Any:
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value in _INT32
+    if is_number or (isinstance(value, str) and "\0" not in value):  # C would end the text there
+        return value
+    raise ValueError("write a text, or a whole number of at most 32 bits; 1 and 0 for on and off")
+
+
+type ArgValue = Annotated[int | str, BeforeValidator(_number_or_text)]
+"""What C-core takes."""
+
+ServerArgs = dict[Annotated[str, without(_SETTINGS)], ArgValue]
+"""{name of an option of C-core: number or text}, for a server."""

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_
 
 from grpc_common.config.addresses import Host, ListenAddress, parse_address
 from grpc_common.config.callers import parse_allowed_callers
-from grpc_common.config.channel_args import ChannelArgs
+from grpc_common.config.channel_args import ServerArgs
 from grpc_common.config.jwks import DEFAULT_ALGORITHMS, Algorithm, check_jwks
 from grpc_common.config.section import Section
 from grpc_common.config.units import (
@@ -164,7 +164,7 @@ class ServerSection(Section):
     compression: Literal["none", "gzip", "deflate"] = "none"
     """How responses are compressed for clients that take it; the other one for those that take only that."""
 
-    channel_args: ChannelArgs = Field(default_factory=dict)
+    channel_args: ServerArgs = Field(default_factory=dict)
     """{option of C-core: number or text} for what no setting has, such as `grpc.http2.max_frame_size`."""
 
     keepalive: KeepaliveConfig = KeepaliveConfig()

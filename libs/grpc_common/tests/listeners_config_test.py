@@ -153,13 +153,13 @@ def test_free_ports_never_clash(tmp_path):
     [
         ({"grpc.max_connection_age_ms": 1}, "is set by server.keepalive.max_connection_age$"),
         ({"grpc.max_receive_message_length": 1}, "is set by server.max_recv_msg_size$"),
-        ({"grpc.x": True}, "1 and 0 for yes and no"),
-        ({"grpc.x": 1.5}, "write a whole number, or a text"),
-        ({"grpc.x": None}, "write a whole number, or a text"),
-        ({"grpc.x": [1]}, "write a whole number, or a text"),
-        ({"grpc.x": 2**31}, "write a number of 32 bits"),
-        ({"grpc.x": "a\0b"}, "write a whole number, or a text"),
-        ({"": 1}, "write the names of options"),
+        ({"grpc.x": True}, "1 and 0 for on and off"),
+        ({"grpc.x": 1.5}, "write a text, or a whole number of at most 32 bits"),
+        ({"grpc.x": None}, "write a text, or a whole number of at most 32 bits"),
+        ({"grpc.x": [1]}, "write a text, or a whole number of at most 32 bits"),
+        ({"grpc.x": 2**31}, "write a text, or a whole number of at most 32 bits"),
+        ({"grpc.x": "a\0b"}, "write a text, or a whole number of at most 32 bits"),
+        ({"": 1}, "write the name of an option"),
     ],
 )
 def test_channel_arguments_that_can_not_be_right_are_refused(tmp_path, arguments, reason):
