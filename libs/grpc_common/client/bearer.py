@@ -18,6 +18,7 @@ import grpc
 
 from grpc_common.core.calls import Call
 from grpc_common.core.errors import StatusError
+from grpc_common.core.file_version import file_version
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 """RFC 6750, section 2.1."""
@@ -143,7 +144,7 @@ class _File:
         """Return the token; a look at the file's status takes microseconds, so that no call is too late."""
         try:
             status = os.stat(self._path)  # noqa: PTH116 (half the time of Path.stat)
-            version = status.st_ino, status.st_size, status.st_ctime_ns
+            version = file_version(status)
             if version != self._read:
                 self._token = _checked(_content(self._path, status.st_mode), self._path)
                 self._read = version

@@ -15,6 +15,7 @@ import structlog
 
 from grpc_common.config.jwks import is_url
 from grpc_common.core.errors import StartError, printable
+from grpc_common.core.file_version import file_version
 from grpc_common.server.threads import Threads
 
 log = structlog.get_logger()
@@ -163,7 +164,7 @@ class _File(_Source):
     def read(self) -> bytes | None:
         try:
             status = os.stat(self._path)  # noqa: PTH116 (the kind of file first: a FIFO would hang)
-            version = status.st_ino, status.st_size, status.st_ctime_ns
+            version = file_version(status)
             if version == self._read:
                 return None
             if not stat.S_ISREG(status.st_mode):

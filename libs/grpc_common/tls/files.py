@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grpc_common.core.errors import StartError
+from grpc_common.core.file_version import file_version
 from grpc_common.tls import checks, proof
 from grpc_common.tls.pem import Block, PemError, read_blocks
 
@@ -102,8 +103,7 @@ def _file_fingerprint(path: str) -> tuple[int, ...] | None:
         status = os.stat(path)  # noqa: PTH116 (half the time of Path.stat, and this is once a handshake)
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return None
-    # The change time, unlike that of modification, tells of a new mode too and is not copied with a file.
-    return status.st_ino, status.st_size, status.st_ctime_ns
+    return file_version(status)
 
 
 def _load(directory: Path, *, key: bool, ca: bool, use: Use) -> Certificates:
