@@ -16,6 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 import grpc_common
+from grpc_common.core.file_version import file_version
+from grpc_common.server import jwks
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
 
@@ -254,6 +256,45 @@ async def test_file_that_is_broken_later(keys, issuer):
             assert (await outcome(channel, issuer.token()))[0] is CODE.OK
     (line,) = [line for line in logs if line["log_level"] == "error"]
     assert line["reason"] == f"{keys}: is no JSON"
+
+
+async def test_each_bad_version_of_the_file_is_logged_once(monkeypatch, keys, issuer):
+    """It is looked at for as long as it is bad, and the log has a line for each version, and for its end."""
+    good, away, looks = issuer.jwks(), keys.with_name("away"), []
+    issuer.rotate()
+
+    def replace(content: bytes) -> None:
+        new = keys.with_name("new")
+        new.write_bytes(content)
+        new.rename(keys)
+
+    changes = [
+        (lambda: replace(b"{"), f"{keys}: is no JSON"),
+        (lambda: replace(b"[["), f"{keys}: is no JSON"),
+        (lambda: replace(good), "keys of tokens can be read again"),
+        (lambda: keys.rename(away), f"{keys}: No such file or directory"),
+        (lambda: away.rename(keys), "keys of tokens can be read again"),
+        (lambda: replace(issuer.jwks()), "keys of tokens"),
+    ]
+    monkeypatch.setattr(jwks, "_FILE_PAUSE", 0.01)
+    monkeypatch.setattr(jwks, "file_version", lambda status: looks.append(status) or file_version(status))
+
+    async def until(is_so) -> None:
+        async with asyncio.timeout(10):
+            while not is_so():
+                await asyncio.sleep(0.01)
+
+    with capture_logs() as logs:
+        source = jwks.Keys(str(keys), ["ES256"])
+        await source.start()
+        following = asyncio.create_task(source.follow())
+        for number, (change, _) in enumerate(changes, 2):
+            change()
+            await until(lambda number=number: len(logs) >= number)
+            looks.clear()
+            await until(lambda: len(looks) > 3 or not keys.exists())
+        following.cancel()
+    assert [line.get("reason", line["event"]) for line in logs[1:]] == [line for _, line in changes]
 
 
 @pytest.mark.parametrize(
