@@ -17,6 +17,7 @@ from rich.text import Text
 from grpc_common.client.target import parse_target
 from grpc_common.commands.diagnosis import DiagnosisError, Endpoint, Policy, Report, examine
 from grpc_common.commands.handshake import Handshake
+from grpc_common.config.path_argument import PathArgument
 from grpc_common.core.errors import printable
 from grpc_common.tls.credentials import ClientTLS
 from grpc_common.tls.files import TlsError
@@ -34,7 +35,7 @@ _BAR_WIDTH = 24
 @click.argument("target")
 @click.option(
     "--tls-directory",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=PathArgument(exists=True, file_okay=False),
     help="Use TLS with ca.crt and, to present a certificate, tls.crt and tls.key of this directory.",
 )
 @click.option("--server-name", help="Use TLS, and expect this name in the servers' certificates.")

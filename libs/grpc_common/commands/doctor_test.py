@@ -302,3 +302,10 @@ def test_uneven_without_a_known_reason():
 def test_terminal_is_safe():
     """What a server says can't move the cursor."""
     assert printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\\n"
+
+
+async def test_relative_path_under_bazel_run(monkeypatch, tmp_path):
+    """A path is the one that the user sees, where `bazel run` has changed the folder of the process."""
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+    _, _, error = await doctor("localhost:1", "--tls-directory", "certs")
+    assert f"Directory '{tmp_path}/certs' does not exist" in error

@@ -21,6 +21,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from grpc_common.config.durations import format_duration
+from grpc_common.config.path_argument import PathArgument
 
 INVALID_ARGUMENTS = 1
 CONNECTION_FAILED = 2
@@ -149,11 +150,11 @@ class _Timeout(click.ParamType[float]):
         return seconds
 
 
-class _File(click.Path):
+class _File(PathArgument):
     """A file that exists; empty stands for none, as in Go."""
 
     def __init__(self) -> None:
-        super().__init__(exists=True, dir_okay=False, path_type=Path)
+        super().__init__(exists=True, dir_okay=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return None if value == "" else super().convert(value, param, ctx)

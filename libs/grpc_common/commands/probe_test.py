@@ -311,3 +311,10 @@ async def test_imports_nothing_slow():
     assert code == 0, err
     slow = {"pydantic", "structlog", "prometheus_client", "opentelemetry", "cryptography", "yaml"}
     assert slow.isdisjoint(out.split())
+
+
+async def test_relative_path_under_bazel_run(monkeypatch, tmp_path):
+    """A path is the one that the user sees, where `bazel run` has changed the folder of the process."""
+    monkeypatch.setenv("BUILD_WORKING_DIRECTORY", str(tmp_path))
+    _, _, error = await probe("--addr", "x", "--tls", "--tls-ca-cert", "certs")
+    assert f"File '{tmp_path}/certs' does not exist" in error

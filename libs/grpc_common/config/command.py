@@ -11,6 +11,7 @@ import click
 
 from grpc_common.config import process_end
 from grpc_common.config.loading import load, to_yaml
+from grpc_common.config.path_argument import PathArgument
 from grpc_common.config.sections import ServerConfig
 from grpc_common.config.settings import Setting, settings
 from grpc_common.core.errors import StartError
@@ -74,8 +75,7 @@ def _below[Config: ServerConfig](work: Work[Config], config_class: type[Config])
 
 
 def _config_option(**more: Any) -> click.Option:
-    file = click.Path(path_type=Path)
-    return click.Option(["--config"], type=file, help="The YAML file with the settings.", **more)
+    return click.Option(["--config"], type=PathArgument(), help="The YAML file with the settings.", **more)
 
 
 def _run[Config: ServerConfig](work: Work[Config], config_class: type[Config], file: Path | None) -> None:

@@ -421,6 +421,26 @@ def test_prefix_counts_in_all_that_is_said(service):
     assert "set USER_METRICS_PORT to another one" in line
 
 
+def test_relative_path_under_bazel_run(service):
+    """A path is the one that the user sees, where `bazel run` has changed the folder of the process."""
+    user = service.directory / "user"
+    user.mkdir()
+    (user / "config.yaml").write_text("server: {max_concurrent_calls: 7}")
+    elsewhere = service.write("elsewhere.yaml", "server: {max_concurrent_calls: 8}")
+
+    def calls(*arguments: str, **variables: str) -> int:
+        result = service.run("--print-config", *arguments, BUILD_WORKING_DIRECTORY=str(user), **variables)
+        assert (result.returncode, result.stderr) == (0, "")
+        return yaml.safe_load(result.stdout)["server"]["max_concurrent_calls"]
+
+    assert calls("--config", "config.yaml") == 7
+    assert calls(CONFIG_FILE="./config.yaml") == 7
+    assert calls("--config", str(service.directory / elsewhere)) == 8
+    missing = service.run("--config", "elsewhere.yaml", BUILD_WORKING_DIRECTORY=str(user))
+    (line,) = lines_of_error(missing)
+    assert line.startswith(f"{user}/elsewhere.yaml: No such file")
+
+
 def test_file_that_is_no_configuration(service):
     """A folder, or bytes of all kinds, is one line; an empty CONFIG_FILE is no file."""
     for name in (".", ""):
