@@ -2,6 +2,7 @@ import asyncio
 import os
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import grpc
 import pytest
@@ -209,15 +210,15 @@ def add(_servicer, server) -> None:
 
 
 @asynccontextmanager
-async def serving(keys):
+async def serving(keys, channel=grpc.aio.insecure_channel):
     """Serve test.Echo for one subject; yield a channel."""
     jwt = {"jwks": str(keys), "issuer": ISSUER, "audience": AUDIENCE}
     section = {"port": 0, "jwt": jwt, "drain": {"delay": "0s"}, "allowed_callers": {"*": ["subject:ada"]}}
     config = grpc_common.ServerConfig.model_validate({"server": section, "metrics": {"enabled": False}})
     server = grpc_common.Server(config)
     server.add(None, add)
-    async with server.serving() as port, grpc.aio.insecure_channel(f"localhost:{port}") as channel:
-        yield channel
+    async with server.serving() as port, channel(f"localhost:{port}") as opened:
+        yield opened
 
 
 async def test_server_takes_what_the_client_attaches(tmp_path):
@@ -229,3 +230,23 @@ async def test_server_takes_what_the_client_attaches(tmp_path):
     async with serving(tmp_path / "jwks.json") as channel:
         metadata = await attached(bearer)
         assert await channel.unary_unary(METHOD.path)(b"a", metadata=metadata) == b"a"
+
+
+async def test_slow_fetch_takes_no_longer_than_its_call(tmp_path):
+    """A call that waits for its token ends at its timeout and says so; the fetch goes on for the next one."""
+    issuer = TokenIssuer()
+    (tmp_path / "jwks.json").write_bytes(issuer.jwks())
+    source = Source(issuer.token())
+    source.go.clear()
+    bearer = grpc_common.BearerToken(source.fetch, allow_plaintext=True)
+    async with serving(
+        tmp_path / "jwks.json", partial(grpc_common.channel, interceptors=[bearer])
+    ) as channel:
+        read = channel.unary_unary(METHOD.path)
+        calls = await asyncio.gather(*(read(b"a", timeout=0.2) for _ in range(3)), return_exceptions=True)
+        assert [(call.code(), call.details()) for call in calls] == [
+            (CODE.DEADLINE_EXCEEDED, "the interceptor BearerToken was not ready within 0.2 s")
+        ] * 3
+        source.go.set()
+        assert await read(b"a") == b"a"
+    assert source.fetched == 1

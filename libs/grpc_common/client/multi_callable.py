@@ -15,7 +15,7 @@ import structlog
 
 from grpc_common.client.generation import Generation, Generations
 from grpc_common.client.waiting import deferring_channel
-from grpc_common.core.calls import Call, CallType, Metadata, Method, ParentCall, parent_call
+from grpc_common.core.calls import Call, CallType, Interceptor, Metadata, Method, ParentCall, parent_call
 from grpc_common.core.errors import StatusError, status_of
 
 log = structlog.get_logger()
@@ -162,15 +162,18 @@ class MultiCallable:
         assert details.timeout is not None
         end = asyncio.get_running_loop().time() + details.timeout
         scope = asyncio.timeout_at(end)
+        awaited = self._channel.target
         try:
             async with scope:
                 for interceptor in self._channel.interceptors:
+                    awaited = f"the interceptor {_name(interceptor)}"
                     await stack.enter_async_context(interceptor(call))
+                awaited = self._channel.target
                 generation = await self._channel.usable(wait_for_ready=bool(details.wait_for_ready))
         except TimeoutError:
             if not scope.expired():
                 raise
-            text = f"{self._channel.target} was not ready within {details.timeout:g} s"
+            text = f"{awaited} was not ready within {details.timeout:g} s"
             raise rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, text) from None
         return self._start_on(
             generation,
@@ -212,6 +215,12 @@ def _rpc_error_of(error: StatusError) -> grpc.aio.AioRpcError:
 async def _error_of(ended: grpc.aio.Call) -> grpc.aio.AioRpcError:
     headers, trailers = await ended.initial_metadata(), await ended.trailing_metadata()
     return grpc.aio.AioRpcError(await ended.code(), headers, trailers, await ended.details())
+
+
+def _name(interceptor: Interceptor) -> str:
+    """Return the name of a function, or of an object's class."""
+    name: str = getattr(interceptor, "__name__", type(interceptor).__name__)
+    return name
 
 
 def _with_passed_on(metadata: Any, parent: ParentCall) -> Metadata:

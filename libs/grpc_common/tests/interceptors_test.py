@@ -382,6 +382,7 @@ async def test_a_timeout_holds_in_interceptors_of_a_channel(call_type):
     async with serving(call_type, nothing, client_interceptors=[hang]) as opened:
         failed = await failure(opened, call_type, timeout=0.3)
     assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert failed.details() == "the interceptor hang was not ready within 0.3 s"
 
 
 @TYPES
