@@ -48,12 +48,7 @@ class UserService(pb_grpc.UserServiceServicer):
 
     async def CreateUser(self, request: pb.CreateUserRequest, context: _Context) -> pb.User:
         user, key = _checked_create(request, context)
-        try:
-            user = await self._storage.create(user, key)
-        except EmailTakenError:
-            message = f"another user has the email {user.email}"
-            raise already_exists(message, resource_type=_USER, resource_name=user.email) from None
-        return _message(user)
+        return _message(await self._storage.create(user, key))
 
 
 def _checked_create(request: pb.CreateUserRequest, context: _Context) -> tuple[User, IdempotencyKey | None]:
@@ -90,8 +85,9 @@ def _checked[Given, Result](field: str, check: Callable[[Given], Result], value:
         raise invalid_argument({field: str(error)}) from None
 
 
-def _key_reused(_error: KeyReusedError) -> StatusError:
-    return invalid_argument({IDEMPOTENCY_KEY: "was given with another request before"})
+def _email_taken(error: EmailTakenError) -> StatusError:
+    message = f"another user has the email {error}"
+    return already_exists(message, resource_type=_USER, resource_name=str(error))
 
 
 def _storage_failed(error: StorageError) -> StatusError:
@@ -99,5 +95,9 @@ def _storage_failed(error: StorageError) -> StatusError:
     return unavailable("the users can't be read or written now")
 
 
-ERRORS: Errors = {KeyReusedError: _key_reused, StorageError: _storage_failed}
+ERRORS: Errors = {
+    EmailTakenError: _email_taken,
+    KeyReusedError: lambda _: invalid_argument({IDEMPOTENCY_KEY: "was given with another request before"}),
+    StorageError: _storage_failed,
+}
 """The exceptions of the storage that a server of this servicer has to know."""

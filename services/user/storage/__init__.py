@@ -19,7 +19,7 @@ class SchemaError(StorageError):
 
 
 class EmailTakenError(Exception):
-    """Another user has the email."""
+    """Another user has the email, which is the text."""
 
 
 class KeyReusedError(Exception):
