@@ -51,11 +51,10 @@ async def serving(call_type, act, *, client_interceptors=(), environ=(), **optio
         yield opened
 
 
-async def call(opened, call_type, **options):
+async def call(opened, call_type, *, requests=(b"1", b"2"), **options):
     """Make a call of the type and return its answers, of which all types have at least one."""
     multi = getattr(opened, call_type.shape)(PATH)
-    request = [b"1", b"2"] if call_type.shape.startswith("stream") else b"1"
-    made = multi(request, **options)
+    made = multi(requests if call_type.shape.startswith("stream") else b"1", **options)
     if call_type in {CallType.UNARY, CallType.CLIENT_STREAM}:
         return [await made]
     return [answer async for answer in made]
@@ -66,6 +65,19 @@ async def failure(opened, call_type, **options):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(opened, call_type, **options)
     return caught.value
+
+
+async def refusal(opened, call_type):
+    """Return the error of a call that the server ends before it has read anything.
+
+    It sends no message in a stream: where that comes too late, grpc.aio takes INTERNAL for the status.
+    """
+
+    async def never():
+        await asyncio.Event().wait()
+        yield b""
+
+    return await failure(opened, call_type, requests=never())
 
 
 async def nothing(_context):
@@ -162,7 +174,7 @@ async def test_an_interceptor_of_a_server_that_raises_ends_the_call(call_type, e
         log.append("handler")
 
     async with serving(call_type, act, interceptors=[recording(log, "outer"), raising(error)]) as opened:
-        failed = await failure(opened, call_type)
+        failed = await refusal(opened, call_type)
     assert failed.code() is code
     assert "secret" not in failed.details()
     assert log == ["outer begins", f"outer sees {type(error).__name__}"]
@@ -251,7 +263,7 @@ async def test_interceptors_come_after_admission(call_type):
     async with serving(call_type, act, interceptors=interceptors, environ=environ) as opened:
         first = asyncio.ensure_future(call(opened, call_type))
         await entered.wait()
-        assert (await failure(opened, call_type)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await refusal(opened, call_type)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         release.set()
         await first
     assert log == ["one begins", "one ends"]
