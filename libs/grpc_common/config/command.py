@@ -80,6 +80,7 @@ def _config_option(**more: Any) -> click.Option:
 
 def _run[Config: ServerConfig](work: Work[Config], config_class: type[Config], file: Path | None) -> None:
     ignore_harmless_signals()
+    process_end.exit_on_sigterm()
     with _errors():
         config = load(config_class, file)
         configure_logging(config.logging.level, config.logging.format)

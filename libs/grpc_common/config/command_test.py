@@ -97,8 +97,19 @@ async def after(config: Config) -> int:
     return 0
 
 
+async def opening(config: Config) -> int:
+    """Wait for what does not open, as a database that does not answer."""
+    try:
+        print("opening", file=sys.stderr)
+        await asyncio.Event().wait()
+        return await grpc_common.Server(config).run()
+    finally:
+        await asyncio.sleep(0 if config.store.url == "closes" else 3600)
+        print("closed", file=sys.stderr)
+
+
 PROGRAMS = {
-    "serve": grpc_common.command(serve, Config, also=[hang, twice, after]),
+    "serve": grpc_common.command(serve, Config, also=[hang, twice, after, opening]),
     "strict": grpc_common.command(strict, StrictConfig),
 }
 
@@ -305,6 +316,24 @@ def test_signal_ends_with_exit_code_0(service, signum):
     assert signum.name in log
     assert "stopped" in log
     assert "Traceback" not in log
+
+
+def test_signal_before_the_server_runs(service):
+    """SIGTERM has a handler from the start, as process 1 of a container needs; what is open is closed."""
+    with service.running("opening", STORE_URL="closes") as (process, first_line):
+        assert first_line == "opening\n"
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=20)[1]
+    assert (log, process.returncode) == ("closed\n", 128 + signal.SIGTERM)
+
+
+def test_what_does_not_close_before_the_server_runs_is_ended(service):
+    """A resource that hangs as it closes is named, and the process ends."""
+    with service.running("opening", STORE_URL="hangs") as (process, _):
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=20)[1]
+    assert "the process did not end in time and is ended" in log
+    assert process.returncode == 1
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

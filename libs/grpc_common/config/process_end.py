@@ -7,12 +7,14 @@ does not return, a resource of the service that does not close.
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 
 import structlog
 
@@ -35,6 +37,9 @@ _FORCED = 1
 _SHOWN = 5
 """How many tasks and threads the log names."""
 
+_BY_SIGNAL = 128
+"""A shell adds the signal's number to it for the exit code of a process that a signal has ended."""
+
 _is_bounded: ContextVar[bool] = ContextVar("is_bounded", default=False)
 
 
@@ -46,6 +51,20 @@ def bounded() -> Iterator[None]:
         yield
     finally:
         _is_bounded.reset(token)
+
+
+def exit_on_sigterm() -> None:
+    """Have SIGTERM raise SystemExit until a server takes the signal over, so that what is open is closed.
+
+    Without a handler the first process of a container, which the service is, would never get the signal.
+    """
+    signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(signum: int, _frame: FrameType | None) -> None:
+    with suppress(RuntimeError):  # nothing runs yet
+        end_within(0, asyncio.get_running_loop())
+    sys.exit(_BY_SIGNAL + signum)
 
 
 def is_bounded() -> bool:

@@ -46,11 +46,12 @@ async def quiet(admission: Admission, *ports: int) -> None:
     while quiet_looks < _LOOKS:
         arrivals = admission.arrivals
         await asyncio.sleep(_INTERVAL)
-        is_quiet = admission.arrivals == arrivals and not admission.in_flight and not _has_traffic(*ports)
+        is_quiet = admission.arrivals == arrivals and not admission.in_flight and not has_traffic(*ports)
         quiet_looks = quiet_looks + 1 if is_quiet else 0
 
 
-def _has_traffic(*ports: int) -> bool:
+def has_traffic(*ports: int) -> bool:
+    """Return whether connections of `ports` have bytes that one side has not read."""
     return any(connection.unsent or connection.unread for connection in connections(*ports))
 
 

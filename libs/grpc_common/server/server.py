@@ -275,12 +275,14 @@ class Server:
                 await drain.quiet(admission, *self._listeners.ports)
                 await self._lifecycle.background.ended()
         except TimeoutError:
-            log.warning(
-                "calls outlast the grace and are cancelled",
-                in_flight=admission.in_flight,
-                methods=self._lifecycle.methods_in_flight(),
-                background_tasks=self._lifecycle.background.names(),
-            )
+            background_tasks = self._lifecycle.background.names()
+            if admission.in_flight or background_tasks or drain.has_traffic(*self._listeners.ports):
+                log.warning(
+                    "calls outlast the grace and are cancelled",
+                    in_flight=admission.in_flight,
+                    methods=self._lifecycle.methods_in_flight(),
+                    background_tasks=background_tasks,
+                )
 
 
 def _credentials(config: TlsConfig, registry: CollectorRegistry) -> grpc.ServerCredentials | None:

@@ -328,6 +328,17 @@ async def test_background_work_that_outlasts_the_grace_is_cancelled_and_named():
     await asyncio.wait_for(ended.wait(), 5)
 
 
+async def test_drain_without_a_grace_that_cuts_off_nothing_is_silent():
+    """A grace that is too short to make sure is no reason to say that calls were cancelled."""
+    with capture_logs() as logs:
+        async with (
+            serving(DRAIN_GRACE="0s") as (port, _),
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            await channel.unary_unary("/test.Methods/Echo")(b"")
+    assert [line for line in logs if line["log_level"] == "warning"] == []
+
+
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), grpc.aio.AbortError()])
 async def test_background_work_that_fails_is_logged(error):
     """An exception that nobody awaits is in the log, and the server goes on."""
