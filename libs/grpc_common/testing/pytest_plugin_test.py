@@ -82,6 +82,14 @@ def test_settings_of_a_service_with_a_prefix():
     assert (config.server.port, config.metrics.enabled, config.server.max_concurrent_calls) == (0, False, 7)
 
 
+def test_settings_of_a_file(tmp_path):
+    """A test may take the service's own file, but for the port, over which its variables are."""
+    file = tmp_path / "config.yaml"
+    file.write_text("server: {port: 50051, default_deadline: 1s, propagated_metadata: [x-request-id]}")
+    config = configure(grpc_common.ServerConfig, file, DEFAULT_DEADLINE="2s").server
+    assert (config.port, config.default_deadline, config.propagated_metadata) == (0, 2, ["x-request-id"])
+
+
 async def test_mutual_tls(serve, tmp_path):
     """With certificates of a test's own authority the server knows its caller."""
     ca = trustme.CA()
