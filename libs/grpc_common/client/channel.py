@@ -15,6 +15,7 @@ from grpc_common.client.dialer import Dialer
 from grpc_common.client.endpoints import EndpointSource
 from grpc_common.client.swapping import SwappingChannel, first_of
 from grpc_common.core.calls import CallObserver, Interceptor
+from grpc_common.core.errors import StartError
 from grpc_common.observe.setup import client_observers
 from grpc_common.tls.credentials import ClientTLS
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"]
 
 
-class NotReadyError(TimeoutError):
-    """A channel was not ready in time; the text names the target and the last reason."""
+class NotReadyError(StartError, TimeoutError):
+    """A channel was not ready in time; the text names the target and the last reason.
+
+    A service that needs the channel at start may let it pass: the operator reads it, without a traceback.
+    """
 
 
 @asynccontextmanager

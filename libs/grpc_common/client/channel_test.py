@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import contextmanager
@@ -72,6 +74,27 @@ async def test_start_is_bounded():
     ):
         await channel(f"127.0.0.1:{port}", ready_timeout=1).__aenter__()
     assert time.monotonic() - start < 8  # by default it would be 10
+
+
+def test_server_that_needs_a_channel(tmp_path):
+    """A program whose server can't start without the channel ends with that one sentence, and exit code 1."""
+    program = tmp_path / "server.py"
+    program.write_text("""
+import grpc_common
+
+async def serve(config):
+    async with grpc_common.channel("127.0.0.1:1", ready_timeout=0.1):
+        return 0
+
+grpc_common.command(serve, grpc_common.ServerConfig)()
+""")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, program], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 1
+    assert "Error: 127.0.0.1:1 was not ready within 0.1 s: " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 async def test_start_tells_that_no_server_is_healthy():
