@@ -34,9 +34,8 @@ class Orders(pb_grpc.OrdersServicer):
         with self._tracer.start_as_current_span("store"):  # a child of the call's own span
             order = self._store.place(request.item, placed_by=call.caller)
         call.run_in_background(self._store.confirm(order))  # the drain waits for it, the caller does not
-        log.info(
-            "order placed", order=order.id, seconds_left=call.time_remaining()
-        )  # method, caller: by itself
+        # The line has the method, the caller and the trace id by itself.
+        log.info("order placed", order=order.id, seconds_left=call.time_remaining())
         return _message(order)
 
     async def GetOrder(self, request: pb.GetOrderRequest, _context: _Context) -> pb.Order:
