@@ -1,4 +1,4 @@
-"""What runs around every call: who calls, a line for failures, a metric, and the credential for others."""
+"""What runs around every call: who calls, a line for failures, a metric."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -36,7 +36,7 @@ class ApiKeys:
 
 @asynccontextmanager
 async def failures_logged(call: Call) -> AsyncIterator[None]:
-    """Log why a handler has failed; an Interceptor of the server."""
+    """Log why a call has failed; an Interceptor, of the server and of its channel."""
     try:
         yield
     except Exception as error:

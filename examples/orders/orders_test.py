@@ -67,7 +67,7 @@ class Shop:
             TRACING_SAMPLING_RATE="1",
             USERS_TARGET=target,
             USERS_TLS_DIRECTORY=self.certificates,
-            USERS_TOKEN=str(self.folder / "token"),
+            USERS_TOKEN_FILE=str(self.folder / "token"),
         )
 
     @asynccontextmanager

@@ -1,7 +1,6 @@
 """The orders service's process: each extension point of grpc_common once, see README.md."""
 
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import grpc
 from opentelemetry import trace
@@ -24,19 +23,15 @@ class OrdersConfig(grpc_common.ServerConfig):
     users: grpc_common.ChannelSection
     """The channel to user.UserService."""
 
-    users_token: Path | None = None
-    """The file with the bearer token for it, as Kubernetes mounts one."""
-
     api_keys: dict[str, str] = Field(default_factory=dict)
     """{caller: SHA-256 of the caller's key, in hexadecimal}."""
 
 
 def users_channel(config: OrdersConfig) -> AbstractAsyncContextManager[grpc.aio.Channel]:
     """Return the channel to user.UserService, which need not be up yet."""
-    token = config.users_token
     return grpc_common.channel(
         config.users.for_services(_USER_SERVICE),  # retries what the .proto file calls idempotent
-        interceptors=[grpc_common.BearerToken.from_file(token)] if token else [],
+        interceptors=[failures_logged],
         ready_timeout=None,
     )
 

@@ -83,13 +83,18 @@ def refuse_plaintext(interceptors: Iterable[object], target: str, *, tls: bool) 
         ValueError: one would.
 
     """
-    if tls or target.startswith(("unix:", "unix-abstract:")):
+    if tls or is_local(target):
         return
     if any(getattr(each, "allow_plaintext", True) is False for each in interceptors):
         raise ValueError(
             f"{target!r} without tls would show the bearer token to the network; "
             "give channel(tls=...), or BearerToken(..., allow_plaintext=True)"
         )
+
+
+def is_local(target: str) -> bool:
+    """Return whether what is sent to `target` stays on this machine: on a Unix socket."""
+    return target.startswith(("unix:", "unix-abstract:"))
 
 
 class _Cache:

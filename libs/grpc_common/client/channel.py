@@ -58,7 +58,7 @@ async def channel(
             `NAME:PORT`, `ipv4:ADDRESS:PORT[,...]`, `ipv6:[ADDRESS]:PORT[,...]` or `unix:PATH`.
             The server's certificate must be for SERVICE.NAMESPACE as it is written here, or for NAME.
             DNS is asked again when a connection ends, which a maximal age of connections sees to.
-            Or a section of a service's configuration, which holds `tls` and `config` as well.
+            Or a section of a service's configuration, which holds `tls`, `config` and a token as well.
         tls: certificates; plaintext without.
         config: balancing, deadlines, limits; the defaults without.
         observers: are told about each call; if None, metrics, the log and traces.
@@ -81,6 +81,7 @@ async def channel(
     if isinstance(target, ChannelSection):
         if tls is not None or config is not None:
             raise ValueError("a ChannelSection holds tls and config; change them there (model_copy)")
+        interceptors = [*target.bearer_tokens(), *interceptors]
         tls, config, target = target.client_tls(), target, target.target
     refuse_plaintext(interceptors, target, tls=tls is not None)
     config = config or ChannelConfig()

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from grpc_common.client.bearer import BearerToken, is_local
 from grpc_common.client.service_config import MethodPath, ServiceConfig
 from grpc_common.client.target import parse_target
 from grpc_common.config.channel_args import ArgValue, without
@@ -173,6 +174,21 @@ class ChannelSection(ChannelConfig):
 
     tls: ChannelTls | None = None
     """Certificates; plaintext without."""
+
+    token_file: Path | None = None
+    """The file with a bearer token for all calls, as Kubernetes mounts and rotates one; needs `tls`."""
+
+    @model_validator(mode="after")
+    def _no_token_in_plaintext(self) -> Self:
+        if self.token_file is not None and self.tls is None and not is_local(self.target):
+            raise ValueError(
+                "token_file needs tls, or the network would see the token; `{}` is enough"
+            )
+        return self
+
+    def bearer_tokens(self) -> list[BearerToken]:
+        """Return what attaches the token of `token_file`, if there is one."""
+        return [] if self.token_file is None else [BearerToken.from_file(self.token_file)]
 
     def client_tls(self) -> ClientTLS | None:
         """Return how to make the credentials; None for plaintext."""

@@ -24,6 +24,7 @@ EVERYTHING = """
 payments:
   target: dns:///payments.default:50051
   tls: {directory: /etc/certs, server_name: payments}
+  token_file: /etc/token
   keepalive: {time: 20s, timeout: 1500ms}
   max_recv_msg_size: 1MiB
   max_send_msg_size: 2048
@@ -79,6 +80,7 @@ def test_every_setting_can_stand_in_the_file(load):
     assert section == grpc_common.ChannelSection(
         target="dns:///payments.default:50051",
         tls=ChannelTls(directory="/etc/certs", server_name="payments"),
+        token_file="/etc/token",
         keepalive=grpc_common.Keepalive(time=20, timeout=1.5),
         max_recv_msg_size=2**20,
         max_send_msg_size=2048,
@@ -244,6 +246,14 @@ def test_mistakes_are_told_with_their_line(load, tmp_path, text, complaint):
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"{tmp_path}/config.yaml:3: payments.")
     assert complaint in line
+
+
+def test_token_needs_tls(load):
+    """A token is sent with TLS, or on a Unix socket, and nowhere else."""
+    with pytest.raises(grpc_common.ConfigError, match="payments: token_file needs tls, or the network would"):
+        load("payments: {target: 'a:1', token_file: /token}")
+    load("payments: {target: 'a:1', token_file: /token, tls: {}}")
+    load("payments: {target: 'unix:/run/a', token_file: /token}")
 
 
 def test_target_is_required_and_checked(load):
