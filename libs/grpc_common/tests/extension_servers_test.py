@@ -230,6 +230,8 @@ async def test_lag_of_the_event_loop():
     """It is measured without a line of anybody's."""
     registry = CollectorRegistry()
     environ = {"GRPC_PORT": "0", "DRAIN_DELAY": "0s", "METRICS_PORT": "0"}
+    # region: lag of the event loop
+    # endregion
     async with serving(Server(load(ServerConfig, environ=environ), registry=registry)):
         async with asyncio.timeout(10):
             while not registry.get_sample_value("grpc_server_event_loop_lag_seconds_count"):

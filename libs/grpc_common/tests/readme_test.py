@@ -1,4 +1,6 @@
 import ast
+import re
+from collections import Counter
 from pathlib import Path
 
 import grpc_common
@@ -39,6 +41,36 @@ def test_examples_are_python():
     assert len(blocks) >= 2
     for block in blocks:
         ast.parse(block.partition("```")[0])
+
+
+def test_lines_of_the_extension_points():
+    """The table of extension points has each that the tests mark, and its length."""
+    lines: Counter[str] = Counter()
+    for file in Path(__file__).parent.glob("extension_*_test.py"):
+        lines.update(marked(file.read_text()))
+    assert len(lines) == 20
+    assert [(name, count) for name, count in lines.items() if not row_of(name, count)] == []
+    assert row_of("**all of them**", lines.total())
+
+
+def row_of(point: str, lines: int) -> bool:
+    """Return whether the table of extension points says so."""
+    return bool(re.search(rf"^\| {re.escape(point)} \| [^|]*\| {lines} \| ", README, re.MULTILINE))
+
+
+def marked(text: str) -> Counter[str]:
+    """Return how many lines each `# region: NAME` has, without comments and docstrings."""
+    lines: Counter[str] = Counter()
+    region = ""
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("# region: "):
+            region = line.removeprefix("# region: ")
+            lines[region] += 0
+        elif line == "# endregion":
+            region = ""
+        elif region and line and not line.startswith(("#", '"""')):
+            lines[region] += 1
+    return lines
 
 
 def missing(rows: list[str]) -> list[str]:
