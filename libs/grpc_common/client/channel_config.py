@@ -181,9 +181,7 @@ class ChannelSection(ChannelConfig):
     @model_validator(mode="after")
     def _no_token_in_plaintext(self) -> Self:
         if self.token_file is not None and self.tls is None and not is_local(self.target):
-            raise ValueError(
-                "token_file needs tls, or the network would see the token; `{}` is enough"
-            )
+            raise ValueError("token_file needs tls, or the network would see the token; `{}` is enough")
         return self
 
     def bearer_tokens(self) -> list[BearerToken]:

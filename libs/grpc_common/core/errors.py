@@ -8,13 +8,14 @@ INTERNAL with an id and nothing of the exception's text, and the log has the id 
 import asyncio
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
 import structlog
 from google.protobuf import any_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -132,14 +133,21 @@ def _error_code(code: Any) -> grpc.StatusCode:
 def error_details(error: grpc.RpcError) -> list[Message]:
     """Return the google.rpc details of a failed call, as a client received them.
 
-    Details of an unknown type are left out.
+    Details of an unknown type, and what a server has sent that can't be parsed, are left out.
     """
     metadata = error.trailing_metadata() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else None
     for key, value in metadata or ():
         if key == "grpc-status-details-bin":
-            status = status_pb2.Status.FromString(value)
-            return [_unpacked(detail) for detail in status.details if _type_name(detail) in _DETAIL_TYPES]
+            with suppress(DecodeError):
+                return list(_known(status_pb2.Status.FromString(value)))
     return []
+
+
+def _known(status: status_pb2.Status) -> Iterator[Message]:
+    for detail in status.details:
+        if _type_name(detail) in _DETAIL_TYPES:
+            with suppress(DecodeError):
+                yield _unpacked(detail)
 
 
 def _type_name(detail: any_pb2.Any) -> str:

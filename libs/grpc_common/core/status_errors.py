@@ -21,7 +21,7 @@ def invalid_argument(violations: Mapping[str, str]) -> StatusError:
     """Return INVALID_ARGUMENT with a BadRequest for `violations`: {field: what is wrong}."""
     bad_request = error_details_pb2.BadRequest(
         field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            error_details_pb2.BadRequest.FieldViolation(field=_text(field), description=_text(description))
             for field, description in violations.items()
         ]
     )
@@ -44,7 +44,9 @@ def failed_precondition(violations: Mapping[str, str]) -> StatusError:
     """Return FAILED_PRECONDITION with a PreconditionFailure for `violations`: {subject: what is wrong}."""
     failure = error_details_pb2.PreconditionFailure(
         violations=[
-            error_details_pb2.PreconditionFailure.Violation(subject=subject, description=description)
+            error_details_pb2.PreconditionFailure.Violation(
+                subject=_text(subject), description=_text(description)
+            )
             for subject, description in violations.items()
         ]
     )
@@ -60,7 +62,9 @@ def permission_denied(message: str, *, reason: str = "", domain: str = "") -> St
         domain: what the reason is unique in, usually the service's name: `user.example.com`.
 
     """
-    info = [error_details_pb2.ErrorInfo(reason=reason, domain=domain)] if reason or domain else []
+    info = []
+    if reason or domain:
+        info = [error_details_pb2.ErrorInfo(reason=_text(reason), domain=_text(domain))]
     return StatusError(grpc.StatusCode.PERMISSION_DENIED, message, *info)
 
 
@@ -113,4 +117,11 @@ def _milliseconds(seconds: float) -> int:
 def _resource(resource_type: str, resource_name: str) -> list[Message]:
     if not (resource_type or resource_name):
         return []
-    return [error_details_pb2.ResourceInfo(resource_type=resource_type, resource_name=resource_name)]
+    return [
+        error_details_pb2.ResourceInfo(resource_type=_text(resource_type), resource_name=_text(resource_name))
+    ]
+
+
+def _text(text: str) -> str:
+    """Return `text` as protobuf takes it: without halves of surrogate pairs, as names of files may have."""
+    return text.encode(errors="replace").decode()

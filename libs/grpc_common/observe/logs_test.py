@@ -466,3 +466,12 @@ async def test_line_of_a_servicer_says_in_which_call(lines):
     assert said["from logging"] == ("/test.Methods/Coroutine", peer)
     assert said["from a thread"] == ("/test.Methods/Function", peer)
     assert said["serving"] == (None, None)
+
+
+def test_fields_that_structlog_takes_as_texts_may_be_anything(lines):
+    """A list called `stack` or `exception` is in the line for people as another value is."""
+    configure_logging(format="console")
+    log.info("event", stack=["here\n"], exception=None)
+    text = "\n".join(lines.text())
+    assert "logging_error" not in text
+    assert "here" in text

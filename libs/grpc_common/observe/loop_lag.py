@@ -115,7 +115,7 @@ class _Watch:
         if stack:
             # First, since the loop may run again at once.
             self._blocked = True
-            log.error("event loop blocked", where=stack[0], stack=stack)
+            log.error("event loop blocked", where=stack[0], frames=stack)
 
 
 def _stack(frame: FrameType | None) -> list[str]:

@@ -63,7 +63,7 @@ async def test_handler_that_blocks_the_loop_is_named():
     assert blocked["event"] == "event loop blocked"
     assert "loop_lag_test.py:" in blocked["where"]
     assert blocked["where"].endswith(" block")
-    assert blocked["stack"][1].endswith(" blocking")
+    assert blocked["frames"][1].endswith(" blocking")
     assert again["event"] == "event loop runs again"
     assert 1.4 < again["seconds"] < 5
     assert registry.get_sample_value(f"{LAG}_sum") > 1.2

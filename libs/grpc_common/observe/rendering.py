@@ -116,8 +116,10 @@ class _Console:
         escaped: dict[str, Any] = {}
         for key, value in event.items():
             text = value if isinstance(value, str) else repr(value)
-            if not text.isprintable():
-                value = _escaped_lines(text) if key in {"exception", "stack"} else _Escaped(text)  # noqa: PLW2901 (only its form)
+            if key in {"exception", "stack"}:  # which structlog takes as texts
+                value = text if text.isprintable() else _escaped_lines(text)  # noqa: PLW2901 (only its form)
+            elif not text.isprintable():
+                value = _Escaped(text)  # noqa: PLW2901
             escaped[printable(key)] = value
         escaped["event"] = str(escaped["event"])
         return str(self._render(None, "", escaped))

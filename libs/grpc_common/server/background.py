@@ -17,9 +17,17 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._over = False
 
     def start(self, work: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop) -> None:
-        """Run `work` in a task in `loop`, with the context variables of whoever asks, from any thread."""
+        """Run `work` in a task in `loop`, with the context variables of whoever asks, from any thread.
+
+        Raises:
+            TypeError: it is no coroutine.
+
+        """
+        if not asyncio.iscoroutine(work):
+            raise TypeError(f"run_in_background takes a coroutine, as `work()` is one, not {work!r}")
         context = contextvars.copy_context()
         # Its calls have their own deadlines: the call that it comes from is over soon.
         context.run(parent_call.set, None)
@@ -27,6 +35,10 @@ class Background:
 
     def _start(self, work: Coroutine[Any, Any, object], context: contextvars.Context) -> None:
         name = getattr(work, "__qualname__", repr(work))
+        if self._over:  # what it needs is closed, or will be at once
+            work.close()
+            log.warning("background task was cancelled", task=name)
+            return
         task = asyncio.get_running_loop().create_task(_logged(name, work), name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -40,10 +52,13 @@ class Background:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def cancel(self) -> None:
-        """Cancel what is left."""
+    async def cancel(self, grace: float) -> None:
+        """Cancel what is left, and what is still to come; wait `grace` seconds at most for it to end."""
+        self._over = True
         for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
 
 
 async def _logged(name: str, work: Coroutine[Any, Any, object]) -> None:

@@ -146,7 +146,12 @@ class ServerCall(Call):
     def run_in_background(self, work: Coroutine[Any, Any, object]) -> None:
         """Run `work` in a task that outlives the call, and that the server's drain waits for.
 
-        Calls that it makes have deadlines of their own. An exception that it raises is logged.
+        Calls that it makes have deadlines of their own. An exception that it raises is logged. What still
+        runs after the drain's grace, or comes after the drain, is cancelled.
+
+        Raises:
+            TypeError: it is no coroutine.
+
         """
         self._background.start(work, self._task.get_loop())
 
@@ -202,6 +207,8 @@ class ServerCall(Call):
 
 def current_call() -> ServerCall:
     """Return the call of a server in whose handler this runs, be it in another task or in a thread.
+
+    A thread has it by asyncio.to_thread, as other context variables; `run_in_executor` takes none along.
 
     Raises:
         LookupError: no handler runs here.

@@ -104,7 +104,7 @@ class Health:
         self.servicer = HealthServicer(listed=listed)
         self._names = ["", READINESS]
         self._dependencies: list[Dependency] = []
-        self._draining = False
+        self._open = False
         self.servicer.set([LIVENESS], HealthCheckResponse.SERVING)
         self._publish()
 
@@ -134,9 +134,14 @@ class Health:
             for follower in followers:
                 follower.cancel()
 
+    def open(self) -> None:
+        """Be ready from now on if the dependencies are; before it calls are not taken yet."""
+        self._open = True
+        self._publish()
+
     def drain(self) -> None:
         """Be not ready from now on, whatever the dependencies say."""
-        self._draining = True
+        self._open = False
         self._publish()
 
     async def _follow(self, dependency: Dependency) -> None:
@@ -149,7 +154,7 @@ class Health:
     @property
     def ready(self) -> bool:
         """Whether the server can do its work."""
-        return not self._draining and all(dependency.ready for dependency in self._dependencies)
+        return self._open and all(dependency.ready for dependency in self._dependencies)
 
     @property
     def dependencies(self) -> dict[str, bool]:

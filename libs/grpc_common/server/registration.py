@@ -21,7 +21,7 @@ class Services:
         self.methods: dict[str, Methods | None] = {}
         """{service: {method: handler}}; None where a handler of another kind than grpc's own hides them."""
         self._server = server
-        self._closed = False
+        self.closed = False
 
     def add[Servicer](self, servicer: Servicer, add_to_server: AddToServer[Servicer]) -> list[str]:
         """Serve what `add_to_server` registers for `servicer`, and return the services' names.
@@ -37,7 +37,7 @@ class Services:
             raise StartError(
                 f"{_called(add_to_server)} registers no service; give what was generated for one"
             )
-        if self._closed:
+        if self.closed:
             raise StartError(f"{', '.join(new)}: the server already serves; add it before")
         twice = [*(self.methods.keys() & new), *_repeated(map(_name, recorder.handlers))]
         if twice:
@@ -54,7 +54,7 @@ class Services:
 
     def close(self) -> None:
         """Refuse what is added from now on, since gRPC takes nothing more once it has started."""
-        self._closed = True
+        self.closed = True
 
 
 class _Recorder:

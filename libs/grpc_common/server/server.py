@@ -18,6 +18,7 @@ from grpc_common.config.reload import reload_changes
 from grpc_common.config.sections import ServerConfig, TlsConfig, TracingConfig
 from grpc_common.core.calls import CallObserver, Interceptor
 from grpc_common.core.error_map import ErrorMap, Errors
+from grpc_common.core.errors import StartError
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe import stderr
 from grpc_common.observe.logs import set_level
@@ -124,7 +125,22 @@ class Server:
         Resources are entered in the order in which they are given, and left in the opposite one. What warms a
         service up belongs into one, before its `yield`. An exception on the way in keeps the server from
         starting: raise a StartError for the operator to read.
+
+        Until all are open, health on server.health_port says NOT_SERVING, and SERVING for `liveness`. The
+        gRPC port answers nothing: a livenessProbe of it needs a startupProbe.
+
+        Raises:
+            TypeError: it is no asynchronous context manager.
+            ValueError: it is used already.
+            StartError: it comes too late.
+
         """
+        if not isinstance(resource, AbstractAsyncContextManager):
+            raise TypeError(f"Server.use takes an asynchronous context manager, not {resource!r}")
+        if any(resource is other for other in self._resources):
+            raise ValueError(f"Server.use has {resource!r} already, which can be entered once")
+        if self._services.closed:
+            raise StartError("Server.use comes too late: use resources before the server runs")
         self._resources.append(resource)
 
     @property
@@ -209,6 +225,7 @@ class Server:
             metrics_port = await stack.enter_async_context(exported)
             for resource in self._resources:
                 await stack.enter_async_context(resource)
+            self._health.open()
             await self._server.start()
             await stack.enter_async_context(self._health.follow_dependencies())
             await stack.enter_async_context(_reloading(self._config, self._apply))
@@ -263,9 +280,10 @@ class Server:
             self._listeners.close()
             await self._quiet()
         finally:  # whatever fails, the server ends
-            self._lifecycle.background.cancel()
             self._lifecycle.end_built_in_calls()
-            await self._server.stop(_STOP_GRACE)
+            # Resources are closed next, so that tasks which clean up still have them.
+            cancelling = self._lifecycle.background.cancel(_STOP_GRACE)
+            await asyncio.gather(cancelling, self._server.stop(_STOP_GRACE))
         log.info("stopped")
 
     async def _quiet(self) -> None:

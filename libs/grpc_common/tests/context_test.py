@@ -10,7 +10,8 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from grpc_common import ChannelConfig, channel, current_call
+from grpc_common import ChannelConfig, Server, channel, current_call
+from grpc_common.testing import configure
 from grpc_common.testing.server import serving
 
 DEFAULT = ChannelConfig()
@@ -358,3 +359,51 @@ async def test_background_work_that_fails_is_logged(error):
             for _ in range(2):
                 await front_channel.unary_unary("/test.Methods/Front")(b"")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["background task failed"] * 2
+
+
+async def test_cancelled_background_work_ends_before_resources_close():
+    """Work that outlasts the grace has what it needs to clean up, and what comes later is not begun."""
+    log, call = [], None
+
+    @asynccontextmanager
+    async def pool():
+        yield
+        log.append("pool closed")
+        call.run_in_background(late())
+        await asyncio.sleep(0)
+
+    async def late():
+        log.append("late")
+
+    async def endless():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            log.append("cleaned up")
+
+    async def front(request, _context):
+        nonlocal call
+        call = current_call()
+        call.run_in_background(endless())
+        return request
+
+    methods = grpc.method_handlers_generic_handler("test.Methods", {"Front": unary(front)})
+    server = Server(configure(DRAIN_GRACE="200ms"))
+    server.add(None, lambda _none, it: it.add_generic_rpc_handlers([methods]))
+    server.use(pool())
+    with capture_logs() as logs:
+        async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as front_channel:
+            await front_channel.unary_unary("/test.Methods/Front")(b"")
+        await asyncio.sleep(0)
+    assert log == ["cleaned up", "pool closed"]
+    assert [line["event"] for line in logs].count("background task was cancelled") == 2
+
+
+async def test_background_work_is_a_coroutine():
+    """A function that nobody has called fails where it is given."""
+    async with chain(lambda _behind: current_call().run_in_background(see)) as (front, _):
+        with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError):
+            await front(b"")
+    (line,) = [line for line in logs if line["event"] == "unexpected exception"]
+    assert "takes a coroutine" in str(line["exc_info"])

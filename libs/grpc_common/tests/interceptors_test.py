@@ -436,3 +436,160 @@ async def test_a_cancelled_call_leaves_the_interceptors_of_its_channel(call_type
         task.cancel()
         await asyncio.wait([task])
         await asyncio.wait_for(left.wait(), 10)
+
+
+@asynccontextmanager
+async def suppressing(_call):
+    """Suppress whatever comes out of the call."""
+    with suppress(BaseException):
+        yield
+
+
+@asynccontextmanager
+async def not_leaving(_call):
+    """Hang once the call has ended."""
+    yield
+    await asyncio.Event().wait()
+
+
+@TYPES
+@pytest.mark.parametrize("error", [SystemExit(3), BaseExceptionGroup("two", [KeyError(), SystemExit()])])
+async def test_an_interceptor_of_a_channel_may_raise_anything(call_type, error):
+    """What is no Exception fails the call, too: it neither hangs nor ends the event loop."""
+    async with (
+        asyncio.timeout(20),
+        serving(call_type, nothing, client_interceptors=[raising(error)]) as opened,
+    ):
+        assert (await failure(opened, call_type)).code() is grpc.StatusCode.INTERNAL
+
+
+@TYPES
+async def test_an_interceptor_of_a_channel_that_is_cancelled_cancels_the_call(call_type):
+    """A CancelledError of its own comes out of the call."""
+    interceptors = [raising(asyncio.CancelledError())]
+    async with asyncio.timeout(20), serving(call_type, nothing, client_interceptors=interceptors) as opened:
+        with pytest.raises(asyncio.CancelledError):
+            await call(opened, call_type)
+
+
+@TYPES
+async def test_an_interceptor_of_a_channel_that_suppresses_what_has_kept_a_call_from_its_start(call_type):
+    """There is no call to return: the caller is told what has happened."""
+    refuse = raising(StatusError(grpc.StatusCode.UNAUTHENTICATED, "no token"))
+    interceptors = [suppressing, refuse]
+    async with asyncio.timeout(20), serving(call_type, nothing, client_interceptors=interceptors) as opened:
+        failed = await failure(opened, call_type)
+    assert failed.code() is grpc.StatusCode.INTERNAL
+    assert failed.details() == f"an interceptor of {PATH} has suppressed an exception"
+
+
+@pytest.mark.parametrize("call_type", [CallType.UNARY, CallType.CLIENT_STREAM])
+async def test_an_interceptor_of_a_channel_that_does_not_end(call_type):
+    """It keeps the answer from its caller no longer than a moment after the timeout."""
+    async with (
+        asyncio.timeout(20),
+        serving(call_type, nothing, client_interceptors=[not_leaving]) as opened,
+    ):
+        failed = await failure(opened, call_type, timeout=0.3)
+    assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert failed.details() == f"an interceptor of {PATH} did not end with its call"
+
+
+@TYPES
+@pytest.mark.parametrize("pair", [("key", 5), ("key-bin", "text"), ("Key", "upper"), ("key", "\n")])
+async def test_metadata_of_an_interceptor_that_can_not_be_sent(call_type, pair):
+    """The call fails at once."""
+
+    @asynccontextmanager
+    async def interceptor(seen):
+        seen.metadata.append(pair)
+        yield
+
+    async with asyncio.timeout(20), serving(call_type, nothing, client_interceptors=[interceptor]) as opened:
+        with pytest.raises((grpc.aio.AioRpcError, TypeError)):
+            await call(opened, call_type)
+
+
+WRITERS = pytest.mark.parametrize("call_type", [CallType.CLIENT_STREAM, CallType.BIDI_STREAM])
+
+
+@WRITERS
+async def test_interceptors_let_a_caller_write(call_type):
+    """The calls of grpc.aio's other way to stream requests do what they do without interceptors."""
+    log = []
+    async with (
+        asyncio.timeout(20),
+        serving(call_type, nothing, client_interceptors=[recording(log, "one")]) as opened,
+    ):
+        made = getattr(opened, call_type.shape)(PATH)()
+        await made.wait_for_connection()
+        await made.write(b"1")
+        await made.write(b"2")
+        await made.done_writing()
+        answers = [await made] if call_type is CallType.CLIENT_STREAM else [each async for each in made]
+        assert set(answers) == {b"answer"}
+        assert await made.code() is grpc.StatusCode.OK
+        await asyncio.sleep(0)
+        assert log == ["one begins", "one ends"]
+
+
+@WRITERS
+async def test_interceptors_let_a_caller_see_the_headers_while_it_streams(call_type):
+    """The headers come before the last request is written."""
+    headers = asyncio.Event()
+
+    async def requests():
+        yield b"1"
+        await headers.wait()
+
+    async def echo(request_iterator, context):
+        await context.send_initial_metadata((("key", "value"),))
+        async for _ in request_iterator:
+            pass
+        return b"answer"
+
+    async def echo_streaming(request_iterator, context):
+        yield await echo(request_iterator, context)
+
+    method = echo if call_type is CallType.CLIENT_STREAM else echo_streaming
+    methods = {"Call": getattr(grpc, f"{call_type.shape}_rpc_method_handler")(method)}
+    generic = grpc.method_handlers_generic_handler("test.Any", methods)
+    async with (
+        asyncio.timeout(20),
+        serve_on_loopback(
+            None,
+            lambda _none, server: server.add_generic_rpc_handlers([generic]),
+            channel=partial(channel, interceptors=[recording([], "one")]),
+        ) as opened,
+    ):
+        made = getattr(opened, call_type.shape)(PATH)(requests())
+        assert ("key", "value") in list(await made.initial_metadata())
+        headers.set()
+        answers = [await made] if call_type is CallType.CLIENT_STREAM else [each async for each in made]
+        assert answers == [b"answer"]
+        assert await made.code() is grpc.StatusCode.OK
+
+
+async def test_a_caller_that_gives_up_a_written_stream_ends_it():
+    """Who waits for the one response and is cancelled cancels the call."""
+    left = asyncio.Event()
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        try:
+            yield
+        finally:
+            left.set()
+
+    async with (
+        asyncio.timeout(20),
+        serving(CallType.CLIENT_STREAM, nothing, client_interceptors=[interceptor]) as opened,
+    ):
+        made = opened.stream_unary(PATH)()
+        await made.write(b"1")
+        waiting = asyncio.ensure_future(made)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await left.wait()
+        assert await made.code() is grpc.StatusCode.CANCELLED

@@ -3,15 +3,21 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from grpc_common import Server, ServerConfig, load
+from grpc_common import Server, ServerConfig, StartError, load
+from grpc_common.testing import configure
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 ENVIRON = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
 
@@ -19,6 +25,13 @@ ENVIRON = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
 def new_server() -> Server:
     """Return a server that serves health alone."""
     return Server(load(ServerConfig, environ=ENVIRON))
+
+
+@contextmanager
+def free_port():
+    """Yield a port that is free when the block has ended."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
 
 
 def resource(name, log):
@@ -73,6 +86,56 @@ async def test_no_call_is_taken_before_they_are_open():
     await task
 
 
+async def health(port, name):
+    """Return what health says of a name."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        request = health_pb2.HealthCheckRequest(service=name)
+        return (await health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)).status
+
+
+async def test_health_says_not_serving_until_they_are_open():
+    """Probes of the health port keep callers away while a service warms up, and let the process live."""
+    opening, go_on = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def warm_up():
+        opening.set()
+        await go_on.wait()
+        yield
+
+    with free_port() as health_port:
+        server = Server(configure(HEALTH_PORT=str(health_port)))
+    server.use(warm_up())
+    async with AsyncExitStack() as stack:
+        starting = asyncio.create_task(stack.enter_async_context(server.serving()))
+        await opening.wait()
+        before = [await health(health_port, name) for name in ("", "readiness", "liveness")]
+        go_on.set()
+        await starting
+        after = [await health(health_port, name) for name in ("", "readiness", "liveness")]
+    assert before == [NOT_SERVING, NOT_SERVING, SERVING]
+    assert after == [SERVING, SERVING, SERVING]
+
+
+@pytest.mark.parametrize("wrong", [suppress(ValueError), lambda: None, None])
+async def test_what_is_no_resource_is_refused(wrong):
+    """The line that uses it raises, with what would be right."""
+    with pytest.raises(TypeError, match="asynchronous context manager"):
+        new_server().use(wrong)
+
+
+async def test_a_resource_is_used_once_and_before_the_server_runs():
+    """Twice the same, or one that would never open, is refused."""
+    server = new_server()
+    pool = resource("pool", [])
+    server.use(pool)
+    with pytest.raises(ValueError, match="already"):
+        server.use(pool)
+    async with server.serving():
+        with pytest.raises(StartError, match="too late"):
+            server.use(resource("late", []))
+
+
 async def test_a_resource_that_does_not_open_keeps_the_server_from_starting():
     """What was open before it is closed, and its exception comes out."""
     log = []
@@ -93,7 +156,7 @@ async def test_a_resource_that_does_not_open_keeps_the_server_from_starting():
 
 PROGRAM = """
 import asyncio, sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 import grpc_common
 
 @asynccontextmanager
