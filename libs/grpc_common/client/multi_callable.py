@@ -295,6 +295,11 @@ class _Awaited:
         return (yield from self._call.__await__())
 
 
+def _is_logged(error: BaseException) -> bool:
+    """Return whether status_of has made `error` of a bug."""
+    return error.__cause__ is not None and not isinstance(error.__cause__, StatusError)
+
+
 def _with_passed_on(metadata: Any, parent: ParentCall) -> Metadata:
     own = list(metadata or ())
     names = {name for name, _value in own}

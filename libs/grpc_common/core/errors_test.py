@@ -2,7 +2,7 @@ import grpc
 import pytest
 import structlog
 from google.protobuf.wrappers_pb2 import StringValue
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 
 from grpc_common import StatusError, error_details, invalid_argument
 from grpc_common.testing import serve_on_loopback
@@ -86,3 +86,21 @@ async def test_unknown_method_is_unimplemented():
         received = await call(channel, "/test.Raiser/None")
     assert received.code() == grpc.StatusCode.UNIMPLEMENTED
     assert error_details(received) == []
+
+
+@pytest.mark.parametrize("sent", [b"\xff", b"\x1a\x03\x0a\x01\xff"])
+def test_details_that_can_not_be_parsed_are_left_out(sent):
+    """Whatever a foreign server sends, the caller can look at its error."""
+    trailers = grpc.aio.Metadata(("grpc-status-details-bin", sent))
+    error = grpc.aio.AioRpcError(grpc.StatusCode.ABORTED, grpc.aio.Metadata(), trailers)
+    assert error_details(error) == []
+
+
+def test_a_detail_that_can_not_be_parsed_is_left_out():
+    """The others are there."""
+    status = status_pb2.Status(code=10)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="CLOSED"))
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    trailers = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    error = grpc.aio.AioRpcError(grpc.StatusCode.ABORTED, grpc.aio.Metadata(), trailers)
+    assert error_details(error) == [error_details_pb2.ErrorInfo(reason="CLOSED")]

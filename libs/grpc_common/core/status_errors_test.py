@@ -7,6 +7,7 @@ from google.rpc import error_details_pb2
 from grpc_common import (
     already_exists,
     failed_precondition,
+    invalid_argument,
     not_found,
     permission_denied,
     unavailable,
@@ -95,3 +96,26 @@ def test_time_that_is_no_number(seconds):
     """What is no number of seconds is refused."""
     with pytest.raises(TypeError, match="number of seconds"):
         unavailable("come back", retry_after=seconds)
+
+
+ODD = "file \udcff\0\r\n\U0001f600"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: invalid_argument({ODD: ODD}),
+        lambda: failed_precondition({ODD: ODD}),
+        lambda: not_found(ODD, resource_type=ODD, resource_name=ODD),
+        lambda: already_exists(ODD, resource_name=ODD),
+        lambda: permission_denied(ODD, reason=ODD, domain=ODD),
+        lambda: unavailable(ODD, retry_after=1),
+    ],
+)
+def test_any_text_can_be_sent(error):
+    """Half a surrogate pair, as in a file's name that is not UTF-8, is replaced and not a bug."""
+    made = error()
+    status = made.to_status()
+    assert status.code is made.code
+    assert "file ?" in status.details
+    assert all(b"file ?" in each.SerializeToString() for each in made.details[: made.code.value[0] != 14])
