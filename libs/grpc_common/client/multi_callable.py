@@ -263,10 +263,6 @@ async def _error_of(ended: grpc.aio.Call) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(await ended.code(), headers, trailers, await ended.details())
 
 
-def _is_logged(error: BaseException) -> bool:
-    return not isinstance(error.__cause__, StatusError | None)
-
-
 def _name(interceptor: Interceptor) -> str:
     """Return the name of a function, or of an object's class."""
     name: str = getattr(interceptor, "__name__", type(interceptor).__name__)
