@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextvars
 import json
 import math
 import os
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import grpc
 
-from grpc_common.core.calls import Call
+from grpc_common.core.background import is_cancelled
+from grpc_common.core.calls import Call, parent_call
 from grpc_common.core.errors import StatusError
 from grpc_common.core.file_version import file_version
 
@@ -76,14 +78,22 @@ class BearerToken:
         yield
 
 
-def refuse_plaintext(interceptors: Iterable[object], target: str, *, tls: bool) -> None:
+def refuse_plaintext(
+    interceptors: Iterable[object], target: str, *, tls: bool, target_is_address: bool = True
+) -> None:
     """Return if no interceptor of a channel would send what must not be sent in plaintext.
+
+    Args:
+        interceptors: those of the channel.
+        target: where it leads; a Unix socket is no network.
+        tls: whether it is encrypted.
+        target_is_address: whether it leads there indeed, and the target is not a mere name.
 
     Raises:
         ValueError: one would.
 
     """
-    if tls or is_local(target):
+    if tls or (target_is_address and is_local(target)):
         return
     if any(getattr(each, "allow_plaintext", True) is False for each in interceptors):
         raise ValueError(
@@ -110,7 +120,7 @@ class _Cache:
         if time.time() < self._fresh_until:
             return self._token
         if self._fetching is None:
-            self._fetching = asyncio.create_task(self._renew())
+            self._fetching = asyncio.create_task(self._renew(), context=_for_all())
             self._fetching.add_done_callback(self._renewed)
         fetching = self._fetching
         await asyncio.wait([fetching])  # a call that is cancelled leaves the others their token
@@ -129,7 +139,9 @@ class _Cache:
                 token = await self._fetch()
         except StatusError:
             raise
-        except Exception as error:  # its text may be secret
+        except BaseException as error:  # also the CancelledError of a task of its own; the text may be secret
+            if is_cancelled() or isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+                raise
             text = f"the bearer token could not be fetched ({type(error).__name__})"
             raise StatusError(grpc.StatusCode.UNAVAILABLE, text) from error
         self._token = _checked(token, "what was fetched as a bearer token")
@@ -137,6 +149,13 @@ class _Cache:
         left = max(0.0, expiry - now)
         self._good_until = now + left
         self._fresh_until = self._good_until - min(_MARGIN, left * _SHARE)
+
+
+def _for_all() -> contextvars.Context:
+    """Return this context without the call that is served here, whose end is none for the others that wait."""
+    context = contextvars.copy_context()
+    context.run(parent_call.set, None)
+    return context
 
 
 class _File:

@@ -9,7 +9,7 @@ import pytest
 
 import grpc_common
 from grpc_common.client.bearer import refuse_plaintext
-from grpc_common.core.calls import Call, CallType, Method
+from grpc_common.core.calls import Call, CallType, Method, parent_call
 from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
 
 CODE = grpc.StatusCode
@@ -168,6 +168,44 @@ async def test_function_that_fails():
     assert await token_of(bearer) == "good"
 
 
+async def cancelled_elsewhere() -> str:
+    """Await a task that somebody has cancelled."""
+    task = asyncio.create_task(asyncio.sleep(60, "x"))
+    task.cancel()
+    return await task
+
+
+class Unusual(BaseException):
+    """Is no Exception."""
+
+
+@pytest.mark.parametrize("fetch", [cancelled_elsewhere, Source(Unusual("secret")).fetch])
+async def test_function_that_ends_in_an_unusual_way(fetch):
+    """The call, which nobody has cancelled, fails UNAVAILABLE as after any other failure."""
+    error = await failure(grpc_common.BearerToken(fetch))
+    assert error.code is CODE.UNAVAILABLE
+    assert "secret" not in error.message
+
+
+async def test_token_for_all_calls_of_a_handler_that_leaves():
+    """What is fetched first for one call of a server is for the others too: it has not that call's end."""
+    seen = []
+
+    async def fetch() -> str:
+        seen.append(parent_call.get())
+        return "x"
+
+    class Ending:
+        has_answered, passed_on = False, ()
+
+    token = parent_call.set(Ending())
+    try:
+        assert await token_of(grpc_common.BearerToken(fetch)) == "x"
+    finally:
+        parent_call.reset(token)
+    assert seen == [None]
+
+
 async def test_failure_while_the_token_is_good():
     """A token that is about to expire is used on while no other can be had."""
     token = TokenIssuer().token(exp=time.time() + 5)
@@ -196,6 +234,19 @@ def test_plaintext():
     for target in ("a.test:1", "dns:///a:1", "kubernetes:///a.b:1", "unix.test:1", "localhost:1"):
         with pytest.raises(ValueError, match="without tls would show the bearer token"):
             refuse_plaintext([object(), bearer], target, tls=False)
+
+
+async def test_plaintext_to_endpoints_of_ones_own():
+    """A target that is only a name, since the endpoints come from elsewhere, is no Unix socket."""
+
+    class Endpoints:
+        async def watch(self):
+            yield ["192.0.2.1:1"]
+
+    bearer = grpc_common.BearerToken.from_file("/token")
+    with pytest.raises(ValueError, match="without tls would show the bearer token"):
+        async with grpc_common.channel("unix:/a", endpoints=Endpoints(), interceptors=[bearer]):
+            pass
 
 
 async def echo(request: bytes, _context) -> bytes:

@@ -83,7 +83,7 @@ async def channel(
             raise ValueError("a ChannelSection holds tls and config; change them there (model_copy)")
         interceptors = [*target.bearer_tokens(), *interceptors]
         tls, config, target = target.client_tls(), target, target.target
-    refuse_plaintext(interceptors, target, tls=tls is not None)
+    refuse_plaintext(interceptors, target, tls=tls is not None, target_is_address=endpoints is None)
     config = config or ChannelConfig()
     dialer = Dialer(target, tls, config.options(), endpoints)
     swapping = SwappingChannel(

@@ -15,6 +15,7 @@ import structlog
 
 from grpc_common.client.generation import Generation, Generations
 from grpc_common.client.waiting import deferring_channel
+from grpc_common.core.background import is_cancelled
 from grpc_common.core.calls import Call, CallType, Interceptor, Metadata, Method, ParentCall, parent_call
 from grpc_common.core.errors import StatusError, status_of
 
@@ -190,6 +191,15 @@ class MultiCallable:
         except BaseException as error:
             raise _rpc_error_of(status_of(error, self._method.path)) from error
 
+    async def _enter(self, stack: AsyncExitStack, interceptor: Interceptor, call: Call) -> None:
+        try:
+            await stack.enter_async_context(interceptor(call))
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            # It is that of a task which the interceptor has awaited: this call is not cancelled.
+            raise _rpc_error_of(status_of(error, self._method.path)) from error
+
     async def _start_in(
         self, stack: AsyncExitStack, call: Call, details: grpc.aio.ClientCallDetails, request: Any
     ) -> grpc.aio.Call:
@@ -202,7 +212,7 @@ class MultiCallable:
             async with scope:
                 for interceptor in self._channel.interceptors:
                     awaited = f"the interceptor {_name(interceptor)}"
-                    await stack.enter_async_context(interceptor(call))
+                    await self._enter(stack, interceptor, call)
                 awaited = self._channel.target
                 generation = await self._channel.usable(wait_for_ready=bool(details.wait_for_ready))
         except TimeoutError:

@@ -382,6 +382,38 @@ async def test_an_interceptor_of_a_channel_that_raises_fails_the_call(call_type,
     assert log == []
 
 
+class Unusual(BaseException):
+    """Is no Exception, as what some frameworks end their tasks with."""
+
+
+async def await_a_cancelled_task():
+    """Await what somebody else has cancelled."""
+    task = asyncio.create_task(asyncio.sleep(60))
+    task.cancel()
+    await task
+
+
+async def raise_what_is_no_exception():
+    """Raise a BaseException."""
+    raise Unusual("secret")
+
+
+@TYPES
+@pytest.mark.parametrize("act", [await_a_cancelled_task, raise_what_is_no_exception])
+async def test_an_interceptor_of_a_channel_that_ends_in_an_unusual_way_fails_the_call(call_type, act):
+    """The caller, whom nobody has cancelled, gets a status in time, whatever the type of the call."""
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        await act()
+        yield
+
+    async with serving(call_type, nothing, client_interceptors=[interceptor]) as opened:
+        failed = await asyncio.wait_for(failure(opened, call_type, timeout=5), 10)
+    assert failed.code() is grpc.StatusCode.INTERNAL
+    assert failed.details().startswith("internal error ")
+
+
 @TYPES
 async def test_a_timeout_holds_in_interceptors_of_a_channel(call_type):
     """One that hangs is ended with the call."""
