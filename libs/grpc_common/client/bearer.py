@@ -152,7 +152,7 @@ class _Cache:
 
 
 def _for_all() -> contextvars.Context:
-    """Return this context without the call that is served here, whose end is none for the others that wait."""
+    """Return this context without the call that is served here: others wait, too, and it may end before."""
     context = contextvars.copy_context()
     context.run(parent_call.set, None)
     return context

@@ -32,6 +32,10 @@ def check_jwks(jwks: str) -> str:
     url = urlsplit(jwks)
     if url.scheme not in {"https", "http"} or not url.hostname:
         raise ValueError("write the path of a file, or a URL with https://")
+    if " " in jwks or not f"{url.path}{url.query}".isascii():
+        raise ValueError("write a URL in ASCII, with %20 and the like for what it can't hold")
+    if url.port == 0:  # a port that is none at all is a ValueError here
+        raise ValueError("write the port that the issuer listens on")
     if "@" in url.netloc:
         raise ValueError("a JWKS is public; leave the user and password out of its URL")
     if url.scheme == "http" and not _is_loopback(url.hostname):

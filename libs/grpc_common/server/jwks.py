@@ -8,14 +8,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, NoReturn, Protocol, override
+from urllib.parse import urlsplit
 
+import grpc
 import jwt
 import structlog
 
 from grpc_common.config.jwks import is_url
-from grpc_common.core.errors import StartError, printable
-from grpc_common.core.file_version import file_version
+from grpc_common.core.errors import StartError, StatusError, excerpt, printable
 from grpc_common.server.threads import Threads
 
 log = structlog.get_logger()
@@ -36,7 +38,20 @@ _SILENCE = 5.0
 """Seconds that a server may take to connect, and for each part of its answer."""
 
 _ANSWER = 10.0
-"""Seconds in which the whole body must have come."""
+"""Seconds for the body."""
+
+_READING = 20.0
+"""Seconds for all of it: headers that come byte by byte, and files on a network, have no other limit."""
+
+_HUNG = 4
+"""Threads that read, or hang in it; once all do, the next one to come free goes on."""
+
+_WAITING = 100
+"""Calls with unknown keys that may wait for the keys; they must not keep the others out."""
+
+_IDS_SHOWN = 10
+_REASON_LENGTH = 500
+"""Characters of a failure in the log."""
 
 _SMALLEST_RSA_KEY = 2048
 """Bits: RFC 7518, section 3.3."""
@@ -58,6 +73,13 @@ class KeysError(StartError):
     """The keys can't be read; the text says where and why."""
 
 
+class _Source(Protocol):
+    pause: float
+
+    def read(self) -> bytes | None:
+        """Return the content, None if it has not changed."""
+
+
 class Keys:
     """The newest usable keys; the last good ones stay when there are none.
 
@@ -71,13 +93,13 @@ class Keys:
         self.current: KeySet = {}
         """Replaced as a whole by other keys."""
         self._where = source
-        self._source: _Source = _Url(source) if is_url(source) else _File(source)
+        self._source = _source_of(source)
         self._algorithms = frozenset(algorithms)
-        self._thread = Threads(1, "keys of tokens")
-        self._failure: tuple[str, object] | None = None
-        """The reason, and the version of the source that it holds for."""
+        self._threads = Threads(_HUNG, "keys of tokens")
+        self._failure = ""
         self._refreshing: asyncio.Task[None] | None = None
         self._looked_at = -_RETRY
+        self._waiting = 0
 
     async def start(self) -> None:
         """Read the keys for the first time.
@@ -88,7 +110,7 @@ class Keys:
         """
         await self._refresh()
         if self._failure and not is_url(self._where):
-            raise KeysError(f"server.jwt.jwks: {self._failure[0]}")
+            raise KeysError(f"server.jwt.jwks: {self._failure}")
 
     async def follow(self) -> NoReturn:
         """Read them again whenever they may have changed."""
@@ -104,13 +126,24 @@ class Keys:
         return keys[0] if len(keys) == 1 else None
 
     async def look_again(self) -> None:
-        """Read the keys now, for a token with an unknown one; but not every time that a stranger asks."""
+        """Read the keys now, for a token with an unknown one; but not every time that a stranger asks.
+
+        Raises:
+            StatusError: UNAVAILABLE, many wait for them.
+
+        """
         if self._refreshing is None:
             now = time.monotonic()
             if now - self._looked_at < _RETRY:
                 return
             self._looked_at = now
-        await self._refresh_once()
+        if self._waiting >= _WAITING:
+            raise StatusError(grpc.StatusCode.UNAVAILABLE, "the keys of bearer tokens are just being read")
+        self._waiting += 1
+        try:
+            await self._refresh_once()
+        finally:
+            self._waiting -= 1
 
     async def _refresh_once(self) -> None:
         """Read the keys once for all who ask, some of whom may leave meanwhile."""
@@ -124,66 +157,66 @@ class Keys:
 
     async def _refresh(self) -> None:
         try:
-            found = await self._thread.run(self._read)
+            async with asyncio.timeout(_READING):
+                found = await self._threads.run(partial(self._read, self._source))
+        except TimeoutError:
+            self._source = _source_of(self._where)  # the thread that hangs has the old one
+            self._failed(f"{self._where}: took longer than {_READING:g} s")
+            return
         except Exception as error:  # noqa: BLE001 (whatever it is, the last good keys stay)
             self._failed(str(error) if isinstance(error, KeysError) else f"{self._where}: {error!r}")
             return
-        if found is not None:  # else what was read last is still there, be it good or bad
-            self._succeeded(found)
+        if found is not None and found.keys() != self.current.keys():
+            log.info("keys of tokens", jwks=self._where, ids=_shown({str(kid) for kid, _ in found}))
+        if found is not None:
+            self.current = found
+        self._failure = ""
 
-    def _read(self) -> KeySet | None:
+    def _read(self, source: _Source) -> KeySet | None:
         """Return the keys, None if they have not changed; runs in a thread."""
         try:
-            content = self._source.read()
+            content = source.read()
             return None if content is None else _parse(content, self._algorithms)
         except KeysError as error:
             raise KeysError(printable(f"{self._where}: {error}")) from None
 
-    def _succeeded(self, found: KeySet) -> None:
-        event = "keys of tokens can be read again" if self._failure else "keys of tokens"
-        if self._failure or found.keys() != self.current.keys():
-            log.info(event, jwks=self._where, ids=sorted({str(kid) for kid, _ in found}))
-        self.current = found
-        self._failure = None
-
-    def _failed(self, reason: str) -> None:
-        failure = reason, self._source.version
+    def _failed(self, failure: str) -> None:
         if failure != self._failure:
+            reason = excerpt(failure, _REASON_LENGTH)
             log.error("keys of tokens can't be read, the last ones stay in use", reason=reason)
         self._failure = failure
-
-
-class _Source(Protocol):
-    pause: float
-    version: object
-    """Of what was read last; None if that is not known."""
-
-    def read(self) -> bytes | None:
-        """Return the content, None if it has not changed."""
 
 
 class _File(_Source):
     def __init__(self, path: str) -> None:
         self.pause = _FILE_PAUSE
-        self.version: object = None
         self._path = path
+        self._read: object = None
 
     @override
     def read(self) -> bytes | None:
         try:
             status = os.stat(self._path)  # noqa: PTH116 (the kind of file first: a FIFO would hang)
-            version = file_version(status)
-            if version == self.version:
+            version = status.st_ino, status.st_size, status.st_ctime_ns
+            if version == self._read:
                 return None
             if not stat.S_ISREG(status.st_mode):
                 raise KeysError("is no file; write the path of a JWKS")
             with open(self._path, "rb") as file:  # noqa: PTH123 (as above)
                 content = file.read(_LARGEST + 1)
         except OSError as error:
-            self.version = None  # to read what comes back, even if it has not changed
             raise KeysError(error.strerror or type(error).__name__) from None
-        self.version = version
+        self._read = version
         return content
+
+
+def _shown(ids: set[str]) -> list[str]:
+    more = [f"{len(ids) - _IDS_SHOWN} more"] if len(ids) > _IDS_SHOWN else []
+    return [excerpt(each) for each in sorted(ids)[:_IDS_SHOWN]] + more
+
+
+def _source_of(where: str) -> _Source:
+    return _Url(where) if is_url(where) else _File(where)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -197,10 +230,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class _Url(_Source):
     def __init__(self, url: str) -> None:
         self.pause = _URL_PAUSE
-        self.version = None
         self._url = url
         # http:// is for this machine alone, of which a proxy is no part.
-        proxies = [urllib.request.ProxyHandler({})] if url.startswith("http:") else []
+        proxies = [urllib.request.ProxyHandler({})] if urlsplit(url).scheme == "http" else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
     @override

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import socket
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ from structlog.testing import capture_logs
 
 import grpc_common
 from grpc_common.core.file_version import file_version
-from grpc_common.server import jwks
+from grpc_common.server import authentication, jwks
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
 
@@ -424,6 +425,116 @@ async def test_issuer_that_is_away_at_the_start(jwks_server, issuer):
         while (await outcome(channel, issuer.token()))[0] is not CODE.OK:
             assert time.monotonic() < end
             await asyncio.sleep(0.1)
+
+
+class Dripping:
+    """Answers one byte of a header after the other, until it may end."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/keys"
+        self.body, self.end = b"", threading.Event()
+        self.begun = threading.Semaphore(0)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            self.begun.release()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not self.end.wait(0.05):
+                connection.sendall(b"x")
+            connection.sendall(b"\r\nContent-Length: %d\r\n\r\n" % len(self.body) + self.body)
+
+
+@pytest.fixture
+def dripping():
+    """Serve what never comes to its end."""
+    server = Dripping()
+    yield server
+    server.end.set()
+    server.listener.close()
+
+
+async def test_issuer_whose_answer_never_ends(dripping, issuer, monkeypatch):
+    """The server starts all the same, and has the keys once the issuer sends them."""
+    monkeypatch.setattr(jwks, "_READING", 0.3)
+    monkeypatch.setattr(jwks, "_RETRY", 0.1)
+    with capture_logs() as logs:
+        async with asyncio.timeout(30), serving(config(dripping.url, CLOSED)) as channel:
+            assert (await outcome(channel, issuer.token()))[0] is CODE.UNAVAILABLE
+            dripping.body = issuer.jwks()
+            dripping.end.set()
+            while (await outcome(channel, issuer.token()))[0] is not CODE.OK:
+                await asyncio.sleep(0.05)
+    reasons = {line["reason"] for line in logs if line["log_level"] == "error"}
+    assert reasons == {f"{dripping.url}: took longer than 0.3 s"}
+
+
+async def test_strangers_while_the_issuer_is_slow(dripping, issuer, monkeypatch):
+    """Whoever has a token with an unknown key can't keep those out whose keys are known."""
+    dripping.body = issuer.jwks()
+    dripping.end.set()
+    monkeypatch.setattr(authentication, "_MOST_AT_A_TIME", 20)
+    monkeypatch.setattr(jwks, "_WAITING", 10)
+    async with serving(config(dripping.url, CLOSED)) as channel:
+        dripping.end.clear()
+        unknown = issuer.token(headers={"kid": "unknown"})
+        strangers = [asyncio.create_task(outcome(channel, unknown)) for _ in range(50)]
+        while sum(task.done() for task in strangers) < 40:
+            await asyncio.sleep(0.01)
+        known = await outcome(channel, issuer.token())
+        dripping.end.set()
+        codes = [code for code, _ in await asyncio.gather(*strangers)]
+    assert known == (CODE.OK, "")
+    assert codes.count(CODE.PERMISSION_DENIED) == 10
+    assert CODE.OK not in codes
+
+
+async def test_ids_of_keys_in_the_log(tmp_path, issuer):
+    """They are bounded and printable, whatever an issuer names its keys."""
+    file = tmp_path / "jwks.json"
+    names = ["\x1b\n" + "k" * 5000, *map(str, range(20))]
+    file.write_text(json.dumps({"keys": [issuer.public_key(kid=name) for name in names]}))
+    with capture_logs() as logs:
+        async with serving(config(file)):
+            pass
+    (ids,) = [line["ids"] for line in logs if "ids" in line]
+    assert ids[0] == rf"\x1b\n{'k' * 198}... (5002 characters)"
+    assert ids[-1] == "11 more"
+    assert len(ids) == 11
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h:99999/k",
+        "https://h:port/k",
+        "https://h:0/k",
+        "https://h/a b",
+        "https://h /k",
+        "https://h/ä",
+    ],
+)
+def test_urls_that_can_not_work(url):
+    """A mistake in the URL of the keys is one of the configuration, and not an issuer that is away."""
+    with pytest.raises(ValueError, match=r"server\.jwt\.jwks"):
+        config(url)
+
+
+async def test_proxy_of_this_machine(jwks_server, issuer, monkeypatch):
+    """Keys that come from this machine in plaintext pass no proxy, however http:// is written."""
+    jwks_server.body = issuer.jwks()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_grpc_proxy", "localhost")
+    async with serving(config(jwks_server.url.replace("http:", "HTTP:"), CLOSED)) as channel:
+        assert (await outcome(channel, issuer.token()))[0] is CODE.OK
 
 
 async def test_certificate_and_token(tmp_path, keys, issuer):
