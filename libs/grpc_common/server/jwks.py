@@ -1,13 +1,12 @@
 """The public keys that tokens are signed with: read from a file or a URL, and followed as they rotate."""
 
 import asyncio
-import json
 import os
 import stat
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, NoReturn, Protocol, override
 from urllib.parse import urlsplit
@@ -17,13 +16,11 @@ import jwt
 import structlog
 
 from grpc_common.config.jwks import is_url
-from grpc_common.core.errors import StartError, StatusError, excerpt, printable
+from grpc_common.core.errors import StatusError, excerpt, printable
+from grpc_common.server.public_keys import LARGEST, KeysError, KeySet, parse_keys
 from grpc_common.server.threads import Threads
 
 log = structlog.get_logger()
-
-_LARGEST = 2**20
-"""Bytes of a JWKS; a key has less than 1 KB, or some with its certificates."""
 
 _FILE_PAUSE = 1.0
 """Seconds between two looks at a file's status."""
@@ -52,25 +49,6 @@ _WAITING = 100
 _IDS_SHOWN = 10
 _REASON_LENGTH = 500
 """Characters of a failure in the log."""
-
-_SMALLEST_RSA_KEY = 2048
-"""Bits: RFC 7518, section 3.3."""
-
-_BY_TYPE = {
-    ("RSA", None): {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"},
-    ("EC", "P-256"): {"ES256"},
-    ("EC", "P-384"): {"ES384"},
-    ("EC", "P-521"): {"ES512"},
-    ("OKP", "Ed25519"): {"EdDSA"},
-}
-"""{(type, curve): algorithms}; shared secrets (`oct`) are none of them."""
-
-type KeySet = Mapping[tuple[str | None, str], jwt.PyJWK]
-"""Each key by its id, and by an algorithm that it may be used with."""
-
-
-class KeysError(StartError):
-    """The keys can't be read; the text says where and why."""
 
 
 class _Source(Protocol):
@@ -118,12 +96,12 @@ class Keys:
             await asyncio.sleep(min(self._source.pause, _RETRY) if self._failure else self._source.pause)
             await self._refresh_once()
 
-    def find(self, key_id: str | None, algorithm: str) -> jwt.PyJWK | None:
-        """Return the key of a token; one that names none has the only key there is."""
+    def find(self, key_id: str | None, algorithm: str) -> Sequence[jwt.PyJWK]:
+        """Return the keys that a token may be signed with; one that names none has the only key there is."""
         if key_id is not None or (None, algorithm) in self.current:
-            return self.current.get((key_id, algorithm))
-        keys = [key for (_, each), key in self.current.items() if each == algorithm]
-        return keys[0] if len(keys) == 1 else None
+            return self.current.get((key_id, algorithm), ())
+        found = [keys for (_, each), keys in self.current.items() if each == algorithm]
+        return found[0] if len(found) == 1 else ()
 
     async def look_again(self) -> None:
         """Read the keys now, for a token with an unknown one; but not every time that a stranger asks.
@@ -176,7 +154,7 @@ class Keys:
         """Return the keys, None if they have not changed; runs in a thread."""
         try:
             content = source.read()
-            return None if content is None else _parse(content, self._algorithms)
+            return None if content is None else parse_keys(content, self._algorithms)
         except KeysError as error:
             raise KeysError(printable(f"{self._where}: {error}")) from None
 
@@ -203,7 +181,7 @@ class _File(_Source):
             if not stat.S_ISREG(status.st_mode):
                 raise KeysError("is no file; write the path of a JWKS")
             with open(self._path, "rb") as file:  # noqa: PTH123 (as above)
-                content = file.read(_LARGEST + 1)
+                content = file.read(LARGEST + 1)
         except OSError as error:
             raise KeysError(error.strerror or type(error).__name__) from None
         self._read = version
@@ -250,52 +228,10 @@ class _Url(_Source):
 
 def _body(response: Any) -> bytes:
     end, body = time.monotonic() + _ANSWER, b""
-    while part := response.read1(_LARGEST):
+    while part := response.read1(LARGEST):
         body += part
-        if len(body) > _LARGEST:
+        if len(body) > LARGEST:
             break
         if time.monotonic() > end:
             raise KeysError(f"took longer than {_ANSWER:g} s")
     return body
-
-
-def _parse(content: bytes, algorithms: frozenset[str]) -> KeySet:
-    if len(content) > _LARGEST:
-        raise KeysError(f"has more than {_LARGEST} bytes")
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        raise KeysError("is no JSON") from None
-    keys = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(keys, list):
-        raise KeysError('is no JWKS: it must be {"keys": [...]}')
-    found: dict[tuple[str | None, str], jwt.PyJWK] = {}
-    for data in keys:
-        for algorithm in _algorithms(data) & algorithms:
-            if (key := _key(data, algorithm)) is not None:
-                found.setdefault((data.get("kid"), algorithm), key)
-    if not found:
-        raise KeysError(f"has no public key for {', '.join(sorted(algorithms))}")
-    return found
-
-
-def _algorithms(data: Any) -> set[str]:
-    """Return what a key may be used with: a JWK need not say it, and must not be believed if it does."""
-    if not isinstance(data, dict) or not isinstance(data.get("kid"), str | None):
-        return set()
-    is_private, use, operations = "d" in data, data.get("use", "sig"), data.get("key_ops", ["verify"])
-    if is_private or use != "sig" or not isinstance(operations, list) or "verify" not in operations:
-        return set()
-    known = next(
-        (each for kind, each in _BY_TYPE.items() if kind == (data.get("kty"), data.get("crv"))), set()
-    )
-    return {each for each in known if data.get("alg", each) == each}
-
-
-def _key(data: dict[str, Any], algorithm: str) -> jwt.PyJWK | None:
-    try:
-        key = jwt.PyJWK(data, algorithm=algorithm)
-    except Exception:  # noqa: BLE001 (whatever is wrong with one, the others are of use)
-        return None
-    is_weak = data["kty"] == "RSA" and key.key.key_size < _SMALLEST_RSA_KEY
-    return None if is_weak else key

@@ -1,8 +1,8 @@
 """Callers by their bearer tokens: JWTs (RFC 7519) in the metadata `authorization`."""
 
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
@@ -17,7 +17,8 @@ from grpc_common.core.caller import Caller
 from grpc_common.core.calls import Call, Metadata
 from grpc_common.core.errors import StatusError
 from grpc_common.server.identity import shown_name
-from grpc_common.server.jwks import Keys, KeySet
+from grpc_common.server.jwks import Keys
+from grpc_common.server.public_keys import KeySet
 
 _LONGEST = 16 * 2**10
 """Characters of a token; those of real issuers have up to 8000."""
@@ -80,7 +81,7 @@ class JwtAuthenticator:
         if token is None:
             return None
         digest = sha256(token.encode()).digest()  # what is kept is of no use to whoever reads the memory
-        return self._remembered(digest) or self._verified(token, await self._key(token), digest)
+        return self._remembered(digest) or self._verified(token, await self._keys_of(token), digest)
 
     def _remembered(self, digest: bytes) -> Caller | None:
         if self._known_by is not self._keys.current:  # a key may be revoked
@@ -89,15 +90,15 @@ class JwtAuthenticator:
         caller, until = self._known.get(digest, (None, 0.0))
         return caller if time.time() < until else None
 
-    async def _key(self, token: str) -> jwt.PyJWK:
+    async def _keys_of(self, token: str) -> Sequence[jwt.PyJWK]:
         key_id, algorithm = self._header(token)
-        key = self._keys.find(key_id, algorithm)
-        if key is None:
+        keys = self._keys.find(key_id, algorithm)
+        if not keys:
             await self._keys.look_again()
-            key = self._keys.find(key_id, algorithm)
-        if key is None and not self._keys.current:
+            keys = self._keys.find(key_id, algorithm)
+        if not keys and not self._keys.current:
             raise StatusError(grpc.StatusCode.UNAVAILABLE, "the keys of bearer tokens are not known yet")
-        return key or _refuse("is signed with an unknown key")
+        return keys or _refuse("is signed with an unknown key")
 
     def _header(self, token: str) -> tuple[str | None, str]:
         """Return the id of a token's key, and its algorithm."""
@@ -114,9 +115,9 @@ class JwtAuthenticator:
             _refuse(f"is not signed with {' or '.join(sorted(self._algorithms))}")
         return key_id, algorithm
 
-    def _verified(self, token: str, key: jwt.PyJWK, digest: bytes) -> Caller:
+    def _verified(self, token: str, keys: Sequence[jwt.PyJWK], digest: bytes) -> Caller:
         try:
-            claims = self._decode(token, key, algorithms=[key.algorithm_name])
+            claims = self._claims(token, keys)
             caller = _caller(claims)
             until = int(claims["exp"]) + self._leeway
         except StatusError:
@@ -127,6 +128,13 @@ class JwtAuthenticator:
             del self._known[next(iter(self._known))]
         self._known[digest] = caller, until
         return caller
+
+    def _claims(self, token: str, keys: Sequence[jwt.PyJWK]) -> dict[str, Any]:
+        """Return what a token says that one of the keys has signed."""
+        for key in keys[:-1]:
+            with suppress(jwt.InvalidSignatureError):
+                return self._decode(token, key, algorithms=[key.algorithm_name])
+        return self._decode(token, keys[-1], algorithms=[keys[-1].algorithm_name])
 
 
 def _bearer_token(metadata: Metadata) -> str | None:
