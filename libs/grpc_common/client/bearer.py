@@ -41,7 +41,8 @@ _TIMEOUT = 30.0
 class BearerToken:
     """Attaches a token to each call: `channel(target, tls=..., interceptors=[BearerToken(fetch)])`.
 
-    A call that has metadata `authorization` of its own keeps that.
+    A call that has metadata `authorization` of its own keeps that. One that is made with `credentials=` sends
+    theirs as well, which servers refuse.
 
     Args:
         fetch: gets a token. A JWT is kept until shortly before it expires, and a function that fails then is
