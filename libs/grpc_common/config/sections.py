@@ -154,7 +154,7 @@ class ServerSection(Section):
     """Whether clients may ask which services and messages there are."""
 
     propagated_metadata: list[MetadataName] = Field(default_factory=list)
-    """What the calls of a handler carry on of the metadata of its own call, as `x-request-id`; without TLS too."""
+    """What the calls of a handler carry on of its own call's metadata, as `x-request-id`; without TLS too."""
 
     allowed_callers: dict[str, list[str]] = Field(default_factory=dict)
     """{pattern: callers}: for `/package.Service/Method`, `/package.Service/*` or `*` (not health) the SANs,
