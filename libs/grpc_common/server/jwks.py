@@ -17,6 +17,7 @@ import structlog
 
 from grpc_common.config.jwks import is_url
 from grpc_common.core.errors import StatusError, excerpt, printable
+from grpc_common.core.file_version import file_version
 from grpc_common.server.public_keys import LARGEST, KeysError, KeySet, parse_keys
 from grpc_common.server.threads import Threads
 
@@ -53,6 +54,8 @@ _REASON_LENGTH = 500
 
 class _Source(Protocol):
     pause: float
+    version: object
+    """Of what was read last; None if that is not known."""
 
     def read(self) -> bytes | None:
         """Return the content, None if it has not changed."""
@@ -74,7 +77,8 @@ class Keys:
         self._source = _source_of(source)
         self._algorithms = frozenset(algorithms)
         self._threads = Threads(_HUNG, "keys of tokens")
-        self._failure = ""
+        self._failure: tuple[str, object] | None = None
+        """The reason, and the version of the source that it holds for."""
         self._refreshing: asyncio.Task[None] | None = None
         self._looked_at = -_RETRY
         self._waiting = 0
@@ -88,7 +92,7 @@ class Keys:
         """
         await self._refresh()
         if self._failure and not is_url(self._where):
-            raise KeysError(f"server.jwt.jwks: {self._failure}")
+            raise KeysError(f"server.jwt.jwks: {self._failure[0]}")
 
     async def follow(self) -> NoReturn:
         """Read them again whenever they may have changed."""
@@ -144,11 +148,8 @@ class Keys:
         except Exception as error:  # noqa: BLE001 (whatever it is, the last good keys stay)
             self._failed(str(error) if isinstance(error, KeysError) else f"{self._where}: {error!r}")
             return
-        if found is not None and found.keys() != self.current.keys():
-            log.info("keys of tokens", jwks=self._where, ids=_shown({str(kid) for kid, _ in found}))
-        if found is not None:
-            self.current = found
-        self._failure = ""
+        if found is not None:  # else what was read last is still there, be it good or bad
+            self._succeeded(found)
 
     def _read(self, source: _Source) -> KeySet | None:
         """Return the keys, None if they have not changed; runs in a thread."""
@@ -158,9 +159,17 @@ class Keys:
         except KeysError as error:
             raise KeysError(printable(f"{self._where}: {error}")) from None
 
-    def _failed(self, failure: str) -> None:
+    def _succeeded(self, found: KeySet) -> None:
+        event = "keys of tokens can be read again" if self._failure else "keys of tokens"
+        if self._failure or found.keys() != self.current.keys():
+            log.info(event, jwks=self._where, ids=_shown({str(kid) for kid, _ in found}))
+        self.current = found
+        self._failure = None
+
+    def _failed(self, reason: str) -> None:
+        failure = reason, self._source.version
         if failure != self._failure:
-            reason = excerpt(failure, _REASON_LENGTH)
+            reason = excerpt(reason, _REASON_LENGTH)
             log.error("keys of tokens can't be read, the last ones stay in use", reason=reason)
         self._failure = failure
 
@@ -168,23 +177,24 @@ class Keys:
 class _File(_Source):
     def __init__(self, path: str) -> None:
         self.pause = _FILE_PAUSE
+        self.version: object = None
         self._path = path
-        self._read: object = None
 
     @override
     def read(self) -> bytes | None:
         try:
             status = os.stat(self._path)  # noqa: PTH116 (the kind of file first: a FIFO would hang)
-            version = status.st_ino, status.st_size, status.st_ctime_ns
-            if version == self._read:
+            version = file_version(status)
+            if version == self.version:
                 return None
             if not stat.S_ISREG(status.st_mode):
                 raise KeysError("is no file; write the path of a JWKS")
             with open(self._path, "rb") as file:  # noqa: PTH123 (as above)
                 content = file.read(LARGEST + 1)
         except OSError as error:
+            self.version = None  # to read what comes back, even if it has not changed
             raise KeysError(error.strerror or type(error).__name__) from None
-        self._read = version
+        self.version = version
         return content
 
 
@@ -208,6 +218,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 class _Url(_Source):
     def __init__(self, url: str) -> None:
         self.pause = _URL_PAUSE
+        self.version = None
         self._url = url
         # http:// is for this machine alone, of which a proxy is no part.
         proxies = [urllib.request.ProxyHandler({})] if urlsplit(url).scheme == "http" else []

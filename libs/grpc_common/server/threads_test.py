@@ -156,7 +156,7 @@ async def test_whole_context():
         seen["identity"] = context.peer_identities(), context.peer_identity_key()
         seen["state"] = (context.is_active(), context.code(), context.details())
         assert context.peer().startswith("ipv4:")
-        assert 40 < context.time_remaining() <= 50
+        assert 40 < context.time_remaining() < 51  # gRPC rounds up
         assert context.add_callback(called.set)
         context.set_compression(grpc.Compression.Gzip)
         context.disable_next_message_compression()

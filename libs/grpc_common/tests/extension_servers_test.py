@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 from functools import partial
+from tempfile import TemporaryDirectory
 
 import grpc
 import pytest
@@ -116,7 +117,7 @@ server:
     - {{address: "127.0.0.1:0", tls: false}}
 # endregion
 # region: Unix socket
-    - {{address: "unix:{folder}/grpc.sock", tls: false}}
+    - {{address: "unix:{sockets}/grpc.sock", tls: false}}
 # endregion
 """
 
@@ -124,11 +125,12 @@ server:
 async def test_second_port_and_unix_socket(tmp_path):
     """Each serves the same."""
     directory = CertificateDirectory(tmp_path / "tls", trustme.CA()).path
-    server = Server(configured(tmp_path, PORTS.format(folder=tmp_path)))
-    async with serving(server) as (port, listen):
-        secure = partial(channel, tls=grpc_common.ClientTLS(directory))
-        assert await answer(f"127.0.0.1:{port}", secure) == b"hello"
-        assert [await answer(address) for address in listen] == [b"hello", b"hello"]
+    with TemporaryDirectory() as sockets:  # tmp_path can be longer than the 107 bytes of a socket's path
+        server = Server(configured(tmp_path, PORTS.format(folder=tmp_path, sockets=sockets)))
+        async with serving(server) as (port, listen):
+            secure = partial(channel, tls=grpc_common.ClientTLS(directory))
+            assert await answer(f"127.0.0.1:{port}", secure) == b"hello"
+            assert [await answer(address) for address in listen] == [b"hello", b"hello"]
     assert len(listen) == 2
 
 

@@ -496,15 +496,6 @@ async def test_an_interceptor_of_a_channel_may_raise_anything(call_type, error):
 
 
 @TYPES
-async def test_an_interceptor_of_a_channel_that_is_cancelled_cancels_the_call(call_type):
-    """A CancelledError of its own comes out of the call."""
-    interceptors = [raising(asyncio.CancelledError())]
-    async with asyncio.timeout(20), serving(call_type, nothing, client_interceptors=interceptors) as opened:
-        with pytest.raises(asyncio.CancelledError):
-            await call(opened, call_type)
-
-
-@TYPES
 async def test_an_interceptor_of_a_channel_that_suppresses_what_has_kept_a_call_from_its_start(call_type):
     """There is no call to return: the caller is told what has happened."""
     refuse = raising(StatusError(grpc.StatusCode.UNAUTHENTICATED, "no token"))
