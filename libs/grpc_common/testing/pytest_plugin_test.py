@@ -1,20 +1,15 @@
 """The fixture `serve` serves what a test gives it, and stops it when the test ends, however it ends."""
 
 import asyncio
-import functools
 import os
 import subprocess
 import sys
 
 import grpc
 import pytest
-import trustme
 
 import grpc_common
-from grpc_common.server.aio import AioEngine
-from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.testing import RecordedCalls, configure
-from grpc_common.testing.certificates import CertificateDirectory
 
 pytest_plugins = ["grpc_common.testing.pytest_plugin"]
 
@@ -90,21 +85,48 @@ def test_settings_of_a_file(tmp_path):
     assert (config.port, config.default_deadline, config.propagated_metadata) == (0, 2, ["x-request-id"])
 
 
-async def test_mutual_tls(serve, tmp_path):
-    """With certificates of a test's own authority the server knows its caller."""
-    ca = trustme.CA()
-    server = CertificateDirectory(tmp_path / "server", ca)
-    client = CertificateDirectory(tmp_path / "client", ca, "client.example.com")
-    config = configure(TLS_DIRECTORY=str(server.path), TLS_REQUIRE_CLIENT_CERTIFICATE="true")
+async def test_client_certificate(serve):
+    """The server knows its caller by a certificate, and refuses who has none."""
 
-    async def who(_request, context):
-        return b", ".join(context.auth_context()["x509_subject_alternative_name"])
+    async def who(_request, _context):
+        return str(grpc_common.current_call().identity).encode()
 
-    tls = grpc_common.ClientTLS(client.path)
-    channel = await serve(
-        who, add_echo, config=config, channel=functools.partial(grpc_common.channel, tls=tls)
+    allowed = {"*": ["client.example.com"]}
+    config = configure()
+    config = config.model_copy(
+        update={"server": config.server.model_copy(update={"allowed_callers": allowed})}
     )
-    assert await say(channel) == b"client.example.com"
+    channel = await serve(who, add_echo, config=config, client_certificate="client.example.com")
+    assert b"client.example.com" in await say(channel)
+    stranger = await serve(who, add_echo, config=config, client_certificate="stranger.example.com")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await say(stranger)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_unix_socket(serve):
+    """A server listens on a Unix socket wherever the test's folder is, and is known by it."""
+
+    async def peer(_request, context):
+        return context.peer().encode()
+
+    assert (await say(await serve(peer, add_echo, unix_socket=True))).startswith(b"unix:")
+
+
+@pytest.mark.parametrize("caller", ["ada", grpc_common.Caller("ada", frozenset({"subject:ada"}))])
+async def test_caller(serve, caller):
+    """Every call is that caller's, for the handler and for allowed_callers, without a credential."""
+
+    async def who(_request, _context):
+        return grpc_common.current_call().identity.name.encode()
+
+    config = configure()
+    allowed = {"allowed_callers": {"*": ["subject:ada"]}}
+    config = config.model_copy(update={"server": config.server.model_copy(update=allowed)})
+    assert await say(await serve(who, add_echo, config=config, caller=caller)) == b"ada"
+    other = await serve(who, add_echo, config=config, caller="bob")
+    with pytest.raises(grpc.aio.AioRpcError, match="PERMISSION_DENIED"):
+        await say(other)
 
 
 async def test_server_that_cannot_start(serve):
@@ -117,17 +139,11 @@ async def test_server_that_cannot_start(serve):
         await serve(None, add_nothing)
 
 
-async def test_recorded_calls_have_method_metadata_and_code():
+async def test_recorded_calls_have_method_metadata_and_code(serve):
     """A test sees what the server was called with, and how that ended."""
     recorded = RecordedCalls()
-    lifecycle = Lifecycle(configure().server, observers=[recorded])
-    server = grpc.aio.server(interceptors=[AioEngine(lifecycle)])
-    add_echo(echo, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await channel.unary_unary("/test.Echo/Say")(b"", metadata=[("request-id", "7")])
-    await server.stop(None)
+    channel = await serve(echo, add_echo, observers=[recorded])
+    await channel.unary_unary("/test.Echo/Say")(b"", metadata=[("request-id", "7")])
     (call,) = recorded.calls
     assert (call.method.path, call.code) == ("/test.Echo/Say", grpc.StatusCode.OK)
     assert ("request-id", "7") in call.metadata

@@ -5,13 +5,11 @@ from functools import partial
 
 import grpc
 import structlog
-import trustme
 
 import grpc_common
 from grpc_common import Server, ServerConfig, channel, current_call, load
 from grpc_common.observe.logs import _add_call
-from grpc_common.testing import configure, serve_on_loopback
-from grpc_common.testing.certificates import CertificateDirectory
+from grpc_common.testing import configure
 from grpc_common.testing.tokens import TokenIssuer
 
 CODE = grpc.StatusCode
@@ -167,17 +165,7 @@ async def test_context_of_a_call(monkeypatch):
     assert 5 < line["seconds_left"] < 10.1
 
 
-# region: test of a servicer, with certificates and a fake caller
-class FakeCaller:
-    """Calls come from whom a test says."""
-
-    async def authenticate(self, _call: grpc_common.Call) -> grpc_common.Caller | None:
-        """Return ada."""
-        return grpc_common.Caller("ada")
-
-
-# endregion
-async def test_test_kit(tmp_path):
+async def test_test_kit(serve):
     """A servicer is called over mutual TLS, as whom the test says."""
     callers = []
 
@@ -186,14 +174,7 @@ async def test_test_kit(tmp_path):
         return request
 
     # region: test of a servicer, with certificates and a fake caller
-    directory = CertificateDirectory(tmp_path / "tls", trustme.CA()).path
-    async with serve_on_loopback(
-        handler,
-        add,
-        config=configure(TLS_DIRECTORY=str(directory), TLS_REQUIRE_CLIENT_CERTIFICATE="true"),
-        channel=partial(channel, tls=grpc_common.ClientTLS(directory)),
-        authenticators=[FakeCaller()],
-    ) as opened:
-        # endregion
-        assert await code(opened.unary_unary("/test.Echo/Call")) is CODE.OK
-    assert callers == ["DNS:localhost, IP:127.0.0.1, ada"]
+    opened = await serve(handler, add, client_certificate="orders.test", caller="ada")
+    # endregion
+    assert await code(opened.unary_unary("/test.Echo/Call")) is CODE.OK
+    assert callers == ["DNS:orders.test, ada"]
