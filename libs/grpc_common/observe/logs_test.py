@@ -9,11 +9,12 @@ import grpc
 import pytest
 import structlog
 
-from grpc_common import Server, ServerConfig, load
+from grpc_common import Server
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.observe import writer
 from grpc_common.observe.access_log import AccessLog
 from grpc_common.observe.logs import configure_logging, set_level
+from grpc_common.testing import configure
 from grpc_common.testing.server import serving_handlers
 
 log = structlog.get_logger()
@@ -323,9 +324,7 @@ async def test_server_that_is_not_set_up_shows_no_locals(lines):
 
     handler = grpc.unary_unary_rpc_method_handler(fail_with_secret)
     handlers = grpc.method_handlers_generic_handler("test.Fail", {"Fail": handler})
-    server = Server(
-        load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"})
-    )
+    server = Server(configure())
     server.add(None, lambda _, server: server.add_generic_rpc_handlers([handlers]))
     async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError):

@@ -9,9 +9,8 @@ import grpc
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from grpc_common.config.loading import load
-from grpc_common.config.sections import ServerConfig
 from grpc_common.server.server import Server
+from grpc_common.testing import configure
 
 LAG = "grpc_server_event_loop_lag_seconds"
 
@@ -24,8 +23,8 @@ def block(seconds):
 @asynccontextmanager
 async def serving(handler, registry=None, **environ):
     """Serve `handler`; yield the method to call."""
-    ours = {"GRPC_PORT": "0", "METRICS_PORT": "0", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
-    server = Server(load(ServerConfig, environ=ours | environ), registry=registry)
+    ours = {"METRICS_ENABLED": "true", "METRICS_PORT": "0"}
+    server = Server(configure(**ours | environ), registry=registry)
     methods = {"Call": grpc.unary_unary_rpc_method_handler(handler)}
     handlers = [grpc.method_handlers_generic_handler("test.Loop", methods)]
     server.add(None, lambda _servicer, to: to.add_generic_rpc_handlers(handlers))

@@ -13,10 +13,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from grpc_common.config.loading import load
-from grpc_common.config.sections import ServerConfig
 from grpc_common.core.errors import StatusError
 from grpc_common.server.server import Server
+from grpc_common.testing import configure
 
 CANARY = "s3cr3t"
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -31,10 +30,10 @@ class Traced:
     """A server of one method, `test.Own/Call`, and the spans that it has made."""
 
     def __init__(self, rate="1", service="test", **settings):
-        environ = {"GRPC_PORT": "0", "METRICS_PORT": "0", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
+        environ = {"METRICS_ENABLED": "true", "METRICS_PORT": "0"}
         environ |= {"TRACING_ENABLED": "true", "TRACING_SAMPLING_RATE": rate, "TRACING_SERVICE_NAME": service}
         self.registry = CollectorRegistry()
-        self.server = Server(load(ServerConfig, environ=environ | settings), registry=self.registry)
+        self.server = Server(configure(**environ | settings), registry=self.registry)
         self.exporter = InMemorySpanExporter()
         self.server.tracing.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tracer = self.server.tracing.provider.get_tracer("own")

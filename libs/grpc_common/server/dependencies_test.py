@@ -5,8 +5,9 @@ from contextlib import suppress
 import pytest
 from structlog.testing import capture_logs
 
-from grpc_common import Server, ServerConfig, load
+from grpc_common import Server
 from grpc_common.server.dependencies import Dependency
+from grpc_common.testing import configure
 
 
 class Fatal(BaseException):
@@ -142,9 +143,7 @@ async def test_server_outlives_its_probes(error):
             raise error
         good.set()
 
-    server = Server(
-        load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"})
-    )
+    server = Server(configure())
     server.depend_on("database", probe, interval=0.01, failures=2)
     with capture_logs() as logs:
         async with asyncio.timeout(20), server.serving():

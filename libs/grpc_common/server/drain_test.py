@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 import grpc
 import pytest
 
-from grpc_common import Server, ServerConfig, load
+from grpc_common import Server
 from grpc_common.core import sockets
 from grpc_common.server import drain
 from grpc_common.server.drain import close_listeners
+from grpc_common.testing import configure
 
 LISTENERS = [
     (socket.AF_INET, "127.0.0.1", False),
@@ -130,9 +131,7 @@ async def accepts(port: int) -> bool:
 
 async def answer_across_a_drain(gate: Gate) -> bytes:
     """Have a server drain while a call is in flight, and return its answer."""
-    server = Server(
-        load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"})
-    )
+    server = Server(configure(DRAIN_GRACE="40s"))
     server.add(gate, gate.add)
     async with server.serving() as port:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -173,9 +172,7 @@ async def test_port_that_can_not_be_closed_does_not_keep_the_server(monkeypatch)
 async def test_server_stops_whatever_fails_in_its_drain(monkeypatch):
     """An unforeseen error comes out of the drain, and leaves no server behind."""
     monkeypatch.setattr(drain, "close_listeners", lambda _port: 1 / 0)
-    server = Server(
-        load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"})
-    )
+    server = Server(configure(DRAIN_GRACE="40s"))
     with pytest.raises(ZeroDivisionError):
         async with server.serving() as port:
             assert await accepts(port)

@@ -6,7 +6,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
-from grpc_common import Server, ServerConfig, load
+from grpc_common import Server
+from grpc_common.testing import configure
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -46,14 +47,8 @@ def add(_servicer, server) -> None:
 @asynccontextmanager
 async def serving(*, reflection: bool = True, **dependencies: Database):
     """Serve with these dependencies, asked every 10 ms; yield a stub of its health."""
-    environ = {
-        "GRPC_PORT": "0",
-        "METRICS_ENABLED": "false",
-        "DRAIN_DELAY": "0s",
-        "DRAIN_GRACE": "1s",
-        "MAX_CONCURRENT_STREAMS": "2000",  # of one channel, which has all watches
-    }
-    server = Server(load(ServerConfig, environ=environ | {"REFLECTION": str(reflection)}))
+    # One channel has all watches.
+    server = Server(configure(MAX_CONCURRENT_STREAMS="2000", REFLECTION=str(reflection)))
     server.add(None, add)
     for name, database in dependencies.items():
         server.depend_on(name, database.ping, interval=0.01, timeout=0.05, failures=3)
@@ -170,9 +165,7 @@ async def test_failures_before_a_server_is_not_ready(failures, ready):
             raise ConnectionError
         idle.set()
 
-    server = Server(
-        load(ServerConfig, environ={"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"})
-    )
+    server = Server(configure())
     server.depend_on("database", ping, interval=0.01, timeout=1, failures=3)
     with capture_logs() as logs:
         async with server.serving():
@@ -247,8 +240,7 @@ async def test_log_tells_why():
 async def test_draining_server_does_not_come_back():
     """A server that drains is NOT_SERVING, even if a dependency recovers meanwhile."""
     database = Database(up=True)
-    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "500ms", "DRAIN_GRACE": "1s"}
-    server = Server(load(ServerConfig, environ=environ))
+    server = Server(configure(DRAIN_DELAY="500ms"))
     server.depend_on("database", database.ping, interval=0.01)
     seen = []
 

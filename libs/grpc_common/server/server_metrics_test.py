@@ -17,6 +17,7 @@ from grpc_common.config.sections import ServerConfig
 from grpc_common.core.errors import StartError
 from grpc_common.observe.metrics import server_metrics
 from grpc_common.server.server import Server
+from grpc_common.testing import configure
 from grpc_common.testing.certificates import CertificateDirectory
 
 ECHO = {"grpc_type": "unary", "grpc_service": "test.Echo", "grpc_method": "Echo"}
@@ -45,8 +46,8 @@ def add_echo(_servicer, server):
 
 def echo_server(registry, **environ):
     """Return a server of test.Echo."""
-    ours = {"GRPC_PORT": "0", "METRICS_PORT": "0", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "1s"}
-    server = Server(load(ServerConfig, environ=ours | environ), registry=registry)
+    ours = {"METRICS_ENABLED": "true", "METRICS_PORT": "0"}
+    server = Server(configure(**ours | environ), registry=registry)
     server.add(None, add_echo)
     return server
 

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, suppress
 import grpc
 import pytest
 
-from grpc_common import Server, ServerConfig, load
+from grpc_common import Server
+from grpc_common.testing import configure
 
 CONNECTIONS = 40
 
@@ -53,9 +54,8 @@ def add(_servicer, server) -> None:
 @asynccontextmanager
 async def serving(pause: float, **environ: str):
     """Serve test.Pages; yield the port of a network to it, which passes on 8 KiB a `pause`."""
-    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
-    age = {"KEEPALIVE_MAX_CONNECTION_AGE": f"{AGE:g}s"}
-    server = Server(load(ServerConfig, environ=ours | age | environ))
+    ours = {"KEEPALIVE_MAX_CONNECTION_AGE": f"{AGE:g}s", "DRAIN_GRACE": "40s"}
+    server = Server(configure(**ours | environ))
     server.add(None, add)
     async with server.serving() as port, asyncio.TaskGroup() as tasks:
 

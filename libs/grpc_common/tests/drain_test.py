@@ -5,7 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import pytest
 
-from grpc_common import Server, ServerConfig, load
+from grpc_common import Server
+from grpc_common.testing import configure
 
 SERVERS = 3
 STOPS = 100
@@ -37,8 +38,7 @@ def add(_servicer, server) -> None:
 @asynccontextmanager
 async def serving(**environ: str):
     """Serve test.Echo; drain when the block ends."""
-    quiet = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s", "DRAIN_GRACE": "20s"}
-    server = Server(load(ServerConfig, environ=quiet | environ))
+    server = Server(configure(**{"DRAIN_GRACE": "20s"} | environ))
     server.add(None, add)
     async with server.serving() as port:
         yield port

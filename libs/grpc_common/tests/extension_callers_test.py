@@ -7,10 +7,12 @@ import grpc
 import structlog
 
 import grpc_common
-from grpc_common import Server, ServerConfig, channel, current_call, load
+from grpc_common import Server, ServerConfig, channel, current_call
 from grpc_common.observe.logs import _add_call
 from grpc_common.testing import configure
 from grpc_common.testing.tokens import TokenIssuer
+
+pytest_plugins = ["grpc_common.testing.pytest_plugin"]
 
 CODE = grpc.StatusCode
 KEYS = {"k1": "ada"}
@@ -68,8 +70,7 @@ async def test_tokens(tmp_path):
     issuer = TokenIssuer()
     (tmp_path / "keys.json").write_bytes(issuer.jwks())
     (tmp_path / "config.yaml").write_text(TOKENS.format(folder=tmp_path))
-    environ = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
-    server = Server(load(ServerConfig, tmp_path / "config.yaml", environ=environ))
+    server = Server(configure(ServerConfig, tmp_path / "config.yaml"))
     async with serving(server) as method:
         assert await code(method) is CODE.UNAUTHENTICATED
         assert await code(method, of_token(issuer.token("eve"))) is CODE.PERMISSION_DENIED

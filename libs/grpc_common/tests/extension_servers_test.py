@@ -13,11 +13,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 import grpc_common
-from grpc_common import Server, ServerConfig, channel, load
+from grpc_common import Server, ServerConfig, channel
 from grpc_common.testing import configure
 from grpc_common.testing.certificates import CertificateDirectory
-
-ENVIRON = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
 
 
 class Handler:
@@ -62,7 +60,7 @@ def configured(folder, text, config_class=ServerConfig):
     """Return the configuration that a YAML file has."""
     file = folder / "config.yaml"
     file.write_text(text)
-    return load(config_class, file, environ=ENVIRON)
+    return configure(config_class, file)
 
 
 PROPAGATED = """
@@ -200,7 +198,7 @@ async def test_registry_buckets_and_gauges(tmp_path):
     """The registry has the calls in these buckets, and whether the server and what it needs are up."""
     file = tmp_path / "config.yaml"
     file.write_text(BUCKETS)
-    config = load(ServerConfig, file, environ={"GRPC_PORT": "0", "DRAIN_DELAY": "0s"})
+    config = configure(ServerConfig, file, METRICS_ENABLED="true")
     # region: registry and buckets of one's own
     registry = CollectorRegistry()
     # endregion
@@ -231,10 +229,10 @@ async def test_registry_buckets_and_gauges(tmp_path):
 async def test_lag_of_the_event_loop():
     """It is measured without a line of anybody's."""
     registry = CollectorRegistry()
-    environ = {"GRPC_PORT": "0", "DRAIN_DELAY": "0s", "METRICS_PORT": "0"}
+    config = configure(METRICS_ENABLED="true", METRICS_PORT="0")
     # region: lag of the event loop
     # endregion
-    async with serving(Server(load(ServerConfig, environ=environ), registry=registry)):
+    async with serving(Server(config, registry=registry)):
         async with asyncio.timeout(10):
             while not registry.get_sample_value("grpc_server_event_loop_lag_seconds_count"):
                 await asyncio.sleep(0.05)

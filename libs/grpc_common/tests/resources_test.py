@@ -13,18 +13,16 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from grpc_common import Server, ServerConfig, StartError, load
+from grpc_common import Server, StartError
 from grpc_common.testing import configure
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-ENVIRON = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
-
 
 def new_server() -> Server:
     """Return a server that serves health alone."""
-    return Server(load(ServerConfig, environ=ENVIRON))
+    return Server(configure())
 
 
 @contextmanager
@@ -182,7 +180,8 @@ grpc_common.command(serve, grpc_common.ServerConfig)([])
 
 def start(how: str) -> subprocess.Popen[str]:
     """Start a server as a process."""
-    environ = {**os.environ, **ENVIRON, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ours = {"GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
+    environ = {**os.environ, **ours, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", textwrap.dedent(PROGRAM), how]
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -218,7 +217,7 @@ async def test_resources_are_open_during_the_drain():
         log.append("answers")
         return request
 
-    server = Server(load(ServerConfig, environ=ENVIRON))
+    server = Server(configure())
     server.use(resource("pool", log))
     methods = {"Hold": grpc.unary_unary_rpc_method_handler(hold)}
     generic = grpc.method_handlers_generic_handler("test.Hold", methods)
