@@ -186,7 +186,7 @@ class _Explanation:
             return self._unknown_key(place)
         if kind == "missing":
             return f"is required; {_how_to_set(setting)}" if setting else "is required"
-        reason = str(mistake["msg"]).removeprefix("Value error, ")
+        reason = str(mistake["msg"]).removeprefix("Value error, ").replace("valid tuple", "valid list")
         if self._is_secret(place):
             given = str(mistake["input"])
             return mask_quoted(reason.replace(given, "***") if given else reason)

@@ -241,7 +241,7 @@ def test_one_registry_has_one_set_of_buckets():
         ("[.nan]", "metrics.buckets"),
         ("[yes]", "metrics.buckets"),
         ("[[1]]", "write a number of seconds"),
-        ("0.1", "metrics.buckets"),
+        ("0.1", "metrics.buckets: 0.1: Input should be a valid list"),
     ],
 )
 def test_wrong_buckets_are_explained(tmp_path, written, expected):
