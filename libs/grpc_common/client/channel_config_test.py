@@ -210,6 +210,7 @@ MISTAKES = {
     "default_deadline: 0s": "payments.default_deadline: '0s': Input should be greater than 0",
     "default_deadline: none": "payments.default_deadline: 'none': write a duration with its unit",
     "max_recv_msg_size: 10MB of it": "'10MB of it': write a number of bytes, or a size such as 10MiB",
+    "max_recv_msg_size: -1": "max_recv_msg_size: -1: write a number of bytes, or a size such as 10MiB",
     "max_recv_msg_size: 4GiB": "payments.max_recv_msg_size: '4GiB': Input should be less than or equal to 2",
     "keepalive: {time: 2s}": "payments.keepalive.time: '2s': is less than 5 s, the servers'",
     "keepalive: {timeout: on}": "payments.keepalive.timeout: True: write a duration with its unit",

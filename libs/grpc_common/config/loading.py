@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from grpc_common.config.masking import mask_quoted
 from grpc_common.config.sections import ServerConfig
 from grpc_common.config.settings import UNSET, Setting, is_optional, section_of, settings
-from grpc_common.config.units import WRITTEN
+from grpc_common.config.units import WRITE_A_SIZE, WRITTEN
 from grpc_common.config.yaml_file import ConfigError, Document, Place, dotted, read_document, shorten
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+", re.ASCII)
@@ -187,6 +187,8 @@ class _Explanation:
         if kind == "missing":
             return f"is required; {_how_to_set(setting)}" if setting else "is required"
         reason = str(mistake["msg"]).removeprefix("Value error, ").replace("valid tuple", "valid list")
+        if kind == "byte_size":
+            reason = WRITE_A_SIZE
         if self._is_secret(place):
             given = str(mistake["input"])
             return mask_quoted(reason.replace(given, "***") if given else reason)

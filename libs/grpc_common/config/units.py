@@ -25,7 +25,7 @@ _NONE = "none"
 
 # pydantic itself takes 10MiB for the start of a longer text.
 _SIZE = re.compile(r"\s*(\d*\.)?\d+\s*[a-z]*\s*", re.ASCII | re.IGNORECASE)
-_WRITE_A_SIZE = "write a number of bytes, or a size such as 10MiB"
+WRITE_A_SIZE = "write a number of bytes, or a size such as 10MiB"
 
 WRITTEN = object()
 """The context of a validation of what stands in a file or a variable, where a duration must have its unit."""
@@ -80,11 +80,11 @@ def _format_duration_or_none(seconds: float | None) -> str:
 
 def _to_size(value: Any, parse: ValidatorFunctionWrapHandler) -> int:
     if isinstance(value, str) and not _SIZE.fullmatch(value):
-        raise ValueError(_WRITE_A_SIZE)
+        raise ValueError(WRITE_A_SIZE)
     try:
         size: int = parse(_no_truth_value(value))
     except OverflowError:
-        raise ValueError(_WRITE_A_SIZE) from None
+        raise ValueError(WRITE_A_SIZE) from None
     return size
 
 
