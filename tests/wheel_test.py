@@ -19,9 +19,16 @@ from packaging.utils import canonicalize_name
 
 (WHEEL,) = Path("libs/grpc_common/wheel").absolute().glob("*.whl")
 CONSUMER = Path("examples/consumer").absolute()
+README = Path("libs/grpc_common/README.md")
 OF_EXTRAS = {"aiohttp", "jwt", "kubernetes_asyncio", "opentelemetry", "pytest", "trustme"}
 OUR_PATH = os.pathsep.join(path for path in sys.path if "site-packages" in path)
 """For programs of the test's own packages; what is in the virtual environment must not see them."""
+
+CANNOT_START = """
+
+async def test_server_that_cannot_start(serve):
+    await serve(Echo(), lambda _echo, _server: None)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +192,16 @@ def test_commands_start(python):
     helped = {path.name: run(path, "--help", check=False) for path in python.parent.glob("grpc-common-*")}
     assert helped
     assert {name: result.stderr for name, result in helped.items() if "Usage: " not in result.stdout} == {}
+
+
+def test_kit_for_tests(python, generated, tmp_path):
+    """With the extra `testing` alone, what the README says of the fixture `serve` works and is told well."""
+    section = README.read_text().partition("## Testing a service")[2]
+    (tmp_path / "echo_test.py").write_text(
+        section.partition("```python\n")[2].partition("```")[0] + CANNOT_START
+    )
+    run(python, "-m", "pip", "install", "--quiet", "--only-binary=:all:", "--retries=1", f"{WHEEL}[testing]")
+    command = [python, "-m", "pytest", "-pno:cacheprovider", "-oasyncio_mode=auto", tmp_path]
+    result = run(*command, check=False, PYTHONPATH=os.pathsep.join([str(generated), str(CONSUMER)]))
+    assert "1 failed, 2 passed" in result.stdout, result.stdout + result.stderr
+    assert "E       grpc_common.core.errors.StartError: <lambda> registers no service" in result.stdout

@@ -32,6 +32,20 @@ def load[Config: ServerConfig](
 
     """
     document = Document() if file is None else read_document(file)
+    config = load_document(config_class, document, environ, file)
+    config._file = file  # noqa: SLF001 (pydantic's way to keep what is no setting)
+    return config
+
+
+def load_document[Config: ServerConfig](
+    config_class: type[Config], document: Document, environ: Mapping[str, str], file: Path | None = None
+) -> Config:
+    """Return the configuration in a document, whose values change, with `environ` over it.
+
+    Raises:
+        ConfigError: something in it or in a variable is wrong; the text names `file`.
+
+    """
     known = settings(config_class)
     _empty_to_none(document.values, known)
     _leave_out_sections(config_class, document.values)
@@ -46,7 +60,6 @@ def load[Config: ServerConfig](
         raise ConfigError.of(*mistakes, *explanation.lines(error)) from None
     if mistakes:
         raise ConfigError.of(*mistakes)
-    config._file = file  # noqa: SLF001 (pydantic's way to keep what is no setting)
     return config
 
 

@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.trace.propagation import tracecontext as trace_context
 
-from grpc_common import Server, ServerConfig, load
+from grpc_common import Server
 from grpc_common.client.channel import channel as open_channel
 from grpc_common.config.sections import ServerSection
 from grpc_common.core.calls import Call, CallType, Method
@@ -25,6 +25,7 @@ from grpc_common.core.errors import StartError
 from grpc_common.observe.tracing import ClientTracing, ServerTracing, start_tracing
 from grpc_common.server.aio import AioEngine
 from grpc_common.server.lifecycle import Lifecycle
+from grpc_common.testing import configure
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN_ID = "00f067aa0ba902b7"
@@ -467,16 +468,8 @@ class Relay:
 
 def traced_server(name, channel=None):
     """Return a server whose traces have this name, all of them sampled."""
-    environ = {
-        "GRPC_PORT": "0",
-        "DRAIN_DELAY": "0s",
-        "METRICS_ENABLED": "false",
-        "DRAIN_GRACE": "1s",
-        "TRACING_ENABLED": "true",
-        "TRACING_SAMPLING_RATE": "1",
-        "TRACING_SERVICE_NAME": name,
-    }
-    server = Server(load(ServerConfig, environ=environ))
+    config = configure(TRACING_ENABLED="true", TRACING_SAMPLING_RATE="1", TRACING_SERVICE_NAME=name)
+    server = Server(config)
     relay = Relay(channel)
     server.add(relay, relay.add)
     return server

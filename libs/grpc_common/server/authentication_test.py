@@ -6,6 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import grpc_common
+from grpc_common.testing import configure
 
 ECHO = "/test.Echo/Read"
 CODE = grpc.StatusCode
@@ -44,9 +45,7 @@ def add(_servicer, server) -> None:
 
 def server_of(authenticators, **section):
     """Return a server."""
-    settings = {"port": 0, "drain": {"delay": "0s"}} | section
-    config = grpc_common.ServerConfig.model_validate({"server": settings, "metrics": {"enabled": False}})
-    server = grpc_common.Server(config, authenticators=authenticators)
+    server = grpc_common.Server(configure(server=section), authenticators=authenticators)
     server.add(None, add)
     return server
 

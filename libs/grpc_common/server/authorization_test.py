@@ -14,6 +14,7 @@ import grpc_common
 from grpc_common.core.errors import StatusError
 from grpc_common.server.authorization import Authorizer
 from grpc_common.server.identity import identity
+from grpc_common.testing import configure
 from grpc_common.testing.certificates import CertificateDirectory, issue
 
 CA = trustme.CA()
@@ -180,9 +181,7 @@ async def serving(folder, allowed_callers):
         "directory": CertificateDirectory(folder / "server", CA).path,
         "require_client_certificate": True,
     }
-    section = {"port": 0, "tls": tls, "allowed_callers": allowed_callers, "drain": {"delay": "0s"}}
-    config = {"server": section, "metrics": {"enabled": False}}
-    server = grpc_common.Server(grpc_common.ServerConfig.model_validate(config))
+    server = grpc_common.Server(configure(server={"tls": tls, "allowed_callers": allowed_callers}))
     server.add(None, add)
     async with server.serving() as port:
         yield port

@@ -6,6 +6,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import grpc_common
 from grpc_common.server.registration import Services
+from grpc_common.testing import configure
 
 
 async def echo(request: bytes, _context) -> bytes:
@@ -48,8 +49,7 @@ def registering(*handlers: grpc.GenericRpcHandler):
 
 def new_server(**settings) -> grpc_common.Server:
     """Return a server with free ports."""
-    config = {"server": {"port": 0, "drain": {"delay": "0s"}} | settings, "metrics": {"enabled": False}}
-    return grpc_common.Server(grpc_common.ServerConfig.model_validate(config))
+    return grpc_common.Server(configure(server=settings))
 
 
 @asynccontextmanager

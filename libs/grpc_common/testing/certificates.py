@@ -1,5 +1,6 @@
 """For tests of TLS: a directory of certificates that changes as cert-manager's do in a pod."""
 
+import ipaddress
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+
+from grpc_common.config.callers import San, SanKind
 
 LOOPBACK = ("localhost", "127.0.0.1")
 
@@ -77,6 +80,40 @@ class CertificateDirectory:
         for name in files:
             if not (self.path / name).is_symlink():
                 (self.path / name).symlink_to(Path("..data") / name)
+
+
+def mutual_tls(folder: Path, client: str) -> tuple[Path, Path]:
+    """Make the directories of a server on this machine and of a client, of one new authority; return both.
+
+    Args:
+        folder: where.
+        client: the client's SAN, written as in `server.allowed_callers`.
+
+    Raises:
+        ValueError: it is no SAN.
+
+    """
+    name = _general_name(client)
+    ca = trustme.CA()
+    directories = CertificateDirectory(folder / "server", ca), CertificateDirectory(folder / "client", ca)
+    directories[1].replace(issue(ca, name))
+    return directories[0].path, directories[1].path
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        kind, value = San.parse(text)
+    except ValueError:
+        form = "write a DNS name, a URI, an IP address or an e-mail address"
+        raise ValueError(f"{text!r} can't be in a certificate; {form}") from None
+    match kind:
+        case SanKind.URI:
+            return x509.UniformResourceIdentifier(value)
+        case SanKind.IP:
+            return x509.IPAddress(ipaddress.ip_address(value))
+        case SanKind.EMAIL:
+            return x509.RFC822Name(value)
+    return x509.DNSName(value)
 
 
 def issue(

@@ -25,20 +25,26 @@ async def _serve() -> AsyncIterator[Serve]:
 
     It takes what `serve_on_loopback` takes, may be called several times, and returns a channel.
     """
-    from grpc_common.testing.loopback import serve_on_loopback  # noqa: PLC0415 (few tests have a server)
+    from grpc_common.core.errors import StartError  # noqa: PLC0415 (few tests have a server)
+    from grpc_common.testing.loopback import serve_on_loopback  # noqa: PLC0415
 
     over = asyncio.Event()
-    running: list[asyncio.Task[None]] = []
+    running: set[asyncio.Task[None]] = set()
 
     async def serve(*servicer: Any, **options: Any) -> grpc.aio.Channel:
+        __tracebackhide__ = True  # what can't start is shown in the test's own line
         started: asyncio.Future[grpc.aio.Channel] = asyncio.get_running_loop().create_future()
         # A task of its own: pytest-asyncio may run the fixture's end in another one than the test.
         task = asyncio.create_task(_hold(serve_on_loopback(*servicer, **options), started, over))
+        running.add(task)  # before it is waited for, since the test may give up
         either: list[asyncio.Future[Any]] = [task, started]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
-            task.result()  # the server could not start
-        running.append(task)
+            running.remove(task)
+            try:
+                task.result()
+            except StartError as error:  # where the library has raised it would tell nothing
+                raise error.with_traceback(None) from None
         return started.result()
 
     try:

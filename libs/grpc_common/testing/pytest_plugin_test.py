@@ -1,7 +1,10 @@
 """The fixture `serve` serves what a test gives it, and stops it when the test ends, however it ends."""
 
 import asyncio
+import contextlib
+import functools
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +12,7 @@ import grpc
 import pytest
 
 import grpc_common
-from grpc_common.testing import RecordedCalls, configure
+from grpc_common.testing import RecordedCalls, configure, recorded_calls
 
 pytest_plugins = ["grpc_common.testing.pytest_plugin"]
 
@@ -77,56 +80,109 @@ def test_settings_of_a_service_with_a_prefix():
     assert (config.server.port, config.metrics.enabled, config.server.max_concurrent_calls) == (0, False, 7)
 
 
+def test_sections_are_those_of_the_file():
+    """What has no variable is given as in the file, beside the kit's settings and under the variables."""
+    allowed = {"*": ["subject:ada"]}
+    config = configure(server={"allowed_callers": allowed, "default_deadline": "1s"}, DEFAULT_DEADLINE="2s")
+    assert config.server.allowed_callers == allowed
+    assert (config.server.port, config.server.default_deadline) == (0, 2)
+    assert configure(server={"port": 7}, metrics={"enabled": True}).server.port == 7
+    with pytest.raises(grpc_common.ConfigError, match=r"server\.hosts: unknown key; did you mean host\?"):
+        configure(server={"hosts": "::"})
+
+
 def test_settings_of_a_file(tmp_path):
-    """A test may take the service's own file, but for the port, over which its variables are."""
+    """A test may take the service's own file, but for the port; sections and variables are over it."""
     file = tmp_path / "config.yaml"
     file.write_text("server: {port: 50051, default_deadline: 1s, propagated_metadata: [x-request-id]}")
-    config = configure(grpc_common.ServerConfig, file, DEFAULT_DEADLINE="2s").server
-    assert (config.port, config.default_deadline, config.propagated_metadata) == (0, 2, ["x-request-id"])
-
-
-async def test_client_certificate(serve):
-    """The server knows its caller by a certificate, and refuses who has none."""
-
-    async def who(_request, _context):
-        return str(grpc_common.current_call().identity).encode()
-
-    allowed = {"*": ["client.example.com"]}
-    config = configure()
-    config = config.model_copy(
-        update={"server": config.server.model_copy(update={"allowed_callers": allowed})}
-    )
-    channel = await serve(who, add_echo, config=config, client_certificate="client.example.com")
-    assert b"client.example.com" in await say(channel)
-    stranger = await serve(who, add_echo, config=config, client_certificate="stranger.example.com")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await say(stranger)
-    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    config = configure(
+        grpc_common.ServerConfig, file, server={"reflection": False}, DEFAULT_DEADLINE="2s"
+    ).server
+    assert (config.port, config.default_deadline, config.reflection) == (0, 2, False)
+    assert config.propagated_metadata == ["x-request-id"]
 
 
 async def test_unix_socket(serve):
-    """A server listens on a Unix socket wherever the test's folder is, and is known by it."""
+    """The channel is over a Unix socket, whatever folder pytest has."""
 
     async def peer(_request, context):
         return context.peer().encode()
 
     assert (await say(await serve(peer, add_echo, unix_socket=True))).startswith(b"unix:")
+    assert (await say(await serve(peer, add_echo))).startswith(b"ipv4:127.0.0.1:")
 
 
-@pytest.mark.parametrize("caller", ["ada", grpc_common.Caller("ada", frozenset({"subject:ada"}))])
-async def test_caller(serve, caller):
-    """Every call is that caller's, for the handler and for allowed_callers, without a credential."""
+async def who(_request, _context) -> bytes:
+    """Answer with the names of the caller."""
+    return ", ".join(grpc_common.current_call().identity.names).encode()
 
-    async def who(_request, _context):
-        return grpc_common.current_call().identity.name.encode()
 
+@pytest.mark.parametrize("unix_socket", [False, True])
+@pytest.mark.parametrize(
+    ("san", "name"),
+    [
+        ("client.example.com", "DNS:client.example.com"),
+        ("spiffe://test/client", "URI:spiffe://test/client"),
+        ("10.0.0.7", "IP:10.0.0.7"),
+        ("ada@example.com", "email:ada@example.com"),
+    ],
+)
+async def test_client_certificate(serve, san, name, unix_socket):
+    """One option turns mutual TLS on, with certificates that are made for it: the server knows its caller."""
+    config = configure(server={"allowed_callers": {"*": [san]}})
+    channel = await serve(who, add_echo, config=config, client_certificate=san, unix_socket=unix_socket)
+    assert await say(channel) == name.encode()
+
+
+async def test_caller_of_mutual_tls_alone(serve):
+    """A handler knows the caller by the certificate, though nothing says who may call."""
+    assert await say(await serve(who, add_echo, client_certificate="a.example.com")) == b"DNS:a.example.com"
+
+
+async def test_channel_of_ones_own_with_a_client_certificate(serve):
+    """It gets the certificates beside what the test wants of it."""
+    recorded = RecordedCalls()
+    opened = functools.partial(grpc_common.channel, observers=[recorded])
+    channel = await serve(echo, add_echo, client_certificate="a.example.com", channel=opened)
+    await say(channel)
+    assert [call.method.path for call in await recorded.until_ended()] == ["/test.Echo/Say"]
+
+
+async def test_no_client_certificate(serve):
+    """A server with client_certificate has no call from clients without."""
+
+    @contextlib.asynccontextmanager
+    async def without(target, *, tls):
+        credentials = grpc.ssl_channel_credentials(tls.directory.joinpath("ca.crt").read_bytes())
+        async with grpc.aio.secure_channel(target, credentials) as channel:
+            yield channel
+
+    channel = await serve(who, add_echo, client_certificate="a.example.com", channel=without)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await say(channel)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_wrong_client_certificate(serve):
+    """What can't be a SAN is told with what can."""
+    with pytest.raises(ValueError, match=r"'\*\.com' can't be in a certificate; write a DNS name, a URI"):
+        await serve(who, add_echo, client_certificate="*.com")
+
+
+@pytest.mark.parametrize("made", [str, lambda name: grpc_common.Caller(name, frozenset({f"subject:{name}"}))])
+async def test_caller(serve, made):
+    """Every call has the caller that the test says, who may do what allowed_callers says and no more."""
+    config = configure(server={"allowed_callers": {"*": ["subject:ada"]}})
+    for name, code in (("ada", grpc.StatusCode.OK), ("bob", grpc.StatusCode.PERMISSION_DENIED)):
+        channel = await serve(who, add_echo, config=config, caller=made(name))
+        assert await channel.unary_unary("/test.Echo/Say")(b"", timeout=10).code() is code
+
+
+async def test_caller_is_not_the_configurations(serve):
+    """A configuration can be used for several servers: what the kit adds to it is for one alone."""
     config = configure()
-    allowed = {"allowed_callers": {"*": ["subject:ada"]}}
-    config = config.model_copy(update={"server": config.server.model_copy(update=allowed)})
-    assert await say(await serve(who, add_echo, config=config, caller=caller)) == b"ada"
-    other = await serve(who, add_echo, config=config, caller="bob")
-    with pytest.raises(grpc.aio.AioRpcError, match="PERMISSION_DENIED"):
-        await say(other)
+    await serve(echo, add_echo, config=config, unix_socket=True, client_certificate="a.example.com")
+    assert config == configure()
 
 
 async def test_server_that_cannot_start(serve):
@@ -140,22 +196,33 @@ async def test_server_that_cannot_start(serve):
 
 
 async def test_recorded_calls_have_method_metadata_and_code(serve):
-    """A test sees what the server was called with, and how that ended."""
-    recorded = RecordedCalls()
-    channel = await serve(echo, add_echo, observers=[recorded])
+    """A test sees what a server and a channel were called with, and how that ended."""
+    ours, theirs = RecordedCalls(), RecordedCalls()
+    opened = functools.partial(grpc_common.channel, observers=[theirs])
+    channel = await serve(echo, add_echo, observers=[ours], channel=opened)
     await channel.unary_unary("/test.Echo/Say")(b"", metadata=[("request-id", "7")])
-    (call,) = recorded.calls
-    assert (call.method.path, call.code) == ("/test.Echo/Say", grpc.StatusCode.OK)
-    assert ("request-id", "7") in call.metadata
+    for recorded in (ours, theirs):
+        (call,) = await recorded.until_ended()
+        assert recorded.calls == [call]
+        assert (call.method.path, call.code) == ("/test.Echo/Say", grpc.StatusCode.OK)
+        assert ("request-id", "7") in call.metadata
+
+
+async def test_recorded_calls_that_do_not_come(monkeypatch):
+    """Who waits for more calls than there are is told how many there were."""
+    monkeypatch.setattr(recorded_calls, "_PATIENCE", 0.01)
+    with pytest.raises(TimeoutError, match=r"^0 of 0 calls have ended within 0\.01 s; the test waits for 2$"):
+        await RecordedCalls().until_ended(2)
 
 
 FAILING = """
 import asyncio
+from pathlib import Path
 import grpc
 import pytest
 
 pytest_plugins = ["grpc_common.testing.pytest_plugin"]
-ports = []
+targets = []
 
 def add(servicer, server):
     method = grpc.unary_unary_rpc_method_handler(servicer)
@@ -168,23 +235,39 @@ async def test_fails(serve):
         entered.set()
         await asyncio.Event().wait()
     def opened(target):
-        ports.append(int(target.rpartition(":")[2]))
+        targets.append(target)
         return grpc.aio.insecure_channel(target)
     channel = await serve(hang, add, channel=opened)
+    await serve(hang, add, channel=opened, unix_socket=True)
     asyncio.ensure_future(channel.unary_unary("/test.Echo/Say")(b""))
     await entered.wait()
     assert False, "as the test wants"
 
 @pytest.mark.asyncio
-async def test_port_is_closed():
-    with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", ports[0])
+async def test_that_cannot_start(serve):
+    await serve(None, lambda _servicer, _server: None)
+
+@pytest.mark.asyncio
+async def test_gives_up(serve):
+    def opened(target):
+        targets.append(target)
+        return grpc.aio.insecure_channel(target)
+    async with asyncio.timeout(0):
+        await serve(None, add, channel=opened)
+
+@pytest.mark.asyncio
+async def test_nothing_listens():
+    (host, socket, *rest) = targets
+    for target in (host, *rest):
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", int(target.rpartition(":")[2]))
+    assert not Path(socket.removeprefix("unix:")).parent.exists()
 """
 
 
 @pytest.mark.parametrize("mode", ["strict", "auto"])
 def test_failed_test_leaves_no_server(tmp_path, mode):
-    """A test that fails in the middle of a call has its server stopped, in both modes of pytest-asyncio."""
+    """A test that fails, in a call or a start, has its servers stopped, in both modes of pytest-asyncio."""
     file = tmp_path / "failing_test.py"
     file.write_text(FAILING)
     command = [sys.executable, "-m", "pytest", "-pno:cacheprovider", f"--asyncio-mode={mode}", "-v", file]
@@ -193,7 +276,9 @@ def test_failed_test_leaves_no_server(tmp_path, mode):
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert "as the test wants" in result.stdout
-    assert "1 failed, 1 passed" in result.stdout, result.stdout
+    assert "3 failed, 1 passed in" in result.stdout, result.stdout
+    told = r">       await serve\(None, lambda .*\)\nE       grpc_common\.core\.errors\.StartError: <lambda> "
+    assert re.search(told, result.stdout), result.stdout
 
 
 def test_plugin_costs_little():

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import grpc_common
+from grpc_common.testing import configure
 from grpc_common.testing.certificates import CertificateDirectory, issue
 from grpc_common.tls.credentials import ClientTLS, TlsError, server_credentials
 
@@ -431,9 +432,7 @@ def seconds_left(directory: Path) -> float:
 def server_config(directory: Path) -> grpc_common.ServerConfig:
     """Return the configuration of a server with mutual TLS."""
     tls = {"directory": str(directory), "require_client_certificate": True}
-    return grpc_common.ServerConfig.model_validate(
-        {"server": {"port": 0, "tls": tls, "drain": {"delay": "0s"}}, "metrics": {"enabled": False}}
-    )
+    return configure(server={"tls": tls})
 
 
 async def test_rotation_under_load(directory, tmp_path):
