@@ -125,13 +125,14 @@ class Access:
 
 
 def access(config: ServerSection, authenticators: Sequence[Authenticator]) -> Access | None:
-    """Return what checks the callers of a server, None if it is open to everyone.
+    """Return what finds out who calls a server and checks it, None if callers are not told apart.
 
     Raises:
         StartError: server.allowed_callers names callers that nothing can know; PyJWT is missing.
 
     """
-    if not (config.allowed_callers or config.jwt or authenticators):
+    has_certificates = config.tls.require_client_certificate
+    if not (config.allowed_callers or config.jwt or authenticators or has_certificates):
         return None
     if not authenticators and (mistakes := [*_unknowable(config)]):
         raise StartError("\n".join(mistakes))
