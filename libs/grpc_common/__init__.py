@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         RetryThrottling,
         ServiceConfig,
     )
-    from grpc_common.config.command import command
+    from grpc_common.commands.command import command
     from grpc_common.config.loading import load
     from grpc_common.config.section import Section
     from grpc_common.config.sections import ServerConfig
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from grpc_common.observe.logs import configure_logging
     from grpc_common.server.authentication import Authenticator
     from grpc_common.server.call import current_call
+    from grpc_common.server.engine import loop_factory
     from grpc_common.server.server import Server
     from grpc_common.tls.credentials import ClientTLS
     from grpc_common.tls.files import TlsError
@@ -78,6 +79,7 @@ __all__ = [
     "failed_precondition",
     "invalid_argument",
     "load",
+    "loop_factory",
     "not_found",
     "permission_denied",
     "unavailable",
@@ -85,7 +87,7 @@ __all__ = [
 
 _MODULES = {
     "tls.files": ["TlsError"],
-    "config.command": ["command"],
+    "commands.command": ["command"],
     "client.bearer": ["BearerToken"],
     "client.channel": ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"],
     "client.endpoints": ["EndpointSource"],
@@ -100,6 +102,7 @@ _MODULES = {
     "observe.logs": ["configure_logging"],
     "core.ports": ["BindError"],
     "server.call": ["current_call"],
+    "server.engine": ["loop_factory"],
     "core.status_errors": [
         "already_exists",
         "failed_precondition",

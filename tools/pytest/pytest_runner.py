@@ -2,6 +2,9 @@
 
 import os
 import sys
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,6 +47,18 @@ class NoDeadlines:
             settings.load_profile("no deadlines")
 
 
+class EventLoop:
+    """A plugin that runs coroutines in an event loop of another class, named as `module:Class`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def pytest_asyncio_loop_factories(self) -> dict[str, Callable[[], AbstractEventLoop]]:
+        """Return the class, which is imported only once a test needs it."""
+        module, _, attribute = self._name.partition(":")
+        return {attribute: getattr(import_module(module), attribute)}
+
+
 def main(files: list[str]) -> int:
     """Return pytest's exit code for `files` (paths relative to the working directory)."""
     args = [*files, *OPTIONS]
@@ -54,7 +69,10 @@ def main(files: list[str]) -> int:
     test_filter = os.environ.get("TESTBRIDGE_TEST_ONLY")
     if test_filter:
         args.append(f"-k={test_filter}")
-    code = pytest.main(args, plugins=[EveryFileHasATest(files), NoDeadlines()])
+    plugins: list[object] = [EveryFileHasATest(files), NoDeadlines()]
+    if event_loop := os.environ.get("PYTEST_EVENT_LOOP"):
+        plugins.append(EventLoop(event_loop))
+    code = pytest.main(args, plugins=plugins)
     if test_filter and code == pytest.ExitCode.NO_TESTS_COLLECTED:
         return 0  # the filter is meant for another target's tests
     return code

@@ -164,6 +164,10 @@ class ServerSection(Section):
     compression: Literal["none", "gzip", "deflate"] = "none"
     """How responses are compressed for clients that take it; the other one for those that take only that."""
 
+    engine: Literal["auto", "grpc-aio", "completion-queue"] = "auto"
+    """What drives calls: C-core's completion queue in one thread, or grpc.aio. `auto` is the first one where
+    grpcio's version is tested with it."""
+
     channel_args: ServerArgs = Field(default_factory=dict)
     """{option of C-core: number or text} for what no setting has, such as `grpc.http2.max_frame_size`."""
 

@@ -33,6 +33,9 @@ _BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _FRAMES = 10
 """Frames of the stack that the log tells, the innermost."""
 
+_SELECTORS = ("selectors", "grpc_common.server.queue.selector")
+"""The modules whose `select` waits for events."""
+
 _END = 1.0
 """Seconds for the thread to end; it takes as long as a line of the log."""
 
@@ -123,7 +126,7 @@ def _stack(frame: FrameType | None) -> list[str]:
 
     It does that although it is late when the whole process stood still.
     """
-    if frame is None or (frame.f_code.co_name, frame.f_globals.get("__name__")) == ("select", "selectors"):
+    if frame is None or (frame.f_code.co_name == "select" and frame.f_globals.get("__name__") in _SELECTORS):
         return []
     places: list[str] = []
     while frame is not None and len(places) < _FRAMES:

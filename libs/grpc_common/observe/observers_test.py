@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 from grpc_common.config.sections import ServerConfig
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.observe.observers import Observers
-from grpc_common.server.aio import AioEngine
+from grpc_common.server.engine import new_server
 from grpc_common.server.lifecycle import Lifecycle
 
 
@@ -57,7 +57,7 @@ async def test_observer_that_raises_changes_no_call(error):
         return request
 
     lifecycle = Lifecycle(ServerConfig().server, observers=[Broken(error), working])
-    server = grpc.aio.server(interceptors=[AioEngine(lifecycle)])
+    server = new_server(ServerConfig().server, lifecycle)
     methods = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Methods", methods)])
     port = server.add_insecure_port("127.0.0.1:0")

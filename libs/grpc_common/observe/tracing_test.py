@@ -23,7 +23,7 @@ from grpc_common.config.sections import ServerSection
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.core.errors import StartError
 from grpc_common.observe.tracing import ClientTracing, ServerTracing, start_tracing
-from grpc_common.server.aio import AioEngine
+from grpc_common.server.engine import new_server
 from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.testing import configure
 
@@ -164,7 +164,7 @@ async def echo(tracing):
     service = Echo()
     service.seen = Seen()
     lifecycle = Lifecycle(ServerSection(), observers=[ServerTracing(tracing), service.seen])
-    server = grpc.aio.server(interceptors=[AioEngine(lifecycle)])
+    server = new_server(ServerSection(), lifecycle)
     service.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from grpc_common import ServerConfig, StatusError
-from grpc_common.server.aio import AioEngine
+from grpc_common.server.engine import new_server
 from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.testing.server import serving_handlers
 
@@ -367,7 +367,7 @@ async def test_handler_that_cannot_be_found():
         def service(self, _details):
             raise ValueError(PRIVATE)
 
-    server = grpc.aio.server(interceptors=[AioEngine(Lifecycle(ServerConfig().server))])
+    server = new_server(ServerConfig().server, Lifecycle(ServerConfig().server))
     server.add_generic_rpc_handlers([Broken()])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

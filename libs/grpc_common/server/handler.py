@@ -67,7 +67,7 @@ class Handler:
         self.streams_responses = handler.response_streaming
         self.stays_open = self.built_in and call_type is CallType.SERVER_STREAM
         """Whether calls may last as long as the server, once their request is there: health watches."""
-        self._streams_requests = handler.request_streaming
+        self.streams_requests = handler.request_streaming
         self._behavior: Callable[[Any, Any], Any] = getattr(handler, call_type.shape)
         self._is_plain = not _is_async(self._behavior)
         self._threads = threads
@@ -80,7 +80,7 @@ class Handler:
             StatusError: the request can't be parsed, or none has come.
 
         """
-        if self._streams_requests:
+        if self.streams_requests:
             return _Requests(call, self._codec)
         message = await call.read()
         if message is None:
@@ -108,7 +108,7 @@ class Handler:
         sync_context = SyncContext(context)
 
         def work() -> Any:
-            requests = sync_context.iterate(request) if self._streams_requests else request
+            requests = sync_context.iterate(request) if self.streams_requests else request
             result = self._behavior(requests, sync_context)
             if self.streams_responses and isinstance(result, Iterable):
                 sync_context.write_all(result)

@@ -12,7 +12,7 @@ from grpc_common.config.loading import load
 from grpc_common.config.sections import ServerConfig
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.observe.metrics import UNKNOWN_METHOD
-from grpc_common.server.aio import AioEngine
+from grpc_common.server.engine import new_server
 from grpc_common.server.lifecycle import Lifecycle
 
 METHODS = [("Unary", False, False), ("Gather", True, False), ("Spread", False, True), ("Both", True, True)]
@@ -66,8 +66,9 @@ class Servicer:
 async def serving(act, serialization=None, servicer=None, **environ: str):
     """Serve a Servicer as a server does; yield a channel, the recorder and what lives the calls."""
     recorder = Recorder()
-    lifecycle = Lifecycle(load(ServerConfig, environ=environ).server, observers=[recorder])
-    server = grpc.aio.server(interceptors=[AioEngine(lifecycle)])
+    section = load(ServerConfig, environ=environ).server
+    lifecycle = Lifecycle(section, observers=[recorder])
+    server = new_server(section, lifecycle)
     servicer = (servicer or Servicer)(act)
     handlers = {
         name: getattr(

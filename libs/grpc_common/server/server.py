@@ -24,15 +24,13 @@ from grpc_common.observe import stderr
 from grpc_common.observe.logs import set_level
 from grpc_common.observe.setup import Observation, start_tracing
 from grpc_common.server import drain
-from grpc_common.server.accepting import accepting_server
-from grpc_common.server.aio import AioEngine
 from grpc_common.server.authentication import Authenticator, access
 from grpc_common.server.dependencies import Dependency
 from grpc_common.server.end_signals import end_signals
+from grpc_common.server.engine import new_server
 from grpc_common.server.health import Health
 from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.server.listeners import Listeners, open_port
-from grpc_common.server.options import options
 from grpc_common.server.reflection import add_reflection
 from grpc_common.server.registration import AddToServer, Services
 
@@ -101,7 +99,7 @@ class Server:
         )
         credentials = functools.partial(_credentials, config.server.tls, registry or REGISTRY)
         self._listeners = Listeners(config, credentials)
-        self._server = accepting_server(options(config.server), [AioEngine(self._lifecycle)])
+        self._server = new_server(config.server, self._lifecycle)
         self._health = Health(listed=config.server.reflection)
         self._services = Services(self._server)
         self.add(self._health.servicer, health_pb2_grpc.add_HealthServicer_to_server)
@@ -259,7 +257,7 @@ class Server:
         lifecycle = Lifecycle(
             self._config.server, observers=self._observation.observers, metrics=self._observation.metrics
         )
-        server = accepting_server(options(self._config.server), [AioEngine(lifecycle)])
+        server = new_server(self._config.server, lifecycle)
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
         section = self._config.server
         port = open_port(

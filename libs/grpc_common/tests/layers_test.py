@@ -18,7 +18,7 @@ RANK = {folder: rank for rank, folders in enumerate(LAYERS) for folder in folder
 
 def modules() -> dict[str, Path]:
     """Return the modules in the folders, by name."""
-    files = [file for file in ROOT.glob("*/*.py") if not file.match("*_test.py")]
+    files = [file for file in ROOT.rglob("*/*.py") if not file.match("*_test.py")]
     names = [".".join(file.relative_to(ROOT.parent).with_suffix("").parts) for file in files]
     return {name.removesuffix(".__init__"): file for name, file in zip(names, files, strict=True)}
 

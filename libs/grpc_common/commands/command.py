@@ -18,6 +18,7 @@ from grpc_common.core.errors import StartError
 from grpc_common.core.signals import ignore_harmless_signals
 from grpc_common.observe.logs import configure_logging
 from grpc_common.observe.stderr import catch_stderr
+from grpc_common.server.engine import loop_factory
 
 _VARIABLES = """\
 A list in a variable is separated by commas. An empty variable means none where that is the default, an empty
@@ -85,8 +86,9 @@ def _run[Config: ServerConfig](work: Work[Config], config_class: type[Config], f
         config = load(config_class, file)
         configure_logging(config.logging.level, config.logging.format)
         catch_stderr()
+        new_loop = loop_factory(config.server.engine)
         with process_end.bounded():
-            code = asyncio.run(work(config))
+            code = asyncio.run(work(config), loop_factory=new_loop)
         sys.exit(code)
 
 

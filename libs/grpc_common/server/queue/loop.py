@@ -1,0 +1,55 @@
+"""An asyncio loop that runs what completes in C-core's completion queue."""
+
+import asyncio
+import selectors
+from typing import Any
+
+from grpc_common.server.queue.selector import QueueSelector
+
+_INLINE = 64
+"""Completions that one turn of the loop runs at most, before timers and sockets have theirs."""
+
+
+class QueueLoop(asyncio.SelectorEventLoop):
+    """Waits in the queue, and does all else as asyncio's own loop.
+
+    Raises:
+        StartError: C-core does not answer as it should.
+
+    """
+
+    def __init__(self) -> None:
+        self.waiter = QueueSelector()
+        super().__init__(self.waiter)
+        # What asyncio finds behind a descriptor that can be read.
+        run = asyncio.Handle(self._run_completed, (), self)
+        self.waiter.run_with(selectors.SelectorKey(-1, -1, selectors.EVENT_READ, (run, None)))
+
+    @property
+    def queue(self) -> Any:
+        """C-core's queue."""
+        return self.waiter.queue
+
+    def _write_to_self(self) -> None:
+        self.waiter.wake()
+
+    def _run_completed(self) -> None:
+        """Run what has completed, and what completes thereby: often a whole call in one turn."""
+        waiter = self.waiter
+        left = _INLINE
+        while waiter.completed and left > 0:
+            events, waiter.completed = waiter.completed, []
+            left -= len(events)
+            for event in events:
+                self._run(event)
+            if waiter.is_expecting:
+                waiter.is_expecting = False
+                waiter.look()
+
+    def _run(self, event: Any) -> None:
+        try:
+            event.tag(event)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 (one call must not end those behind it)
+            self.call_exception_handler({"message": "exception in a completion of gRPC", "exception": error})

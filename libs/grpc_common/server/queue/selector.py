@@ -1,0 +1,191 @@
+"""A selector that waits in C-core's completion queue."""
+
+import os
+import select
+import selectors
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, override
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # compiled
+
+from grpc_common.core.errors import StartError
+
+_BATCH = 64
+"""Completions that are taken in one turn of the loop, so that timers and sockets have theirs."""
+
+_PAUSE = 0.0005
+"""Seconds between two looks at the queue while the loop has other work: where a channel waits in a queue of
+its own each look costs a change of threads, some 20 µs."""
+
+_PATIENCE = 10
+"""Seconds for C-core to answer on an empty queue, which takes it a millisecond."""
+
+type Completion = Callable[[Any], None]
+"""What is run with the event of an operation; it is the operation's tag."""
+
+
+class Sent:
+    """The completion of something that was sent; it is run when it is seen, not in the loop's next turn."""
+
+    __slots__ = ("done",)
+
+    def __init__(self, done: Callable[[bool], None]) -> None:
+        self.done = done
+
+
+def _ignore(_event: Any) -> None:
+    pass
+
+
+def _descriptors_ready(_event: Any) -> None:
+    """Stand for descriptors that can be read, as a tag."""
+
+
+class QueueSelector(selectors.EpollSelector):
+    """Waits for completions and, by a thread that is armed only while the loop blocks, for descriptors.
+
+    Raises:
+        StartError: C-core does not answer as it should.
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: Any = cygrpc.CompletionQueue()
+        self.completed: list[Any] = []
+        """The events that are to be run."""
+        self.is_expecting = False
+        """Whether something was begun that may be complete by now."""
+        self.is_closed = False
+        self._key: Any = None
+        self._is_armed = False
+        self._look_at = 0.0
+        self._wait = threading.Thread(target=self._watch, daemon=True, name="grpc-descriptors")
+        self._guard = select.epoll()
+        self._end, end = os.pipe()
+        self._ender = end
+        # A signal's handler may post while its thread does.
+        self._posting = threading.RLock()
+        self._server, self._parked = _parked_call(self.queue)
+        self._guard.register(self._end, select.EPOLLIN)
+        self._guard.register(super().fileno(), 0)
+        self._wait.start()
+
+    def wake(self) -> None:
+        """Have `select` return; from any thread."""
+        self._post(_ignore)
+
+    def _post(self, tag: Completion) -> None:
+        with self._posting:
+            if self._parked is not None:  # else the loop has just been closed
+                self._parked.start_server_batch((), tag)
+
+    def run_with(self, key: Any) -> None:
+        """Report completions as an event of `key`."""
+        self._key = key
+
+    def _watch(self) -> None:
+        own = super().fileno()
+        while True:
+            for descriptor, _ in self._guard.poll():
+                if descriptor == self._end:
+                    return
+                if descriptor == own:
+                    self._post(_descriptors_ready)
+
+    @override
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Return what is ready, after `timeout` seconds at the latest."""
+        ready = super().select(0)
+        if self.completed or ready or (timeout is not None and timeout <= 0):
+            if time.monotonic() > self._look_at:
+                self.look()
+        else:
+            self._arm()
+            end = None if timeout is None else time.time() + timeout
+            if self._take(self.queue.poll(end)):
+                ready = super().select(0)
+        return [*ready, (self._key, selectors.EVENT_READ)] if self.completed else ready
+
+    def look(self) -> None:
+        """Take what has completed by now, up to a bound."""
+        self._look_at = time.monotonic() + _PAUSE
+        poll = self.queue.poll
+        while len(self.completed) < _BATCH and (event := poll(0)).tag is not None:
+            self._take(event)
+
+    def _take(self, event: Any) -> bool:
+        """Keep an event, and return whether it says that descriptors are ready."""
+        tag = event.tag
+        if type(tag) is Sent:
+            tag.done(event.success)
+        elif tag is _descriptors_ready:
+            self._is_armed = False
+            return True
+        elif tag is not None:
+            self.completed.append(event)
+        return False
+
+    def _arm(self) -> None:
+        if not self._is_armed:
+            self._is_armed = True
+            self._guard.modify(super().fileno(), select.EPOLLIN | select.EPOLLONESHOT)
+
+    @override
+    def close(self) -> None:
+        """Let go of the queue."""
+        if not self.is_closed:
+            self.is_closed = True
+            os.write(self._ender, b"\0")
+            self._wait.join()
+            self._guard.close()
+            os.close(self._end)
+            os.close(self._ender)
+            with self._posting:
+                self._parked = None
+            self._server.destroy()
+            self._shut_down_queue()
+        super().close()
+
+    def _shut_down_queue(self) -> None:
+        self.queue.shutdown()
+        end = time.time() + _PATIENCE
+        while time.time() < end:
+            if self.queue.poll(time.time() + 1).completion_type == cygrpc.CompletionType.queue_shutdown:
+                return
+
+
+def _parked_call(queue: Any) -> tuple[Any, Any]:
+    """Return a server and its call, which is cancelled: an empty batch on it completes at once.
+
+    Raises:
+        StartError: C-core does not answer as it should.
+
+    """
+    name = f"unix-abstract:grpc-common-{os.getpid()}-{id(queue):x}-{time.monotonic_ns():x}"
+    server = cygrpc.Server((), False)  # noqa: FBT003 (grpcio's)
+    server.register_completion_queue(queue)
+    server.add_http2_port(name.encode())
+    server.start()
+    server.request_call(queue, queue, "called")
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
+    with grpc.insecure_channel(name, options=options) as channel:
+        future = channel.unary_unary("/wake/Up").future(b"", timeout=_PATIENCE)
+        event = _await(queue, "called")
+        future.cancel()
+    # The closed channel lets it end; cancel_all_calls would have C-core log a line.
+    server.shutdown(queue, "down")
+    _await(queue, "down")
+    return server, event.call
+
+
+def _await(queue: Any, tag: str) -> Any:
+    end = time.time() + _PATIENCE
+    while time.time() < end:
+        event = queue.poll(end)
+        if event.tag == tag:
+            return event
+    raise StartError("server.engine: gRPC's completion queue does not answer; set it to grpc-aio")
