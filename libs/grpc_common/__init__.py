@@ -124,6 +124,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: a probe that runs every few seconds needs none of them."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module(f"{__name__}.core.light_imports")  # before anything imports structlog
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
