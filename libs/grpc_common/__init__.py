@@ -17,11 +17,11 @@ if TYPE_CHECKING:
         ServiceConfig,
     )
     from grpc_common.commands.command import command
+    from grpc_common.config.document import ConfigError
     from grpc_common.config.loading import load
     from grpc_common.config.section import Section
     from grpc_common.config.sections import ServerConfig
     from grpc_common.config.units import CredentialUrl
-    from grpc_common.config.yaml_file import ConfigError
     from grpc_common.core.caller import Caller
     from grpc_common.core.calls import Call, CallObserver, Interceptor
     from grpc_common.core.error_map import Errors
@@ -95,7 +95,7 @@ _MODULES = {
     "config.section": ["Section"],
     "config.sections": ["ServerConfig"],
     "config.loading": ["load"],
-    "config.yaml_file": ["ConfigError"],
+    "config.document": ["ConfigError"],
     "core.calls": ["Call", "CallObserver", "Interceptor"],
     "core.error_map": ["Errors"],
     "core.errors": ["StartError", "StatusError", "error_details"],

@@ -9,14 +9,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from grpc_common.config.document import ConfigError, Document, Place, dotted, shorten
 from grpc_common.config.masking import mask_quoted
 from grpc_common.config.sections import ServerConfig
 from grpc_common.config.settings import UNSET, Setting, is_optional, section_of, settings
 from grpc_common.config.units import WRITE_A_SIZE, WRITTEN
-from grpc_common.config.yaml_file import ConfigError, Document, Place, dotted, read_document, shorten
 
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+", re.ASCII)
 """What Kubernetes puts into NAME_PORT for a Service that is called NAME."""
@@ -31,7 +30,7 @@ def load[Config: ServerConfig](
         ConfigError: the file can't be read, or something in it or in a variable is wrong.
 
     """
-    document = Document() if file is None else read_document(file)
+    document = Document() if file is None else _read(file)
     config = load_document(config_class, document, environ, file)
     config._file = file  # noqa: SLF001 (pydantic's way to keep what is no setting)
     return config
@@ -63,8 +62,16 @@ def load_document[Config: ServerConfig](
     return config
 
 
+def _read(file: Path) -> Document:
+    from grpc_common.config.yaml_file import read_document  # noqa: PLC0415 (as in to_yaml)
+
+    return read_document(file)
+
+
 def to_yaml(config: BaseModel) -> str:
     """Return a configuration as its file would be, with secrets masked."""
+    import yaml  # noqa: PLC0415 (a server without a file starts without it)
+
     values = config.model_dump(mode="json", exclude_computed_fields=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

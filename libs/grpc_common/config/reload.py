@@ -6,9 +6,9 @@ from pathlib import Path
 
 import structlog
 
+from grpc_common.config.document import ConfigError, read_bytes
 from grpc_common.config.loading import changed, load
 from grpc_common.config.sections import ServerConfig
-from grpc_common.config.yaml_file import ConfigError, read_bytes
 from grpc_common.core.background import supervise
 
 log = structlog.get_logger()

@@ -5,67 +5,25 @@ Whatever the file holds, reading it ends soon, in a value or in a ConfigError.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Hashable
-from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from grpc_common.config.document import SHOWN, ConfigError, Document, Place, dotted, read_bytes
 from grpc_common.config.masking import mask_reprs
-from grpc_common.core.errors import StartError, printable
-
-type Place = tuple[str | int, ...]
-"""Where a value stands: the keys and list indices that lead to it."""
-
-MAX_BYTES = 2**20
-"""The largest file; a ConfigMap can't hold more."""
 
 _MAX_DEPTH = 32
 _MAX_VALUES = 10_000
 """Values in a file, counted again for each alias: a few lines of aliases can stand for billions."""
-
-_SHOWN = 100
-"""Characters of a key or a value that a message has at most."""
-
-_KEY = re.compile(r"[\w./*-]{1,100}")
-"""Other keys are not shown: with the colon forgotten, `url postgresql://...` is a key, password and all."""
-
-_MAX_MISTAKES = 100
-"""Nobody reads more of them at a time."""
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {"null", "bool", "int", "float", "str", "timestamp", "value"}
 
 _AMBIGUOUS = re.compile(r"[-+]?(0[0-7_]+|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
 """Numbers that YAML 1.1 reads as nobody means them: 0123 is 83, and 1:30 is 90."""
-
-
-class ConfigError(StartError):
-    """The configuration can't be used; the text names every mistake, one a line."""
-
-    @classmethod
-    def of(cls, *mistakes: str) -> ConfigError:
-        """Return the error for `mistakes`, which may quote anything."""
-        lines = [printable(mistake) for mistake in mistakes[:_MAX_MISTAKES]]
-        if more := len(mistakes) - len(lines):
-            lines.append(f"and {more} mistakes more")
-        return cls("\n".join(lines))
-
-
-@dataclass(frozen=True)
-class Document:
-    """What a file holds."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    lines: dict[Place, int] = field(default_factory=dict)
-    """The line of every value, from 1."""
-    mistakes: list[str] = field(default_factory=list)
-    """What is wrong although the values could be read."""
 
 
 def read_document(file: Path) -> Document:
@@ -97,27 +55,6 @@ def read_document(file: Path) -> Document:
     return Document(values, reader.lines, reader.mistakes)
 
 
-def read_bytes(file: Path) -> bytes:
-    """Return the content of a regular file; from a pipe or a device it would never end.
-
-    Raises:
-        ConfigError: it can't be read, or is too large.
-
-    """
-    try:
-        # Without O_NONBLOCK a named pipe would wait for somebody who writes to it.
-        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:  # noqa: PTH123 (of a descriptor)
-            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                raise ConfigError.of(f"{file}: Is a pipe or a device; name a regular file")
-            content = stream.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError.of(f"{file}: {reason}; name a file that can be read") from None
-    if len(content) > MAX_BYTES:
-        raise ConfigError.of(f"{file}: is larger than {MAX_BYTES} bytes")
-    return content
-
-
 def _decode(file: Path, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
@@ -137,7 +74,7 @@ def _line(error: yaml.MarkedYAMLError) -> int:
 def _problem(error: yaml.MarkedYAMLError) -> str:
     if isinstance(error, _RefusedError):
         return str(error.problem)
-    parts = (mask_reprs(part[: 2 * _SHOWN]) for part in (error.context, error.problem) if part)
+    parts = (mask_reprs(part[: 2 * SHOWN]) for part in (error.context, error.problem) if part)
     return "not YAML: " + ": ".join(parts)
 
 
@@ -253,17 +190,3 @@ class _Reader:
 
 
 _QUOTES = "write a decimal number, or quotes around a text"
-
-
-def dotted(place: Place) -> str:
-    """Return a place as people write it: `server.keepalive.time`."""
-    return ".".join(str(part) if _KEY.fullmatch(str(part)) else "***" for part in place)
-
-
-def shorten(value: Any) -> str:
-    """Return a value for a message, where it must not be longer than the line that it is on."""
-    try:
-        text = str(value) if isinstance(value, date) else repr(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -8,8 +8,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from grpc_common import ConfigError, ServerConfig, load
+from grpc_common.config.document import MAX_BYTES
 from grpc_common.config.loading import changed
-from grpc_common.config.yaml_file import MAX_BYTES, read_document
+from grpc_common.config.yaml_file import read_document
 
 FIRST_LINE = "c.yaml:1: "
 

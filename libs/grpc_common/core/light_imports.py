@@ -1,4 +1,4 @@
-"""Imports structlog without what it would import only to use it if asked: rich takes longer than all of gRPC."""
+"""Imports structlog without rich, whose import takes longer than that of all of gRPC."""
 
 import sys
 from collections.abc import Iterator
@@ -17,6 +17,6 @@ def _hidden(*libraries: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-# Our lines have plain tracebacks. A program that has structlog itself render tracebacks by rich imports rich first.
+# Our lines have plain tracebacks. A program that has structlog render them by rich imports rich first.
 with _hidden("rich", "better_exceptions"):
     import structlog  # noqa: F401 (the import is what this module is for)

@@ -11,10 +11,11 @@ from typing import Any
 import grpc
 
 import grpc_common
+from grpc_common.config.document import Document
 from grpc_common.config.loading import load_document
 from grpc_common.config.sections import ListenConfig, ServerConfig, TlsConfig
 from grpc_common.config.settings import settings as known_settings
-from grpc_common.config.yaml_file import Document, read_document
+from grpc_common.config.yaml_file import read_document
 from grpc_common.core.caller import Caller
 from grpc_common.core.calls import Call
 from grpc_common.server.server import Server

@@ -9,8 +9,8 @@ import yaml
 
 from grpc_common import Server, ServerConfig, load
 from grpc_common.config.addresses import parse_address
+from grpc_common.config.document import ConfigError
 from grpc_common.config.loading import to_yaml
-from grpc_common.config.yaml_file import ConfigError
 from grpc_common.server.options import options
 
 
