@@ -35,9 +35,6 @@ class _Pools:
     The methods are those of protobuf's DescriptorPool, and raise KeyError as they do.
     """
 
-    def __init__(self) -> None:
-        self._pools = (descriptor_pool.Default(), _reflection_v1())
-
     def FindFileByName(self, file_name: str) -> FileDescriptor:  # noqa: N802 (protobuf's, as the others)
         file: FileDescriptor = self._first(lambda pool: pool.FindFileByName(file_name))
         return file
@@ -64,7 +61,7 @@ class _Pools:
 
     def _first(self, *searches: Callable[[Any], Any]) -> Any:
         for search in searches:
-            for pool in self._pools:
+            for pool in (descriptor_pool.Default(), _reflection_v1()):  # made for the first who asks
                 try:
                     return search(pool)
                 except KeyError:
