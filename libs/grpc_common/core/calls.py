@@ -56,16 +56,21 @@ class Method:
     name: str
     type: CallType
 
+    path: str = field(init=False, repr=False, compare=False)
+    """The method as it is on the wire: `/package.Service/Method`."""
+
+    key: str = field(init=False, repr=False, compare=False)
+    """Stands for it in dictionaries that each call asks: a text is hashed once, a dataclass each time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", f"/{self.service}/{self.name}")
+        object.__setattr__(self, "key", f"{self.type.value} {self.path}")
+
     @classmethod
     def from_path(cls, path: str, call_type: CallType) -> Method:
         """Return the method with the path `/package.Service/Method`."""
         service, _, name = path.removeprefix("/").partition("/")
         return cls(service, name, call_type)
-
-    @property
-    def path(self) -> str:
-        """The method as it is on the wire: `/package.Service/Method`."""
-        return f"/{self.service}/{self.name}"
 
 
 type Metadata = list[tuple[str, str | bytes]]

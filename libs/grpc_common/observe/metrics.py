@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from threading import get_ident
+from typing import Any, Literal, Protocol, override
 
-import grpc
 import prometheus_client
 from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.core.errors import StartError
 from grpc_common.core.registries import per_registry
 from grpc_common.core.sockets import connections
+from grpc_common.observe.numbers import Families, MethodNumbers
 
 UNKNOWN_METHOD = Method("unknown", "unknown", CallType.UNARY)
 """Stands for every method that a caller asks for and that does not exist: callers must not make labels."""
@@ -26,49 +29,12 @@ UNKNOWN_METHOD = Method("unknown", "unknown", CallType.UNARY)
 # Python can be added up in one histogram_quantile().
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-# OK, and what alerts count as the server's fault: rate() does not see a failure that begins its series. The
-# other codes would be ten series more for each method, of which most stay at 0 for ever.
-_EXPECTED = (
-    grpc.StatusCode.OK,
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS,
-)
 
-_LABELS = ("grpc_type", "grpc_service", "grpc_method")
-
-
-def _go_name(code: grpc.StatusCode) -> str:
-    """Return `code` as Go, and so every dashboard, spells it: "OK", "NotFound", "Canceled"."""
-    if code is grpc.StatusCode.OK:
-        return "OK"
-    return code.name.title().replace("_", "").replace("Cancelled", "Canceled")
-
-
-class _MethodMetrics:
-    """The metrics of one method; prometheus_client takes longer to find them than to count."""
-
-    def __init__(self, metrics: CallMetrics, method: Method) -> None:
-        self._handled = metrics.handled
-        self._labels = labels = (method.type.value, method.service, method.name)
-        self._codes: dict[grpc.StatusCode, prometheus_client.Counter] = {}
-        self.started = metrics.started_total.labels(*labels)
-        self.in_flight = metrics.in_flight.labels(*labels)
-        self.handling = metrics.handling.labels(*labels)
-        self.messages = {name: counter.labels(*labels) for name, counter in metrics.messages.items()}
-
-    def handled(self, code: grpc.StatusCode) -> prometheus_client.Counter:
-        if code not in self._codes:
-            self._codes[code] = self._handled.labels(*self._labels, _go_name(code))
-        return self._codes[code]
-
-
-class CallMetrics:
+class CallMetrics(Collector):
     """Counts the calls of all servers, or of all channels, that have one registry.
 
-    It observes calls (`CallObserver`). There is one a side: `server_metrics` and `client_metrics` have it.
+    It observes calls (`CallObserver`), in any thread. There is one a side: `server_metrics` and
+    `client_metrics` have it.
     """
 
     def __init__(
@@ -77,56 +43,24 @@ class CallMetrics:
         registry: CollectorRegistry,
         buckets: Sequence[float] = BUCKETS,
     ) -> None:
-        def counter(name: str, text: str, *labels: str) -> prometheus_client.Counter:
-            return prometheus_client.Counter(
-                f"grpc_{side}_{name}", text, (*_LABELS, *labels), registry=registry
-            )
-
+        self._side = side
         self.buckets = tuple(buckets)
         self.observer_failures = observer_failures(registry)
-
-        self.started_total = counter("started", f"Calls that began on the {side}.")
-        self.handled = counter("handled", f"Calls that ended on the {side}, by status.", "grpc_code")
-        self.messages = {
-            "received": counter("msg_received", f"Messages that the {side} received."),
-            "sent": counter("msg_sent", f"Messages that the {side} sent."),
-        }
-        self.handling = prometheus_client.Histogram(
-            f"grpc_{side}_handling_seconds",
-            f"Seconds from the begin of a call to its end on the {side}.",
-            _LABELS,
-            buckets=buckets,
-            registry=registry,
-        )
-        self.in_flight = prometheus_client.Gauge(
-            f"grpc_{side}_in_flight",
-            f"Calls that began on the {side} and have not ended.",
-            _LABELS,
-            registry=registry,
-        )
-        self._methods: dict[Method, _MethodMetrics] = {}
+        self._methods: dict[str, MethodNumbers] = {}
+        registry.register(self)
 
     def expect(self, methods: Iterable[Method]) -> None:
         """Show the series of `methods` from now on, at 0."""
         for method in methods:
-            metrics = self._of(method)
-            for code in _EXPECTED:
-                metrics.handled(code)
+            self._of(method).is_expected = True
 
     def started(self, call: Call) -> None:
         """Count a call that begins."""
-        metrics = self._of(call.method)
-        metrics.started.inc()
-        metrics.in_flight.inc()
+        self._of(call.method)[get_ident()].begin()
 
     def ended(self, call: Call) -> None:
         """Count a call that has ended."""
-        assert call.code is not None
-        metrics = self._of(call.method)
-        metrics.in_flight.dec()
-        metrics.handled(call.code).inc()
-        # Only of a trace that is kept: an exemplar that leads nowhere is worse than none.
-        metrics.handling.observe(call.elapsed, {"trace_id": call.trace_id} if call.sampled else None)
+        self._of(call.method)[get_ident()].end(call)
 
     def counted(
         self,
@@ -139,20 +73,36 @@ class CallMetrics:
         A deserializer is for messages "received", a serializer for those "sent". None stands, as in grpc,
         for messages that are bytes.
         """
-        count = self._of(method).messages[direction].inc
+        numbers = self._of(method)
 
-        def counting(message: Any) -> Any:
+        def received(message: Any) -> Any:
             result = message if function is None else function(message)
-            count()
+            numbers[get_ident()].received += 1
             return result
 
-        return counting
+        def sent(message: Any) -> Any:
+            result = message if function is None else function(message)
+            numbers[get_ident()].sent += 1
+            return result
 
-    def _of(self, method: Method) -> _MethodMetrics:
-        metrics = self._methods.get(method)
-        if metrics is None:
-            metrics = self._methods[method] = _MethodMetrics(self, method)
-        return metrics
+        return received if direction == "received" else sent
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        families = Families(self._side, self.buckets)
+        for method in list(self._methods.values()):
+            families.add(method)
+        return families
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the metrics without series, from which the registry has their names."""
+        return Families(self._side, self.buckets)
+
+    def _of(self, method: Method) -> MethodNumbers:
+        numbers = self._methods.get(method.key)
+        if numbers is None:  # another thread may ask for it, too
+            numbers = self._methods.setdefault(method.key, MethodNumbers(method, self.buckets))
+        return numbers
 
 
 @per_registry
