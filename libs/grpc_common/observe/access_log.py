@@ -1,22 +1,22 @@
 """The access log: one line a call."""
 
-import grpc
 import structlog
 from grpc_health.v1 import health
 
-from grpc_common.core.calls import Call
-from grpc_common.observe.logs import LEVELS, Level, is_logged
+from grpc_common.core.calls import Call, running_call
+from grpc_common.observe.known_lines import Fields
+from grpc_common.observe.logs import LEVELS, Level, is_logged, log_known
 
 log = structlog.get_logger()
 
 # What the operator of a server has to look at; all other codes are ordinary, or mistakes of the caller.
-_LEVEL_OF_CODE: dict[grpc.StatusCode, Level] = {
-    grpc.StatusCode.DEADLINE_EXCEEDED: "warning",
-    grpc.StatusCode.RESOURCE_EXHAUSTED: "warning",
-    grpc.StatusCode.UNAVAILABLE: "warning",
-    grpc.StatusCode.DATA_LOSS: "error",
-    grpc.StatusCode.INTERNAL: "error",
-    grpc.StatusCode.UNKNOWN: "error",
+_LEVEL_OF_CODE: dict[str, Level] = {
+    "DEADLINE_EXCEEDED": "warning",
+    "RESOURCE_EXHAUSTED": "warning",
+    "UNAVAILABLE": "warning",
+    "DATA_LOSS": "error",
+    "INTERNAL": "error",
+    "UNKNOWN": "error",
 }
 
 
@@ -40,9 +40,9 @@ class AccessLog:
         if not is_logged(level):
             return
         assert call.code is not None
-        fields: dict[str, object] = {
+        fields: Fields = {
             "method": call.unknown_path or call.method.path,
-            "code": call.code.name,
+            "code": call.code._name_,
             "duration": round(call.elapsed, 6),
             "peer": call.peer,
         }
@@ -52,10 +52,13 @@ class AccessLog:
             fields["trace_id"] = call.trace_id
         if call.deadline is not None:
             fields["deadline_left"] = round(call.deadline, 3)
-        log.log(LEVELS[level], self._event, **fields)
+        if running_call.get() in {None, call}:
+            log_known(level, self._event, fields)
+        else:  # a line tells in which other call it was logged
+            log.log(LEVELS[level], self._event, **fields)
 
     def _level(self, call: Call) -> Level:
         if self._client or call.method.service == health.SERVICE_NAME:
             return "debug"
         assert call.code is not None
-        return _LEVEL_OF_CODE.get(call.code, "info")
+        return _LEVEL_OF_CODE.get(call.code._name_, "info")

@@ -46,6 +46,10 @@ class Renderer:
         self._render: Callable[[EventDict], str] = _json if format == "json" else _Console(colors=colors)
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> str:
+        """Return the line, as a processor of structlog."""
+        return self.line(event)
+
+    def line(self, event: EventDict) -> str:
         """Return the line."""
         try:
             for key, value in event.items():
