@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from grpc_common.core.calls import Call, CallType, Method, running_call
 from grpc_common.observe import known_lines, logs, writer
 from grpc_common.observe.access_log import AccessLog
-from grpc_common.observe.logs import configure_logging, log_known, set_level
+from grpc_common.observe.logs import KnownEvent, configure_logging, set_level
 from grpc_common.observe.rendering import MAX_LINE, MAX_VALUE, Renderer
 
 log = structlog.get_logger()
@@ -57,9 +57,8 @@ levels = st.sampled_from(["info", "warning", "error"])
 def test_line_is_the_ordinary_one(format_, colors, events):
     """Whatever is in the fields, the line is the renderer's to the last character, or there is none."""
     renderer = Renderer(format_, colors=colors)
-    known = known_lines.KnownLines(renderer.line, format_)
     for level, fields in events:
-        line = known.line(level, "call", fields)
+        line = known_lines.KnownLine(renderer.line, format_, level, "call", list(fields)).of(fields.values())
         if line is not None:
             times = [match[0] for match in TIMESTAMP.finditer(line)]
             event = {**fields, "event": "call", "level": level}
@@ -69,10 +68,10 @@ def test_line_is_the_ordinary_one(format_, colors, events):
 @pytest.mark.parametrize("format_", ["json", "console"])
 def test_lines_of_ordinary_calls_need_no_structlog(format_):
     """What calls usually are is known: paths, addresses, names of certificates, numbers that JSON has."""
-    known = known_lines.KnownLines(Renderer(format_).line, format_)
+    names = ("method", "code", "duration", "peer", "deadline_left")
+    known = known_lines.KnownLine(Renderer(format_).line, format_, "info", "call", names)
     for peer in ("ipv4:10.0.0.7:41234", "ipv6:[::1]:41234", "ipv6:%5B::1%5D:41234", "unix:/run/a-b_c.sock"):
-        fields = {"method": "/a.B/C", "code": "OK", "duration": 1.2e-05, "peer": peer, "deadline_left": 0.0}
-        assert known.line("info", "call", fields) is not None, peer
+        assert known.of(["/a.B/C", "OK", 1.2e-05, peer, 0.0]) is not None, peer
 
 
 def ended(**fields):
@@ -129,17 +128,13 @@ def test_timestamp_is_now(added):
     assert times[-1] <= datetime.now(UTC) + timedelta(milliseconds=1)
 
 
-@pytest.mark.parametrize(
-    "nanoseconds", [0, 1_000, 999_999_999, 1_700_000_000_000_000_000, 1_700_000_000_000_001_999]
-)
-def test_timestamp_is_as_isoformat_has_it(monkeypatch, nanoseconds):
+@pytest.mark.parametrize("now", [0.0, 0.5, 1_700_000_000.0, 1_700_000_000.25, 1_700_000_000.999999])
+def test_timestamp_is_as_isoformat_has_it(monkeypatch, now):
     """Also in the microsecond of a full second, which has no fraction."""
-    monkeypatch.setattr(known_lines.time, "time_ns", lambda: nanoseconds)
-    known = known_lines.KnownLines(Renderer("json").line, "json")
-    time = datetime.fromtimestamp(nanoseconds // 10**9, UTC) + timedelta(
-        microseconds=nanoseconds // 1000 % 10**6
-    )
-    assert time.isoformat().replace("+00:00", "Z") in known.line("info", "call", {"peer": "x"})
+    monkeypatch.setattr(known_lines.time, "time", lambda: now)
+    known = known_lines.KnownLine(Renderer("json").line, "json", "info", "call", ["peer"])
+    isoformat = datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z")
+    assert f'"timestamp": "{isoformat}"}}' in known.of(["x"])
 
 
 def test_lines_follow_the_format(added):
@@ -189,10 +184,11 @@ def test_line_in_another_call_tells_it(added):
     assert '"caller": "spiffe://x/billing"' in added[0]
 
 
-def test_log_known_is_for_any_event(added):
+def test_known_event_may_be_any_event(added):
     """Not just calls: an event with a value that JSON has not is written the ordinary way."""
     configure_logging(format="json")
-    log_known("warning", "odd", {"value": float("nan")})
-    log_known("warning", "odd", {"value": 2.5})
+    event = KnownEvent("warning", "odd", ["value"])
+    event.log([float("nan")])
+    event.log([2.5])
     assert '"logging_error"' in added[0]
     assert added[1].startswith('{"value": 2.5, "event": "odd", "level": "warning", "timestamp": ')

@@ -6,7 +6,7 @@ A call that logs neither waits nor raises, whatever is logged and whoever reads 
 
 import atexit
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, override
 
 import structlog
@@ -14,7 +14,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from grpc_common.core.calls import running_call
 from grpc_common.observe import writer
-from grpc_common.observe.known_lines import Fields, KnownLines
+from grpc_common.observe.known_lines import KnownLine
 from grpc_common.observe.rate_limit import RateLimit
 from grpc_common.observe.rendering import Format, Renderer, has_colors
 
@@ -71,18 +71,43 @@ def is_json() -> bool:
     return _format == "json"
 
 
-def log_known(level: Level, event: str, fields: Fields) -> None:
-    """Log an event that is logged often, at a fraction of the cost.
+class KnownEvent:
+    """An event that is logged often, at a fraction of the cost of others.
 
-    Level, event and the names of the fields have to be the program's own, and few; `level` is logged
-    (`is_logged`). The line is the ordinary one, and made in the ordinary way where structlog has been told
-    to do anything else with lines.
+    Its line is the ordinary one, and made in the ordinary way where structlog was told to do more with it.
+
+    Args:
+        level: of the event.
+        event: its text.
+        names: those of its fields. None of these three may be a stranger's.
+
     """
-    line = _known.line(level, event, fields) if _is_ordinary() else None
-    if line is None:
-        _log.log(LEVELS[level], event, **fields)
-    else:
-        writer.lines.add(line)
+
+    def __init__(self, level: Level, event: str, names: Sequence[str]) -> None:
+        self._level = level
+        self._event = event
+        self._names = names
+        self._line: KnownLine | None = None
+        self._renderer: Renderer | None = None
+
+    def log(self, values: Sequence[str | float]) -> None:
+        """Log it with the values of its fields, whatever the level is (see `is_logged`)."""
+        line = self._known(values) if _is_ordinary() else None
+        if line is None:
+            self.log_ordinarily(values)
+        else:
+            writer.lines.add(line)
+
+    def log_ordinarily(self, values: Sequence[str | float]) -> None:
+        """Log it as any other event."""
+        fields: dict[str, object] = dict(zip(self._names, values, strict=True))
+        _log.log(LEVELS[self._level], self._event, **fields)
+
+    def _known(self, values: Sequence[str | float]) -> str | None:
+        if self._line is None or self._renderer is not _renderer:
+            self._line = KnownLine(_renderer.line, _format, self._level, self._event, self._names)
+            self._renderer = _renderer
+        return self._line.of(values)
 
 
 rate_limit = RateLimit()
@@ -91,7 +116,6 @@ rate_limit = RateLimit()
 _threshold = logging.INFO
 _format: Format = "console"
 _renderer = Renderer("console")
-_known = KnownLines(_renderer.line, "console")
 _processors: list[Processor] = []
 _log = structlog.get_logger()
 _variables: object = getattr(structlog.contextvars, "_CONTEXT_VARS", True)
@@ -139,9 +163,9 @@ _SHARED: list[Processor] = [
 
 
 def _configure_structlog(format: Format) -> None:  # noqa: A002
-    global _format, _renderer, _known, _processors
+    global _format, _renderer, _processors  # noqa: PLW0603 (the form of the lines is the process's)
     _format, _renderer = format, Renderer(format, colors=has_colors(writer.lines.descriptor))
-    _known, _processors = KnownLines(_renderer.line, format), [_drop_below_level, *_SHARED, _renderer]
+    _processors = [_drop_below_level, *_SHARED, _renderer]
     structlog.configure(
         processors=_processors.copy(),
         wrapper_class=_Logger,
