@@ -43,7 +43,7 @@ class KnownLine:
         marked: EventDict = {name: _mark(name) for name in names}
         marked |= {"event": event, "level": level, "timestamp": _mark("timestamp")}
         line = render(marked).replace("%", "%%")
-        marks = [self._quoted(_mark(name)) for name in (*names, "timestamp")]
+        marks = [*(self._quoted(_mark(name)) for name in names), _mark("timestamp")]
         # The console sorts the fields.
         self._in_order = itemgetter(*sorted(range(len(marks)), key=lambda index: line.index(marks[index])))
         for mark in marks:
@@ -54,7 +54,7 @@ class KnownLine:
         """Return the line with these values, or None where the ordinary way has to be gone."""
         quoted = self._quoted
         texts = [quoted(value) if type(value) is str else _number(value) for value in values]
-        texts.append(quoted(_timestamp()))
+        texts.append(_timestamp())
         if not all(texts):
             return None
         line = self._template % self._in_order(texts)
@@ -75,17 +75,20 @@ def _number(value: object) -> str:
 
 
 _second = -1, ""
-"""A second and its text, which lines of the same second share."""
+"""A second, and the begin of the timestamps in it."""
+
+_MILLION = 1_000_000
 
 
 def _timestamp() -> str:
-    """Return the time as datetime.isoformat has it."""
+    """Return the time as datetime.isoformat has it, whose zeros cost more to format than to cut out."""
     global _second  # noqa: PLW0603 (a cache)
     now = time.time()
-    second = int(now)
-    formatted, text = _second
-    if second != formatted:
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        _second = second, text
-    microseconds = int((now - second) * 1e6)
-    return f"{text}.{microseconds:06d}Z" if microseconds else f"{text}Z"
+    second, begin = _second
+    microseconds = int((now - second) * _MILLION)
+    if not 0 <= microseconds < _MILLION:
+        second = int(now)
+        begin = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _second = second, begin
+        microseconds = int((now - second) * _MILLION)
+    return f"{begin}.{str(_MILLION + microseconds)[1:]}Z" if microseconds else f"{begin}Z"

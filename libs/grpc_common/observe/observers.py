@@ -1,7 +1,7 @@
 """Tells observers of calls, none of which can change what becomes of a call."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import prometheus_client
 import structlog
@@ -41,20 +41,22 @@ class Observers:
     def started(self, call: Call) -> None:
         """Tell each observer that a call begins."""
         for observer in self._observers:
-            self._tell(observer, observer.started, call)
+            try:
+                observer.started(call)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 (whatever it is, the call goes on)
+                self._failed(type(observer).__name__, error)
 
     def ended(self, call: Call) -> None:
         """Tell each observer that a call has ended with `call.code`."""
         for observer in self._observers:
-            self._tell(observer, observer.ended, call)
-
-    def _tell(self, observer: CallObserver, event: Callable[[Call], None], call: Call) -> None:
-        try:
-            event(call)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 (whatever it is, the call goes on)
-            self._failed(type(observer).__name__, error)
+            try:
+                observer.ended(call)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 (as above)
+                self._failed(type(observer).__name__, error)
 
     def _failed(self, name: str, error: BaseException) -> None:
         (self._failures or observer_failures()).labels(name).inc()
