@@ -6,11 +6,12 @@ from typing import Any, override
 
 import grpc
 
+from grpc_common.config.durations import format_duration
 from grpc_common.core.calls import Call, Metadata, Method, parent_call, running_call
 from grpc_common.core.errors import Status, StatusError, status_of
 from grpc_common.observe.observers import Observers
 from grpc_common.server.background import Background
-from grpc_common.server.messages import MessageMemory
+from grpc_common.server.messages import SMALL, MessageMemory
 from grpc_common.server.metadata import checked, is_sendable
 from grpc_common.server.rpc import Rpc
 
@@ -32,7 +33,6 @@ class ServerCall(Call):
         "admitted",
         "failure",
         "in_handler",
-        "overdue",
         "propagated",
         "rpc",
         "time_limit",
@@ -52,8 +52,6 @@ class ServerCall(Call):
         self.admitted = False
         self.in_handler = False
         """Whether the servicer's code was called."""
-        self.overdue: StatusError | None = None
-        """The status of the call once it has expired."""
         self.failure: StatusError | None = None
         """The status that was decided before the handler's end: by abort, a deadline or a shutdown."""
         self.time_limit: float | None = None
@@ -112,8 +110,9 @@ class ServerCall(Call):
             StatusError: there is no room for it.
 
         """
-        held, self._held = self._held, 0
-        self._held = self._memory.replace(held, message)
+        if self._held or len(message) > SMALL:
+            held, self._held = self._held, 0
+            self._held = self._memory.replace(held, message)
 
     @override
     def time_remaining(self) -> float | None:
@@ -194,8 +193,9 @@ class ServerCall(Call):
 
     def expire(self) -> None:
         """End the call, since it has taken longer than it may."""
-        assert self.overdue is not None
-        self.end_early(self.overdue)
+        limit = format_duration(self.time_limit or 0)
+        message = f"the call took longer than {limit}, which holds for calls without a deadline of their own"
+        self.end_early(StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, message))
 
     def _status(self, error: StatusError) -> grpc.Status:
         trailers = self.rpc.context.trailing_metadata() or ()

@@ -100,7 +100,9 @@ class Handler:
         else:
             response = await result if inspect.isawaitable(result) else result
             # With a code of its own a servicer may return None, for which there is no message.
-            message = self._codec.serialize(response) if context.code() in {None, grpc.StatusCode.OK} else b""
+            code = context.code()
+            has_message = code is None or code is grpc.StatusCode.OK
+            message = self._codec.serialize(response) if has_message else b""
             self.has_large_response |= len(message) > _LARGE
         return message
 

@@ -6,13 +6,12 @@ handler; whatever becomes of that is a status.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
 
-from grpc_common.config.durations import format_duration
 from grpc_common.config.sections import ServerSection
 from grpc_common.core.calls import CallObserver, CallType, Interceptor, Metadata
 from grpc_common.core.errors import Mapped, StatusError, leaves, status_of
@@ -133,7 +132,6 @@ class Lifecycle:
                 await self._access.check(call)
             self._admit(call, admission)
             if call.deadline is None or handler.built_in:
-                call.overdue = _overdue(deadlines.seconds)
                 call.time_limit = deadlines.seconds
                 deadlines.add(call)
             if handler.built_in:
@@ -147,12 +145,11 @@ class Lifecycle:
                 return b"", call.failure or _cancelled(call)
             call.hold(message)
             failure = call.failure or _status_of_servicer(call)
-            seconds_left = _seconds_left(call, deadlines)
             deadlines.remove(call)  # the servicer was in time, even if the network is not
             if call.rpc.sends_status_apart and not (handler.built_in or call.is_over):
                 if failure is None and not handler.streams_responses:
                     await call.rpc.write(message)
-                await self._flush.sent(call.peer, seconds_left)
+                await self._flush.sent(call.peer, _seconds_left(call, deadlines))
         except BaseException as error:  # noqa: BLE001 (every end of a handler is a status)
             return b"", _failure(call, error, self._errors)
         else:
@@ -161,17 +158,21 @@ class Lifecycle:
             deadlines.remove(call)
             self._built_in_calls.discard(call)
 
-    async def _run(self, call: ServerCall, handler: Handler, request: Any) -> bytes:
-        if handler.built_in:
-            return await handler.respond(call, request)
-        if not handler.streams_responses:
-            return await self._intercepted(call, handler, request)
+    def _run(self, call: ServerCall, handler: Handler, request: Any) -> Coroutine[Any, Any, bytes]:
+        if handler.streams_responses and not handler.built_in:
+            return self._stream(call, handler, request)
+        return self._intercepted(call, handler, request)
+
+    async def _stream(self, call: ServerCall, handler: Handler, request: Any) -> bytes:
         with self._flush.stream(call.peer):
             return await self._intercepted(call, handler, request)
 
-    async def _intercepted(self, call: ServerCall, handler: Handler, request: Any) -> bytes:
-        if not self._interceptors:
-            return await handler.respond(call, request)
+    def _intercepted(self, call: ServerCall, handler: Handler, request: Any) -> Coroutine[Any, Any, bytes]:
+        if handler.built_in or not self._interceptors:
+            return handler.respond(call, request)
+        return self._in_interceptors(call, handler, request)
+
+    async def _in_interceptors(self, call: ServerCall, handler: Handler, request: Any) -> bytes:
         failure: BaseException | None = None
         message = b""
         async with AsyncExitStack() as stack:
@@ -260,7 +261,7 @@ def _cancelled(call: ServerCall) -> StatusError:
 def _status_of_servicer(call: ServerCall) -> StatusError | None:
     """Return the status that the servicer has set without an exception, if it is not OK."""
     code = call.rpc.context.code()
-    if code in {None, grpc.StatusCode.OK}:
+    if code is None or code is grpc.StatusCode.OK:
         return None
     return StatusError(code, call.rpc.context.details() or "")
 
@@ -270,11 +271,3 @@ def _seconds_left(call: ServerCall, deadlines: Deadlines) -> float | None:
     if call.deadline is not None or deadlines.seconds is None:
         return None
     return deadlines.seconds - call.elapsed
-
-
-def _overdue(seconds: float | None) -> StatusError:
-    limit = format_duration(seconds or 0)
-    return StatusError(
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        f"the call took longer than {limit}, which holds for calls without a deadline of their own",
-    )
