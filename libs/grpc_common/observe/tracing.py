@@ -1,11 +1,13 @@
 """Traces of calls with OpenTelemetry, exported over OTLP.
 
-Only this module, exceptions.py and exporter.py import OpenTelemetry; import it where tracing is enabled.
+Only this module, exceptions.py, exporter.py and unsampled.py import OpenTelemetry; import it where tracing
+is enabled.
 """
 
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any, cast
 
@@ -31,6 +33,7 @@ from grpc_common.observe import otel_variables
 from grpc_common.observe.ambient import client_tracing
 from grpc_common.observe.exceptions import record
 from grpc_common.observe.exporter import Exporter, otlp_exporter
+from grpc_common.observe.unsampled import Ids, Unsampled
 
 # https://opentelemetry.io/docs/specs/semconv/rpc/grpc/: a server's span is an error by these codes only,
 # a client's by every code but OK.
@@ -56,14 +59,19 @@ class Tracing:
     def __init__(self, resource: Resource, sampling_rate: float) -> None:
         self._ratio = _Ratio(sampling_rate)
         # At exit OpenTelemetry would wait for up to 30 s, whatever bound `shutdown` was given.
-        self.provider = TracerProvider(ParentBased(self._ratio), resource, shutdown_on_exit=False)
+        ids = Ids()
+        self.provider = TracerProvider(
+            ParentBased(self._ratio), resource, shutdown_on_exit=False, id_generator=ids
+        )
         names = otel_variables.words(os.environ.get("OTEL_TRACES_EXPORTER") or "otlp")
         self._exporter = Exporter(otlp_exporter()) if "otlp" in names else None
         if self._exporter:
             self.provider.add_span_processor(BatchSpanProcessor(self._exporter))
         if "console" in names:
             self.provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(out=sys.stdout)))
-        self.propagator = _propagator()
+        propagators = _propagators()
+        self.propagator = _propagator(propagators)
+        self.unsampled = Unsampled(propagators, ids, self._ratio.sampler)
         self.tracer = self.provider.get_tracer("grpc_common")
 
     def server_observer(self) -> CallObserver:
@@ -76,7 +84,7 @@ class Tracing:
 
     def set_sampling_rate(self, rate: float) -> None:
         """Sample the share `rate`, 0 to 1, of the traces that begin here; others follow their parent."""
-        self._ratio.sampler = TraceIdRatioBased(rate)
+        self._ratio.sampler = self.unsampled.sampler = TraceIdRatioBased(rate)
 
     def shutdown(self, timeout: float = 5) -> None:
         """Export what has ended, and make no more spans; give up after `timeout` seconds.
@@ -154,14 +162,18 @@ class _MetadataSetter(Setter[Metadata]):
         carrier.append((key, value))
 
 
-def _propagator() -> TextMapPropagator:
-    """Return what OTEL_PROPAGATORS asks for; OpenTelemetry itself reads it once a process, when imported."""
+def _propagators() -> list[str]:
+    """Return what OTEL_PROPAGATORS names; OpenTelemetry itself reads it once a process, when imported."""
     names = otel_variables.words(os.environ.get("OTEL_PROPAGATORS") or "tracecontext,baggage")
-    if "none" in names:
-        return CompositePropagator([])
+    return [] if "none" in names else list(names)
+
+
+def _propagator(names: Sequence[str]) -> TextMapPropagator:
     found = {plugin.name: plugin for plugin in entry_points(group="opentelemetry_propagator")}
     return CompositePropagator([found[name].load()() for name in names])
 
+
+_NO_PARENT = otel_context.Context()
 
 _getter = _MetadataGetter()
 _setter = _MetadataSetter()
@@ -201,8 +213,13 @@ class ServerTracing:
         """Begin the span; `call.trace_id` tells its trace."""
         if call.method.service == health.SERVICE_NAME:
             return
-        parent = self._tracing.propagator.extract(call.metadata, otel_context.Context(), _getter)
-        span = _start(self._tracing, call, SpanKind.SERVER, parent)
+        parent = _NO_PARENT
+        span: Span | None = self._tracing.unsampled.span_of(call.metadata)
+        if span is None:
+            parent = self._tracing.propagator.extract(call.metadata, parent, _getter)
+            span = _start(self._tracing, call, SpanKind.SERVER, parent)
+        else:
+            call.trace_id = f"{span.trace_id:032x}"
         token = otel_context.attach(trace.set_span_in_context(span, parent))
         self._spans[call] = span, token, client_tracing.set(self._client_observer)
 
@@ -211,9 +228,10 @@ class ServerTracing:
         if call not in self._spans:
             return
         span, context_token, client_token = self._spans.pop(call)
-        if call.error is not None and span.is_recording():
-            record(span, call.error)
-        _end(span, call.code, error=call.code in _SERVER_ERRORS)
+        if span.is_recording():
+            if call.error is not None:
+                record(span, call.error)
+            _end(span, call.code, error=call.code in _SERVER_ERRORS)
         otel_context.detach(context_token)
         client_tracing.reset(client_token)
 
@@ -228,8 +246,12 @@ class ClientTracing:
     def started(self, call: Call) -> None:
         """Begin the span below the caller's current one; `call.trace_id` tells its trace."""
         parent = otel_context.get_current()
-        span = _start(self._tracing, call, SpanKind.CLIENT, parent)
-        span.set_attribute("server.address", call.peer)
+        span: Span | None = self._tracing.unsampled.span_below(parent)
+        if span is None:
+            span = _start(self._tracing, call, SpanKind.CLIENT, parent)
+            span.set_attribute("server.address", call.peer)
+        else:
+            call.trace_id = f"{span.trace_id:032x}"
         self._tracing.propagator.inject(call.metadata, trace.set_span_in_context(span, parent), _setter)
         self._spans[call] = span
 
