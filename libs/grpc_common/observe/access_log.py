@@ -1,13 +1,10 @@
 """The access log: one line a call."""
 
+import grpc
 from grpc_health.v1 import health
 
 from grpc_common.core.calls import Call, running_call
 from grpc_common.observe.logs import KnownEvent, Level, is_logged
-
-_LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
-
-_FIELDS = ("method", "code", "duration", "peer")
 
 _OPTIONAL = ("caller", "trace_id", "deadline_left")
 """Fields of calls that have them; each is a bit in the number of a call's kind."""
@@ -32,10 +29,8 @@ class AccessLog:
 
     def __init__(self, *, client: bool = False) -> None:
         self._client = client
-        event = "client call" if client else "call"
-        self._events = {
-            level: [KnownEvent(level, event, names) for names in _names_of_kinds()] for level in _LEVELS
-        }
+        self._event = "client call" if client else "call"
+        self._events: dict[tuple[str, str, int], KnownEvent] = {}
 
     def started(self, call: Call) -> None:
         """Do nothing; the line comes at the end."""
@@ -46,10 +41,9 @@ class AccessLog:
         if not is_logged(level):
             return
         assert call.code is not None
-        duration = int(call.elapsed * 1e6 + 0.5) / 1e6  # what round() makes of it, in a third of the time
-        values: list[str | float] = [call.unknown_path or call.method.path, call.code._name_, duration]
-        values.append(call.peer)
         kind = 0
+        # What round() makes of it, in a third of the time.
+        values: list[str | float] = [int(call.elapsed * 1e6 + 0.5) / 1e6, call.peer]
         if call.caller:
             kind |= 1
             values.append(call.caller)
@@ -59,23 +53,29 @@ class AccessLog:
         if call.deadline is not None:
             kind |= 4
             values.append(round(call.deadline, 3))
-        event = self._events[level][kind]
+        event = self._events.get((call.method.key, call.code._name_, kind)) or self._add(call, kind, level)
         running = running_call.get()
-        if running is call or running is None:
+        if call.unknown_path:
+            self._new(call.unknown_path, call.code, kind, level).log_ordinarily(values)
+        elif running is call or running is None:
             event.log(values)
         else:  # a line tells in which other call it was logged
             event.log_ordinarily(values)
+
+    def _add(self, call: Call, kind: int, level: Level) -> KnownEvent:
+        assert call.code is not None
+        event = self._new(call.method.path, call.code, kind, level)
+        self._events[call.method.key, call.code._name_, kind] = event
+        return event
+
+    def _new(self, path: str, code: grpc.StatusCode, kind: int, level: Level) -> KnownEvent:
+        optional = (name for bit, name in enumerate(_OPTIONAL) if kind & 1 << bit)
+        return KnownEvent(
+            level, self._event, {"method": path, "code": code.name}, ("duration", "peer", *optional)
+        )
 
     def _level(self, call: Call) -> Level:
         if self._client or call.method.service == health.SERVICE_NAME:
             return "debug"
         assert call.code is not None
         return _LEVEL_OF_CODE.get(call.code._name_, "info")
-
-
-def _names_of_kinds() -> list[tuple[str, ...]]:
-    """Return the fields of each kind of call."""
-    return [
-        (*_FIELDS, *(name for bit, name in enumerate(_OPTIONAL) if kind & 1 << bit))
-        for kind in range(1 << len(_OPTIONAL))
-    ]

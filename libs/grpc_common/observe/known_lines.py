@@ -4,10 +4,9 @@ They are the ordinary ones: the renderer has made one, with marks in the places 
 line takes some 18 µs, and such a one 1.5.
 """
 
-import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
 from operator import itemgetter
 
@@ -27,7 +26,8 @@ class KnownLine:
         format: of the line.
         level: of the event.
         event: its text.
-        names: those of its fields. None of these three may be a stranger's.
+        known: its first fields, which are always the same. Until here nothing may be a stranger's.
+        names: those of its other fields.
 
     """
 
@@ -35,27 +35,34 @@ class KnownLine:
         self,
         render: Callable[[EventDict], str],
         format: Format,  # noqa: A002 (its name in the configuration)
+        *,
         level: str,
         event: str,
+        known: Mapping[str, str],
         names: Sequence[str],
     ) -> None:
+        self._is_json = format == "json"
         self._quoted: Callable[[str], str] = encode_basestring_ascii if format == "json" else _as_it_is
-        marked: EventDict = {name: _mark(name) for name in names}
+        marked: EventDict = {**known, **{name: _mark(name) for name in names}}
         marked |= {"event": event, "level": level, "timestamp": _mark("timestamp")}
         line = render(marked).replace("%", "%%")
         marks = [*(self._quoted(_mark(name)) for name in names), _mark("timestamp")]
+        order = sorted(range(len(marks)), key=lambda index: line.index(marks[index]))
         # The console sorts the fields.
-        self._in_order = itemgetter(*sorted(range(len(marks)), key=lambda index: line.index(marks[index])))
+        self._in_order: Callable[[list[str]], object] = tuple if self._is_json else itemgetter(*order)
         for mark in marks:
             line = line.replace(mark, "%s")
         self._template = line
 
     def of(self, values: Sequence[str | float]) -> str | None:
-        """Return the line with these values, or None where the ordinary way has to be gone."""
+        """Return the line with these values, of which the numbers are finite.
+
+        None where the ordinary way has to be gone.
+        """
         quoted = self._quoted
-        texts = [quoted(value) if type(value) is str else _number(value) for value in values]
+        texts = [quoted(value) if type(value) is str else repr(value) for value in values]
         texts.append(_timestamp())
-        if not all(texts):
+        if not (self._is_json or all(texts)):
             return None
         line = self._template % self._in_order(texts)
         return line if len(line) <= MAX_VALUE else None  # the renderer cuts longer values
@@ -68,10 +75,6 @@ def _mark(name: str) -> str:
 def _as_it_is(text: str) -> str:
     """Return a text that the console shows as it is, and none for another."""
     return text if _PLAIN.fullmatch(text) else ""
-
-
-def _number(value: object) -> str:
-    return repr(value) if type(value) is float and math.isfinite(value) else ""
 
 
 _second = -1, ""

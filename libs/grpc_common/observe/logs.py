@@ -6,7 +6,7 @@ A call that logs neither waits nor raises, whatever is logged and whoever reads 
 
 import atexit
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, override
 
 import structlog
@@ -79,20 +79,26 @@ class KnownEvent:
     Args:
         level: of the event.
         event: its text.
-        names: those of its fields. None of these three may be a stranger's.
+        known: its first fields, which are always the same. Until here nothing may be a stranger's.
+        names: those of its other fields.
 
     """
 
-    def __init__(self, level: Level, event: str, names: Sequence[str]) -> None:
+    def __init__(self, level: Level, event: str, known: Mapping[str, str], names: Sequence[str]) -> None:
         self._level = level
         self._event = event
+        self._fields = known
         self._names = names
-        self._line: KnownLine | None = None
+        self._line: KnownLine
         self._renderer: Renderer | None = None
 
     def log(self, values: Sequence[str | float]) -> None:
-        """Log it with the values of its fields, whatever the level is (see `is_logged`)."""
-        line = self._known(values) if _is_ordinary() else None
+        """Log it with the values of its fields, the numbers finite, whatever the level (see `is_logged`)."""
+        line = None
+        if _is_ordinary():
+            if self._renderer is not _renderer:
+                self._prepare()
+            line = self._line.of(values)
         if line is None:
             self.log_ordinarily(values)
         else:
@@ -100,14 +106,19 @@ class KnownEvent:
 
     def log_ordinarily(self, values: Sequence[str | float]) -> None:
         """Log it as any other event."""
-        fields: dict[str, object] = dict(zip(self._names, values, strict=True))
+        fields: dict[str, object] = {**self._fields, **dict(zip(self._names, values, strict=True))}
         _log.log(LEVELS[self._level], self._event, **fields)
 
-    def _known(self, values: Sequence[str | float]) -> str | None:
-        if self._line is None or self._renderer is not _renderer:
-            self._line = KnownLine(_renderer.line, _format, self._level, self._event, self._names)
-            self._renderer = _renderer
-        return self._line.of(values)
+    def _prepare(self) -> None:
+        self._renderer = _renderer
+        self._line = KnownLine(
+            _renderer.line,
+            _format,
+            level=self._level,
+            event=self._event,
+            known=self._fields,
+            names=self._names,
+        )
 
 
 rate_limit = RateLimit()
@@ -124,12 +135,13 @@ _variables: object = getattr(structlog.contextvars, "_CONTEXT_VARS", True)
 
 def _is_ordinary() -> bool:
     """Return whether a line is made of its event and the call alone, as this module has set it up."""
+    if _variables and structlog.contextvars.get_contextvars():
+        return False
     config = structlog.get_config()
     return (
         config["processors"] == _processors
         and config["wrapper_class"] is _Logger
         and config["logger_factory"] is _Lines
-        and not (_variables and structlog.contextvars.get_contextvars())
     )
 
 

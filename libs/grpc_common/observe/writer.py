@@ -27,11 +27,8 @@ EXIT_TIMEOUT = 1.0
 FULL = "full"
 """Why a line was dropped that found no room in the queue; other reasons are names of errno."""
 
-_BATCH = 2**20
-"""Characters that are written at once: after each write the thread may wait 5 ms for a busy process's GIL."""
-
-_GATHERING = 0.01
-"""Seconds between a line and its writing, in which others gather: to wake for each costs more than a line."""
+_GATHERING = 0.05
+"""Seconds between a line and its writing, in which others gather: each wake takes the GIL from the calls."""
 
 _TICK = 1.0
 """Seconds between two looks at whether there are notices."""
@@ -59,8 +56,11 @@ class LineWriter:
         """Begin with an empty queue and no thread; in a forked process these are the parent's."""
         # Signal handlers and destructors, which may log, run between any two statements of the same thread.
         self._lock = threading.RLock()
-        self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
-        self._lines = self._characters = 0
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_rung = False
+        self._lines: list[str] = []
+        self._characters = 0
+        self._waiting: list[threading.Event] = []
         self._rest_of_line = b""
         self._thread: threading.Thread | None = None
 
@@ -71,14 +71,13 @@ class LineWriter:
             return
         size = len(line)
         with self._lock:
-            if self._lines >= MAX_LINES or self._characters + size > MAX_CHARACTERS:
+            if len(self._lines) >= MAX_LINES or self._characters + size > MAX_CHARACTERS:
                 self.dropped[FULL] += 1
                 return
-            self._lines += 1
+            self._lines.append(line)
             self._characters += size
-            self._queue.put(line)
-            if self._thread is None:
-                self._start()
+            if not self._is_rung or self._thread is None:
+                self._ring()
         if self._exit_deadline is not None:
             # Nobody flushes any more: this is the end of the interpreter.
             self.flush(max(0.0, self._exit_deadline - time.monotonic()))
@@ -88,7 +87,9 @@ class LineWriter:
         if self._thread is None:
             return True
         passed = threading.Event()
-        self._queue.put(passed)
+        with self._lock:
+            self._waiting.append(passed)
+            self._ring()
         return passed.wait(timeout)
 
     def finish(self) -> None:
@@ -108,6 +109,12 @@ class LineWriter:
             while data and writable.poll(0):
                 data = data[os.write(self.descriptor, data[: select.PIPE_BUF]) :]
 
+    def _ring(self) -> None:
+        self._is_rung = True
+        self._bell.put(None)
+        if self._thread is None:
+            self._start()
+
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         try:
@@ -125,27 +132,15 @@ class LineWriter:
 
     def _next_batch(self) -> tuple[list[str], list[threading.Event]]:
         """Return the next lines, none after a while without any, and whoever waits for their end."""
-        lines: list[str] = []
-        passed: list[threading.Event] = []
-        size = 0
-        try:
-            item = self._queue.get(timeout=_TICK)
-            if isinstance(item, str):
-                time.sleep(_GATHERING)
-            while True:
-                if isinstance(item, str):
-                    lines.append(item)
-                    size += len(item)
-                else:
-                    passed.append(item)
-                if size >= _BATCH:
-                    break
-                item = self._queue.get_nowait()
-        except queue.Empty:
-            pass
+        with suppress(queue.Empty):
+            self._bell.get(timeout=_TICK)
+            if not self._waiting:  # whoever flushes rings again
+                self._bell.get(timeout=_GATHERING)
         with self._lock:
-            self._lines -= len(lines)
-            self._characters -= size
+            lines, self._lines = self._lines, []
+            passed, self._waiting = self._waiting, []
+            self._characters = 0
+            self._is_rung = False
         return lines, passed
 
     def _write_notices(self, *, tell_dropped: bool) -> None:
