@@ -1,6 +1,5 @@
 """The access log: one line a call."""
 
-import grpc
 from grpc_health.v1 import health
 
 from grpc_common.core.calls import Call, running_call
@@ -37,42 +36,39 @@ class AccessLog:
 
     def ended(self, call: Call) -> None:
         """Log the call."""
-        level = self._level(call)
-        if not is_logged(level):
-            return
         assert call.code is not None
-        kind = 0
+        kind = (call.caller != "") | (call.trace_id != "") << 1 | (call.deadline is not None) << 2
+        event = self._events.get((call.method.key, call.code._name_, kind)) or self._add(call, kind)
+        if not is_logged(event.level):
+            return
         # What round() makes of it, in a third of the time.
         values: list[str | float] = [int(call.elapsed * 1e6 + 0.5) / 1e6, call.peer]
-        if call.caller:
-            kind |= 1
-            values.append(call.caller)
-        if call.trace_id:
-            kind |= 2
-            values.append(call.trace_id)
-        if call.deadline is not None:
-            kind |= 4
-            values.append(round(call.deadline, 3))
-        event = self._events.get((call.method.key, call.code._name_, kind)) or self._add(call, kind, level)
+        if kind:
+            self._add_optional(call, values)
         running = running_call.get()
         if call.unknown_path:
-            self._new(call.unknown_path, call.code, kind, level).log_ordinarily(values)
-        elif running is call or running is None:
+            self._new(call, call.unknown_path, kind).log_ordinarily(values)
+        elif self._client or not (running is call or running is None):
+            event.log_ordinarily(values)  # which tells in what other call it was logged
+        else:
             event.log(values)
-        else:  # a line tells in which other call it was logged
-            event.log_ordinarily(values)
 
-    def _add(self, call: Call, kind: int, level: Level) -> KnownEvent:
+    def _add_optional(self, call: Call, values: list[str | float]) -> None:
+        values += filter(None, (call.caller, call.trace_id))
+        if call.deadline is not None:
+            values.append(round(call.deadline, 3))
+
+    def _add(self, call: Call, kind: int) -> KnownEvent:
         assert call.code is not None
-        event = self._new(call.method.path, call.code, kind, level)
+        event = self._new(call, call.method.path, kind)
         self._events[call.method.key, call.code._name_, kind] = event
         return event
 
-    def _new(self, path: str, code: grpc.StatusCode, kind: int, level: Level) -> KnownEvent:
+    def _new(self, call: Call, path: str, kind: int) -> KnownEvent:
+        assert call.code is not None
         optional = (name for bit, name in enumerate(_OPTIONAL) if kind & 1 << bit)
-        return KnownEvent(
-            level, self._event, {"method": path, "code": code.name}, ("duration", "peer", *optional)
-        )
+        known = {"method": path, "code": call.code.name}
+        return KnownEvent(self._level(call), self._event, known, ("duration", "peer", *optional))
 
     def _level(self, call: Call) -> Level:
         if self._client or call.method.service == health.SERVICE_NAME:

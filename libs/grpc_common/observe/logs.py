@@ -85,7 +85,7 @@ class KnownEvent:
     """
 
     def __init__(self, level: Level, event: str, known: Mapping[str, str], names: Sequence[str]) -> None:
-        self._level = level
+        self.level: Level = level
         self._event = event
         self._fields = known
         self._names = names
@@ -107,14 +107,14 @@ class KnownEvent:
     def log_ordinarily(self, values: Sequence[str | float]) -> None:
         """Log it as any other event."""
         fields: dict[str, object] = {**self._fields, **dict(zip(self._names, values, strict=True))}
-        _log.log(LEVELS[self._level], self._event, **fields)
+        _log.log(LEVELS[self.level], self._event, **fields)
 
     def _prepare(self) -> None:
         self._renderer = _renderer
         self._line = KnownLine(
             _renderer.line,
             _format,
-            level=self._level,
+            level=self.level,
             event=self._event,
             known=self._fields,
             names=self._names,
