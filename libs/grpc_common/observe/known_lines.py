@@ -43,8 +43,13 @@ class KnownLine:
     ) -> None:
         self._is_json = format == "json"
         self._quoted: Callable[[str], str] = encode_basestring_ascii if format == "json" else _as_it_is
-        marked: EventDict = {**known, **{name: _mark(name) for name in names}}
-        marked |= {"event": event, "level": level, "timestamp": _mark("timestamp")}
+        marked: EventDict = {
+            **known,
+            **{name: _mark(name) for name in names},
+            "event": event,
+            "level": level,
+            "timestamp": _mark("timestamp"),
+        }
         line = render(marked).replace("%", "%%")
         marks = [*(self._quoted(_mark(name)) for name in names), _mark("timestamp")]
         order = sorted(range(len(marks)), key=lambda index: line.index(marks[index]))

@@ -124,7 +124,7 @@ class Families:
         def counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
             return CounterMetricFamily(f"grpc_{side}_{name}", text, labels=(*_LABELS, *labels))
 
-        self._les = [floatToGoString(bound) for bound in (*bounds, float("inf"))]
+        self._les = [floatToGoString(bound) for bound in (*bounds, float("inf"))]  # type: ignore[no-untyped-call]
         self._started = counter("started", f"Calls that began on the {side}.")
         self._handled = counter("handled", f"Calls that ended on the {side}, by status.", "grpc_code")
         self._received = counter("msg_received", f"Messages that the {side} received.")

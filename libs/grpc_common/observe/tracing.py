@@ -214,12 +214,13 @@ class ServerTracing:
         if call.method.service == health.SERVICE_NAME:
             return
         parent = _NO_PARENT
-        span: Span | None = self._tracing.unsampled.span_of(call.metadata)
-        if span is None:
+        unsampled = self._tracing.unsampled.span_of(call.metadata)
+        span: Span
+        if unsampled is None:
             parent = self._tracing.propagator.extract(call.metadata, parent, _getter)
             span = _start(self._tracing, call, SpanKind.SERVER, parent)
         else:
-            call.trace_id = f"{span.trace_id:032x}"
+            span, call.trace_id = unsampled, f"{unsampled.trace_id:032x}"
         token = otel_context.attach(trace.set_span_in_context(span, parent))
         self._spans[call] = span, token, client_tracing.set(self._client_observer)
 
@@ -246,12 +247,13 @@ class ClientTracing:
     def started(self, call: Call) -> None:
         """Begin the span below the caller's current one; `call.trace_id` tells its trace."""
         parent = otel_context.get_current()
-        span: Span | None = self._tracing.unsampled.span_below(parent)
-        if span is None:
+        unsampled = self._tracing.unsampled.span_below(parent)
+        span: Span
+        if unsampled is None:
             span = _start(self._tracing, call, SpanKind.CLIENT, parent)
             span.set_attribute("server.address", call.peer)
         else:
-            call.trace_id = f"{span.trace_id:032x}"
+            span, call.trace_id = unsampled, f"{unsampled.trace_id:032x}"
         self._tracing.propagator.inject(call.metadata, trace.set_span_in_context(span, parent), _setter)
         self._spans[call] = span
 

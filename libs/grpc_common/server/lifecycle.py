@@ -260,7 +260,7 @@ def _cancelled(call: ServerCall) -> StatusError:
 
 def _status_of_servicer(call: ServerCall) -> StatusError | None:
     """Return the status that the servicer has set without an exception, if it is not OK."""
-    code = call.rpc.context.code()
+    code: grpc.StatusCode | None = call.rpc.context.code()
     if code is None or code is grpc.StatusCode.OK:
         return None
     return StatusError(code, call.rpc.context.details() or "")

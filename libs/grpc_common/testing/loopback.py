@@ -145,8 +145,9 @@ class _Everyone:
     """Says of every call that one caller has made it."""
 
     def __init__(self, caller: str | Caller) -> None:
-        known = isinstance(caller, Caller)
-        self._caller = caller if known else Caller(caller, frozenset({f"subject:{caller}"}))
+        if isinstance(caller, str):
+            caller = Caller(caller, frozenset({f"subject:{caller}"}))
+        self._caller = caller
 
     async def authenticate(self, _call: Call) -> Caller:
         """Return the caller."""

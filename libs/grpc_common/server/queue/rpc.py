@@ -272,9 +272,9 @@ class QueueRpc(Rpc):
             return
         trailers = tuple(status.trailing_metadata or ())
         self._end(None, cygrpc.SendStatusFromServerOperation(trailers, code, details, 0))
-        left = self._loop.create_future()
-        self.when_left(lambda: left.done() or left.set_result(None))
-        await left
+        left = asyncio.Event()
+        self.when_left(left.set)
+        await left.wait()
 
     async def _let_the_message_come(self) -> None:
         """Wait a moment for the first message: grpc.aio's client makes INTERNAL of a status before it."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # compiled
@@ -18,11 +18,12 @@ _AHEAD = 32
 """Calls that C-core may hand over before Python asks for more."""
 
 
-class _CallDetails(NamedTuple):
+class _CallDetails(grpc.HandlerCallDetails):
     """What a generic handler is asked with."""
 
-    method: str
-    invocation_metadata: Any
+    def __init__(self, method: str, invocation_metadata: Any) -> None:
+        self.method = method
+        self.invocation_metadata = invocation_metadata
 
 
 class QueueServer:
@@ -59,7 +60,7 @@ class QueueServer:
 
     def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
         """Listen with TLS, and return the port."""
-        credentials = server_credentials._credentials  # noqa: SLF001 (as grpc.aio does)
+        credentials = server_credentials._credentials  # type: ignore[attr-defined]  # noqa: SLF001 (as grpc.aio)
         return self._bound(address, self._server.add_http2_port(address.encode(), credentials))
 
     def _bound(self, address: str, port: int) -> int:
