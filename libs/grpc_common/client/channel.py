@@ -74,6 +74,8 @@ async def channel(
         ValueError: the target has none of these forms, a section came with `tls` or `config`, or a
             BearerToken would be sent in plaintext.
         TlsError: the certificate files can't be used.
+        StartError: the target is kubernetes:///, and the packages for it, or any way to the API server, are
+            missing.
         NotReadyError: no connection within `ready_timeout`.
         Exception: what the source of endpoints raises before it has any, unless `ready_timeout` is None.
 

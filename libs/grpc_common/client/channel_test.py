@@ -19,6 +19,7 @@ from dnslib.server import DNSServer
 
 from grpc_common.client.channel import ChannelConfig, Keepalive, NotReadyError, channel
 from grpc_common.config.sections import ServerConfig
+from grpc_common.core.errors import StartError
 from grpc_common.testing.api_server import ApiServer, endpoint_slice
 from grpc_common.testing.backends import NOT_SERVING, Backend, FedEndpoints, serve_in_process
 from grpc_common.testing.certificates import CertificateDirectory
@@ -53,6 +54,14 @@ async def test_target_is_refused_at_once():
     """A mistake in the target is no reason to wait for a connection."""
     with pytest.raises(ValueError, match="is not of the form"):
         await channel("user-service").__aenter__()
+
+
+@pytest.mark.parametrize("missing", ["aiohttp", "kubernetes_asyncio"])
+async def test_missing_extra_is_named(monkeypatch, missing):
+    """A target of Kubernetes without the packages for it ends a program with what to install."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(StartError, match=r"grpc-on-kubernetes-common\[kubernetes\]$"):
+        await channel("kubernetes:///echo.default:50051").__aenter__()
 
 
 async def test_generated_stubs_work_unchanged():

@@ -2,14 +2,13 @@
 
 import asyncio
 import functools
-import importlib.util
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import grpc
 import structlog
 
-from grpc_common.client.endpoints import EndpointSource
+from grpc_common.client.endpoints import EndpointSource, check_kubernetes
 from grpc_common.client.target import GrpcTarget, KubernetesTarget, Target, endpoints_target, parse_target
 from grpc_common.core.background import supervise
 from grpc_common.tls.credentials import ClientTLS, TlsError
@@ -129,11 +128,7 @@ class Dialer:
 def _source(target: Target) -> EndpointSource | None:
     if isinstance(target, GrpcTarget):
         return None
-    if importlib.util.find_spec("kubernetes_asyncio") is None:
-        raise ImportError(
-            "targets of the form kubernetes:/// need the package kubernetes-asyncio: with Bazel depend on "
-            "//libs/grpc_common:kubernetes, with pip install grpc-on-kubernetes-common[kubernetes]"
-        )
+    check_kubernetes()
     # The client of Kubernetes' API takes longer to import than all the rest.
     from grpc_common.client.kubernetes import KubernetesEndpoints  # noqa: PLC0415
 

@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from grpc_common.core.errors import StartError
+
 
 class _Wire(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, frozen=True, hide_input_in_errors=True)
@@ -133,7 +135,7 @@ class ApiError(Exception):
         )
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(StartError):
     """There is no usable way to the API server; the text says what was tried."""
 
 

@@ -1,7 +1,10 @@
 """Where the addresses of a service come from."""
 
+import importlib.util
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
+
+from grpc_common.core.errors import StartError
 
 
 class EndpointSource(Protocol):
@@ -15,3 +18,17 @@ class EndpointSource(Protocol):
         that follow each other closely together (debounce) and sees to its own reconnects: once
         it has yielded, the channel keeps the last set until the next one.
         """
+
+
+def check_kubernetes() -> None:
+    """Check that the packages for targets of the form kubernetes:/// are there.
+
+    Raises:
+        StartError: they are not.
+
+    """
+    if not all(importlib.util.find_spec(name) for name in ("aiohttp", "kubernetes_asyncio")):
+        raise StartError(
+            "targets of the form kubernetes:/// need the package kubernetes-asyncio: with Bazel depend on "
+            "//libs/grpc_common:kubernetes, with pip install grpc-on-kubernetes-common[kubernetes]"
+        )

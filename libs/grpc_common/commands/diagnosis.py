@@ -13,9 +13,11 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # see _subchannels
 from grpc_health.v1 import health_pb2
 
+from grpc_common.client.endpoints import check_kubernetes
 from grpc_common.client.service_config import ServiceConfig
 from grpc_common.client.target import KubernetesTarget, endpoints_target, parse_target
 from grpc_common.commands.handshake import Handshake, shake_hands
+from grpc_common.core.errors import StartError
 from grpc_common.tls.credentials import ClientTLS
 
 type Policy = Literal["round_robin", "pick_first"]
@@ -151,6 +153,10 @@ async def _client(target: str, tls: ClientTLS | None, service: str) -> _Client:
 
 
 async def _kubernetes_endpoints(target: KubernetesTarget) -> Sequence[str]:
+    try:
+        check_kubernetes()
+    except StartError as error:
+        raise DiagnosisError(str(error)) from None
     # The client of Kubernetes' API takes longer to import than all the rest.
     from grpc_common.client import kubernetes_api  # noqa: PLC0415
     from grpc_common.client.endpoint_slices import (  # noqa: PLC0415

@@ -10,7 +10,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from grpc_common.commands.diagnosis import Endpoint, Report
+from grpc_common.commands.diagnosis import DiagnosisError, Endpoint, Report, examine
 from grpc_common.commands.doctor import problems
 from grpc_common.core.errors import printable
 from grpc_common.testing.api_server import ApiServer, endpoint_slice, kubeconfig
@@ -267,6 +267,13 @@ async def test_kubernetes_forbidden(api_server):
     assert code == 1
     assert "cannot list" in err
     assert "verbs [get, list, watch]" in err
+
+
+async def test_kubernetes_without_the_extra(monkeypatch):
+    """Without the packages for it, one line says what to install."""
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(DiagnosisError, match=r"grpc-on-kubernetes-common\[kubernetes\]$"):
+        await examine("kubernetes:///echo.default:50051")
 
 
 @pytest.mark.parametrize(

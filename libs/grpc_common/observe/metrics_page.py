@@ -9,6 +9,7 @@ import prometheus_client
 import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -85,10 +86,15 @@ class _WithoutCreated(Collector):
 
 def _page_of(registry: CollectorRegistry) -> Callable[..., Iterable[bytes]]:
     app = prometheus_client.make_wsgi_app(_WithoutCreated(registry))
+    # Side by side pages are made no sooner, and calls get the interpreter between as many threads.
+    one_at_a_time = threading.Lock()
 
     def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if not _is_understood(environ.get("HTTP_ACCEPT", "")):
+            environ["HTTP_ACCEPT"] = ""  # which stands for the format that everybody reads
         try:
-            answer: Iterable[bytes] = app(environ, start_response)
+            with one_at_a_time:
+                answer: Iterable[bytes] = app(environ, start_response)
         except Exception:
             log.exception("the page of metrics failed")
             start_response("500 Internal Server Error", [])
@@ -96,3 +102,12 @@ def _page_of(registry: CollectorRegistry) -> Callable[..., Iterable[bytes]]:
         return answer
 
     return page
+
+
+def _is_understood(accept: str) -> bool:
+    """Return whether prometheus_client takes the header; it fails at versions that are no numbers."""
+    try:
+        choose_encoder(accept)
+    except Exception:  # noqa: BLE001 (whatever it is, it is the peer's, who must not fill our log)
+        return False
+    return True

@@ -81,7 +81,8 @@ def test_scrape_gets_through_500_hanging_connections(port, request_sent):
     before = threading.active_count()
     with ExitStack() as stack:
         hang(stack, port, request_sent, 500)
-        assert threading.active_count() <= before + metrics_port.THREADS
+        # A thread that has left its place counts until it has ended.
+        assert threading.active_count() <= before + 2 * metrics_port.THREADS
         start = time.monotonic()
         assert b"large_total" in scrape(port)
         assert time.monotonic() - start < 5

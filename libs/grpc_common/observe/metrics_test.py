@@ -1,5 +1,7 @@
 import asyncio
 import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -237,6 +239,36 @@ async def test_page_outlives_bad_requests(served, request_sent, capfd):
                 pass
     assert "python_info" in await asyncio.to_thread(page, served)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("version", ["abc", "1.x", "-", "1..0", "\xff", "9" * 5000])
+async def test_format_that_nobody_knows_is_no_error(served, version):
+    """Who asks for a version of OpenMetrics that is none gets the page all the same, and is in no log."""
+    headers = {"Accept": f"application/openmetrics-text;version={version}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{served}/metrics", headers=headers)
+    with capture_logs() as logs:
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=10).read())  # noqa: S310
+    assert b"python_info" in text
+    assert logs == []
+
+
+async def test_pages_are_made_one_at_a_time():
+    """Many who ask at once take one thread's share of the interpreter, and each gets its page."""
+    registry, alone = CollectorRegistry(), threading.Lock()
+
+    def look():
+        assert alone.acquire(blocking=False)
+        time.sleep(0.02)  # in which the others would come
+        alone.release()
+        return 1
+
+    Gauge("look", "Looks whether it is alone.", registry=registry).set_function(look)
+    port, stop = serve_metrics(0, registry)
+    try:
+        pages = await asyncio.gather(*(asyncio.to_thread(page, port) for _ in range(5)))
+    finally:
+        await asyncio.to_thread(stop)
+    assert ["look 1.0" in text for text in pages] == [True] * 5
 
 
 async def test_page_outlives_slow_and_hasty_clients(served, capfd):
