@@ -85,24 +85,31 @@ async def test_start_is_bounded():
     assert time.monotonic() - start < 8  # by default it would be 10
 
 
-def test_server_that_needs_a_channel(tmp_path):
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("127.0.0.1:1", "127.0.0.1:1 was not ready within 0.1 s: "),
+        (KUBERNETES, "not in a pod, and there is no kubeconfig "),
+    ],
+)
+def test_server_that_needs_a_channel(tmp_path, target, reason):
     """A program whose server can't start without the channel ends with that one sentence, and exit code 1."""
     program = tmp_path / "server.py"
-    program.write_text("""
+    program.write_text(f"""
 import grpc_common
 
 async def serve(config):
-    async with grpc_common.channel("127.0.0.1:1", ready_timeout=0.1):
+    async with grpc_common.channel("{target}", ready_timeout={0.1 if target != KUBERNETES else 10}):
         return 0
 
 grpc_common.command(serve, grpc_common.ServerConfig)()
 """)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "KUBECONFIG": str(tmp_path / "none")}
     result = subprocess.run(
         [sys.executable, program], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert result.returncode == 1
-    assert "Error: 127.0.0.1:1 was not ready within 0.1 s: " in result.stderr
+    assert f"Error: {reason}" in result.stderr
     assert "Traceback" not in result.stderr
 
 

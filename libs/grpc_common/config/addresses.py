@@ -22,13 +22,17 @@ def parse_host(text: str) -> str:
     """
     if text in ("", "localhost"):
         return text
+    if not _is_ip_address(text):
+        raise ValueError("write an IP address of this machine, localhost, or nothing for all interfaces")
+    return text
+
+
+def _is_ip_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        raise ValueError(
-            "write an IP address of this machine, localhost, or nothing for all interfaces"
-        ) from None
-    return text
+        return False
+    return text.isprintable()  # the zone in fe80::1%eth0 may have any character, says ipaddress
 
 
 def parse_address(text: str) -> Address:
@@ -58,6 +62,8 @@ def _socket_path(text: str) -> Path:
     path = Path("/" + text.lstrip("/"))
     if not (path.name and text.isprintable()) or text.endswith("/"):
         raise ValueError("write the path of a file: unix:/run/service.sock")
+    if any(character in text for character in "%#?"):
+        raise ValueError("write a path without %, # and ?: in a client's target they are no part of a path")
     if (size := len(os.fsencode(path))) > MAX_PATH:
         raise ValueError(f"the path has {size} bytes; a Unix socket's has at most {MAX_PATH}")
     return path

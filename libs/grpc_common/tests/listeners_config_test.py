@@ -94,6 +94,10 @@ def test_unix_addresses(text):
         ("unix:/", "write the path of a file"),
         ("unix:/run/", "write the path of a file"),
         ("unix:/a\0b", "write the path of a file"),
+        ("unix:/a%00b/s", "write a path without %, # and ?"),
+        ("unix:/a#1", "write a path without %, # and ?"),
+        ("unix:/run?/s", "write a path without %, # and ?"),
+        ("[fe80::1%a\0]:1", "write an IP address"),
         ("unix:/" + "a" * 107, "the path has 108 bytes; a Unix socket's has at most 107"),
         ("unix:/" + "é" * 54, "the path has 109 bytes"),
     ],
@@ -106,7 +110,7 @@ def test_address_that_can_not_be_right_is_refused(tmp_path, address, reason):
         configured(tmp_path, listen=listen(address))
 
 
-@pytest.mark.parametrize("host", ["example.com", "127.0.0.1:1", "[::1]", "*", "1", " ", "local host"])
+@pytest.mark.parametrize("host", ["example.com", "127.0.0.1:1", "[::1]", "*", "1", " ", "local host", "::1%a\0", "::1%\n"])
 def test_host_that_is_no_address_is_refused(tmp_path, host):
     """No name is looked up but localhost."""
     with pytest.raises(
