@@ -110,7 +110,9 @@ def test_address_that_can_not_be_right_is_refused(tmp_path, address, reason):
         configured(tmp_path, listen=listen(address))
 
 
-@pytest.mark.parametrize("host", ["example.com", "127.0.0.1:1", "[::1]", "*", "1", " ", "local host", "::1%a\0", "::1%\n"])
+@pytest.mark.parametrize(
+    "host", ["example.com", "127.0.0.1:1", "[::1]", "*", "1", " ", "local host", "::1%a\0", "::1%\n"]
+)
 def test_host_that_is_no_address_is_refused(tmp_path, host):
     """No name is looked up but localhost."""
     with pytest.raises(
