@@ -36,6 +36,7 @@ _FIELDS = {
     "grpc.keepalive_timeout_ms": "keepalive.timeout",
     "grpc.http2.ping_timeout_ms": "keepalive.timeout",
     "grpc.default_authority": "tls.server_name",
+    "grpc.ssl_target_name_override": "tls.server_name",
 }
 """What sets the arguments of a channel that `channel_args` must not set again."""
 

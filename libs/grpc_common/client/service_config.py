@@ -27,7 +27,7 @@ def split_path(path: str) -> tuple[str, str]:
 
     """
     service, slash, method = path.partition("/")
-    if not (service and slash and method) or "/" in method:
+    if not (service and slash and method) or "/" in method or "*" in path:
         raise ValueError(
             f"method {path!r} is not of the form package.Service/Method, as in user.UserService/GetUser"
         )

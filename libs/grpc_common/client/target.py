@@ -16,7 +16,7 @@ _KUBERNETES = re.compile(
     rf"(?P<name>(?P<service>{_LABEL})\.(?P<namespace>{_LABEL})(?:\.svc(?:\.{_LABEL})*)?):(?P<port>{_LABEL})"
 )
 _HOST_AND_PORT = re.compile(
-    r"(?:[A-Za-z0-9_]([-A-Za-z0-9_.]*)|\[[0-9A-Fa-f:.]+(?:%25\w+)?\]):(?P<port>\d{1,5})"
+    r"(?:[A-Za-z0-9_]([-A-Za-z0-9_.]*)|\[[0-9A-Fa-f:.]+(?:%25\w+)?\]):(?P<port>\d{1,5})", re.ASCII
 )
 _DNS = re.compile(r"dns:(?://(?P<resolver>[^/]*)/)?(?P<name>.+)")
 
@@ -60,7 +60,7 @@ def parse_target(target: str) -> Target:
     scheme, colon, rest = target.partition(":")
     if scheme == "kubernetes":
         return _kubernetes(target, rest)
-    if colon and rest and scheme in {"unix", "unix-abstract"}:
+    if colon and rest.isprintable() and rest and scheme in {"unix", "unix-abstract"}:
         return GrpcTarget(target)
     if scheme in {"ipv4", "ipv6"}:
         addresses = rest.split(",")

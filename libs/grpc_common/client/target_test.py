@@ -58,6 +58,10 @@ def test_targets_of_grpc_stay_as_they_are(target):
         "unix:",
         "xds:///user-service",
         "user-service:1\n",
+        "user-service:\uff11",
+        "unix:/a\0b",
+        "unix-abstract:\0a",
+        "unix:/a\nb",
     ],
 )
 def test_other_targets_are_refused(target):

@@ -43,9 +43,14 @@ def without(settings: Mapping[str, str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _fits_in_c(text: str) -> bool:
+    """Return whether C sees all of `text`: it ends at a NUL, and half a surrogate pair is no UTF-8."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text)
+
+
 def _number_or_text(value: Any) -> Any:
     is_number = isinstance(value, int) and not isinstance(value, bool) and value in _INT32
-    if is_number or (isinstance(value, str) and "\0" not in value):  # C would end the text there
+    if is_number or (isinstance(value, str) and _fits_in_c(value)):
         return value
     raise ValueError("write a text, or a whole number of at most 32 bits; 1 and 0 for on and off")
 

@@ -116,7 +116,8 @@ Duration = Annotated[
 Seconds = Annotated[float, BeforeValidator(_number_to_seconds), Field(gt=0, le=_MAX_INT32 / 1000)]
 """Seconds, written as a number, as Prometheus has them, or with a unit: `0.1`, `100ms`."""
 
-PositiveDuration = Annotated[Duration, Field(gt=0)]
+PositiveDuration = Annotated[Duration, Field(gt=0), Field(ge=0.001)]
+"""At least a millisecond: gRPC counts in these, and takes 0 for no time at all."""
 
 Deadline = Annotated[
     Annotated[float, Field(gt=0, le=_MAX_INT32 / 1000)] | None,

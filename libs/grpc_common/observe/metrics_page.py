@@ -29,6 +29,10 @@ class _LogLines(Collector):
             dropped.add_metric([reason], count)
         yield dropped
 
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """Have the registry know the name, or a page could have it twice."""
+        return self.collect()
+
 
 @per_registry
 def _count_log_lines(registry: CollectorRegistry) -> None:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import pytest
 import trustme
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from structlog.testing import capture_logs
 
 from grpc_common.config.loading import load
@@ -258,6 +258,26 @@ def test_wrong_buckets_in_a_variable_are_explained(text):
     """What Python would take for a number and nobody means is refused in a variable, too."""
     with pytest.raises(StartError, match="METRICS_BUCKETS"):
         load(ServerConfig, environ={"METRICS_BUCKETS": text})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grpc_server_in_flight",
+        "grpc_observer_failures",
+        "grpc_server_ready",
+        "grpc_server_event_loop_lag_seconds",
+        "grpc_server_connections",
+        "grpc_log_lines_dropped",
+    ],
+)
+async def test_metric_of_one_s_own_with_a_name_of_the_server_s_is_explained(name):
+    """Whichever it is, the server does not start, and says which name is taken."""
+    registry = CollectorRegistry()
+    Gauge(name, "One's own.", registry=registry)
+    with pytest.raises(StartError, match=f"the registry has a metric {name} already; .* another name"):
+        async with echo_server(registry).serving():
+            pass
 
 
 async def test_certificate_is_in_the_server_s_registry(tmp_path):

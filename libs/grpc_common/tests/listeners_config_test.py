@@ -165,6 +165,7 @@ def test_free_ports_never_clash(tmp_path):
         ({"grpc.x": [1]}, "write a text, or a whole number of at most 32 bits"),
         ({"grpc.x": 2**31}, "write a text, or a whole number of at most 32 bits"),
         ({"grpc.x": "a\0b"}, "write a text, or a whole number of at most 32 bits"),
+        ({"grpc.x": "\ud800"}, "write a text, or a whole number of at most 32 bits"),
         ({"": 1}, "write the name of an option"),
     ],
 )
