@@ -10,6 +10,7 @@ import pytest
 import grpc_common
 from grpc_common.client.bearer import refuse_plaintext
 from grpc_common.core.calls import Call, CallType, Method, parent_call
+from grpc_common.testing import configure, serve_on_loopback
 from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
 
 CODE = grpc.StatusCode
@@ -264,11 +265,8 @@ def add(_servicer, server) -> None:
 async def serving(keys, channel=grpc.aio.insecure_channel):
     """Serve test.Echo for one subject; yield a channel."""
     jwt = {"jwks": str(keys), "issuer": ISSUER, "audience": AUDIENCE}
-    section = {"port": 0, "jwt": jwt, "drain": {"delay": "0s"}, "allowed_callers": {"*": ["subject:ada"]}}
-    config = grpc_common.ServerConfig.model_validate({"server": section, "metrics": {"enabled": False}})
-    server = grpc_common.Server(config)
-    server.add(None, add)
-    async with server.serving() as port, channel(f"localhost:{port}") as opened:
+    config = configure(server={"jwt": jwt, "allowed_callers": {"*": ["subject:ada"]}})
+    async with serve_on_loopback(None, add, config=config, channel=channel) as opened:
         yield opened
 
 

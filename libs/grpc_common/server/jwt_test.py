@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 import grpc_common
 from grpc_common.core.file_version import file_version
 from grpc_common.server import authentication, jwks
+from grpc_common.testing import configure, serve_on_loopback
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
 
@@ -44,18 +45,13 @@ def add(_servicer, server) -> None:
 def config(jwks, allowed=None, **sections) -> grpc_common.ServerConfig:
     """Return the configuration of a server that takes the tokens of an issuer."""
     settings = {"jwks": str(jwks), "issuer": ISSUER, "audience": AUDIENCE} | sections.pop("jwt", {})
-    section = {"port": 0, "jwt": settings, "drain": {"delay": "0s"}, "allowed_callers": allowed or {}}
-    return grpc_common.ServerConfig.model_validate(
-        {"server": section | sections, "metrics": {"enabled": False}}
-    )
+    return configure(server={"jwt": settings, "allowed_callers": allowed or {}} | sections)
 
 
 @asynccontextmanager
 async def serving(settings, authenticators=()):
     """Serve test.Echo in plaintext; yield a channel."""
-    server = grpc_common.Server(settings, authenticators=authenticators)
-    server.add(None, add)
-    async with server.serving() as port, grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+    async with serve_on_loopback(None, add, config=settings, authenticators=authenticators) as channel:
         yield channel
 
 
@@ -546,7 +542,7 @@ async def test_ids_of_keys_in_the_log(tmp_path, issuer):
 )
 def test_urls_that_can_not_work(url):
     """A mistake in the URL of the keys is one of the configuration, and not an issuer that is away."""
-    with pytest.raises(ValueError, match=r"server\.jwt\.jwks"):
+    with pytest.raises(grpc_common.ConfigError, match=r"server\.jwt\.jwks"):
         config(url)
 
 

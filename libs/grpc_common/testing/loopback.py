@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 
 import grpc_common
+from grpc_common.client.channel_config import ChannelConfig
 from grpc_common.config.document import Document
 from grpc_common.config.loading import load_document
 from grpc_common.config.sections import ListenConfig, ServerConfig, TlsConfig
@@ -114,8 +115,7 @@ async def serve_on_loopback[Servicer](
 
     """
     config = config or configure()
-    default: _OpenChannel = grpc_common.channel if client_certificate else grpc.aio.insecure_channel
-    connect = channel or default
+    connect = channel or _direct_channel(tls=bool(client_certificate))
     if caller:
         server_options["authenticators"] = [_Everyone(caller), *server_options.get("authenticators", ())]
     with tempfile.TemporaryDirectory() as folder:  # not pytest's: a socket's path has at most 107 bytes
@@ -135,6 +135,14 @@ async def serve_on_loopback[Servicer](
         server.add(servicer, add_to_server)
         async with server.serving() as port, connect(socket or f"127.0.0.1:{port}") as opened:
             yield opened
+
+
+def _direct_channel(*, tls: bool) -> _OpenChannel:
+    """Return what opens a channel; a proxy of the machine's environment can't reach a server on loopback."""
+    arguments: dict[str, int | str] = {"grpc.enable_http_proxy": 0}
+    if tls:
+        return functools.partial(grpc_common.channel, config=ChannelConfig(channel_args=arguments))
+    return functools.partial(grpc.aio.insecure_channel, options=list(arguments.items()))
 
 
 def _changed(config: ServerConfig, **settings: Any) -> ServerConfig:

@@ -16,6 +16,11 @@ import pytest
 type Serve = Callable[..., Awaitable[grpc.aio.Channel]]
 """Takes what `grpc_common.testing.serve_on_loopback` takes."""
 
+_OTHER_LOOP = (
+    "the fixture serve has another event loop than the test;"
+    " set asyncio_default_fixture_loop_scope of pytest-asyncio to the loop_scope of the test"
+)
+
 
 async def _serve() -> AsyncIterator[Serve]:
     """Return a function that serves a servicer until the end of the test, however that ends.
@@ -28,12 +33,15 @@ async def _serve() -> AsyncIterator[Serve]:
     from grpc_common.core.errors import StartError  # noqa: PLC0415 (few tests have a server)
     from grpc_common.testing.loopback import serve_on_loopback  # noqa: PLC0415
 
+    loop = asyncio.get_running_loop()
     over = asyncio.Event()
     running: set[asyncio.Task[None]] = set()
 
     async def serve(*servicer: Any, **options: Any) -> grpc.aio.Channel:
         __tracebackhide__ = True  # what can't start is shown in the test's own line
-        started: asyncio.Future[grpc.aio.Channel] = asyncio.get_running_loop().create_future()
+        if asyncio.get_running_loop() is not loop:  # the fixture's end could not wait for the server's
+            raise RuntimeError(_OTHER_LOOP)
+        started: asyncio.Future[grpc.aio.Channel] = loop.create_future()
         # A task of its own: pytest-asyncio may run the fixture's end in another one than the test.
         task = asyncio.create_task(_hold(serve_on_loopback(*servicer, **options), started, over))
         running.add(task)  # before it is waited for, since the test may give up

@@ -185,6 +185,14 @@ async def test_caller_is_not_the_configurations(serve):
     assert config == configure()
 
 
+@pytest.mark.parametrize("options", [{}, {"client_certificate": "a.example.com"}], ids=["plaintext", "tls"])
+async def test_proxy_of_the_machine(serve, monkeypatch, options):
+    """A developer's proxy is not asked for a server on loopback."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_grpc_proxy", "example.com")  # goes before no_proxy, which may name loopback
+    assert await say(await serve(echo, add_echo, **options)) == b"x"
+
+
 async def test_server_that_cannot_start(serve):
     """What keeps a server from starting is raised in the test."""
 
@@ -265,20 +273,40 @@ async def test_nothing_listens():
 """
 
 
-@pytest.mark.parametrize("mode", ["strict", "auto"])
-def test_failed_test_leaves_no_server(tmp_path, mode):
-    """A test that fails, in a call or a start, has its servers stopped, in both modes of pytest-asyncio."""
-    file = tmp_path / "failing_test.py"
-    file.write_text(FAILING)
-    command = [sys.executable, "-m", "pytest", "-pno:cacheprovider", f"--asyncio-mode={mode}", "-v", file]
+TESTS_LOOP = "-oasyncio_default_test_loop_scope=session"
+# The end of a loop stops what runs in it; in one loop for all tests only the fixture does.
+ONE_LOOP = [TESTS_LOOP, "-oasyncio_default_fixture_loop_scope=session"]
+
+
+def run_pytest(folder, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run tests in a process of their own."""
+    file = folder / "its_test.py"
+    file.write_text(text)
+    command = [sys.executable, "-m", "pytest", "-pno:cacheprovider", "-v", *options, file]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    result = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    return subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=60
     )
+
+
+MODES = [["--asyncio-mode=strict"], ["--asyncio-mode=auto"], ONE_LOOP]
+
+
+@pytest.mark.parametrize("options", MODES, ids=" ".join)
+def test_failed_test_leaves_no_server(tmp_path, options):
+    """A test that fails, in a call or a start, has its servers stopped, however pytest-asyncio is set."""
+    result = run_pytest(tmp_path, FAILING, *options)
     assert "as the test wants" in result.stdout
     assert "3 failed, 1 passed in" in result.stdout, result.stdout
     told = r">       await serve\(None, lambda .*\)\nE       grpc_common\.core\.errors\.StartError: <lambda> "
     assert re.search(told, result.stdout), result.stdout
+
+
+def test_other_loop_than_the_fixtures(tmp_path):
+    """Where the fixture could not stop a server, none starts, and what to set is told."""
+    result = run_pytest(tmp_path, FAILING, TESTS_LOOP, "-k", "cannot_start")
+    assert "the fixture serve has another event loop than the test; set asyncio_default_" in result.stdout
+    assert "= 1 failed, 3 deselected in" in result.stdout, result.stdout
 
 
 def test_plugin_costs_little():
