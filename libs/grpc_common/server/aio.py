@@ -89,6 +89,10 @@ class AioRpc(Rpc):
             await asyncio.wait([self._sending])
 
     @override
+    async def flush(self) -> None:
+        await self._sent()
+
+    @override
     async def answer(self, status: grpc.Status) -> None:
         await self._sent()
         try:

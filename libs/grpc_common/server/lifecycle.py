@@ -149,6 +149,7 @@ class Lifecycle:
             if call.rpc.sends_status_apart and not (handler.built_in or call.is_over):
                 if failure is None and not handler.streams_responses:
                     await call.rpc.write(message)
+                await call.rpc.flush()
                 await self._flush.sent(call.peer, _seconds_left(call, deadlines))
         except BaseException as error:  # noqa: BLE001 (every end of a handler is a status)
             return b"", _failure(call, error, self._errors)

@@ -41,6 +41,14 @@ class Rpc(Protocol):
 
         """
 
+    async def flush(self) -> None:
+        """Return once the kernel has been given all messages.
+
+        Raises:
+            asyncio.CancelledError: the caller is gone.
+
+        """
+
     async def answer(self, status: grpc.Status) -> None:
         """End the call with a status that is not OK; nothing can be sent after it."""
 

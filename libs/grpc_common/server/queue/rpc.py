@@ -185,6 +185,14 @@ class QueueRpc(Rpc):
             self._until_pause = _INLINE
             await asyncio.sleep(0)
 
+    @override
+    async def flush(self) -> None:
+        async with self._writing():
+            await self._room()
+            if self._held is not None:
+                self._send_held()
+                await self._room()
+
     def _writing(self) -> asyncio.Lock:
         """Return what has one task at a time write: C-core takes one thing at a time."""
         if self._turn is None:
