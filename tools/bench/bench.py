@@ -1,0 +1,126 @@
+"""What a call costs a server: grpc_common on both engines, bare grpc.aio and others, under several loads.
+
+All servers run, each in a process of its own, and h2load calls one after the other, in rounds. The
+figure is CPU time of the server's process, as a multiple of bare grpc.aio's in the same round: it
+holds on a machine that does other things as well, where calls a second do not.
+"""
+
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import grpc
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from grpc_common.config.path_argument import PathArgument
+from tools.bench.loads import LOADS, LoadError
+from tools.bench.measuring import measure
+from tools.bench.page import page
+from tools.bench.results import Change, Report, Result, changes
+from tools.bench.ways import WAYS
+
+_WHOLE = (5, 1.4)
+"""Rounds, and seconds of each turn: ten minutes in all."""
+
+_QUICK = (2, 0.2)
+"""The same for a minute."""
+
+
+def _table(results: list[Result]) -> Table:
+    table = Table("load", "server", "CPU ratio", "least - most", "CPU", "per second", "p50", "p99", "p99.9")
+    load = ""
+    for r in results:
+        if r.load != load:
+            table.add_section()
+        table.add_row(
+            r.load if r.load != load else "",
+            r.way,
+            f"{r.ratio.median:.2f}",
+            f"{r.ratio.least:.2f} - {r.ratio.most:.2f}",
+            f"{r.cpu * 1e6:.1f} µs/{r.unit}",
+            f"{r.rate:,.0f}",
+            *(
+                f"{r.latencies[name] * 1000:.2f} ms" if name in r.latencies else ""
+                for name in ("p50", "p99", "p99.9")
+            ),
+        )
+        load = r.load
+    return table
+
+
+def _compared(compared: list[Change]) -> Table:
+    table = Table("load", "server", "CPU ratio then", "now", "a clear change")
+    for change in compared:
+        old, new = f"{change.old.median:.2f}", f"{change.new.median:.2f}"
+        table.add_row(change.load, change.way, old, new, "yes" if change.clear else "within the spread")
+    return table
+
+
+def _older(file: Path | None) -> Report | None:
+    try:
+        return file and Report.read(file)
+    except ValueError as error:
+        raise click.BadParameter(f"{file}: {error}", param_hint="--compare") from error
+
+
+def _measured(rounds: int, seconds: float, console: Console) -> Report:
+    try:
+        results, skipped = measure(
+            WAYS, LOADS, rounds, seconds, lambda turns: track(turns, console=console, description="measuring")
+        )
+    except LoadError as error:
+        raise click.ClickException(str(error)) from error
+    setting = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rounds": rounds,
+        "seconds": seconds,
+        "processors": os.process_cpu_count(),
+        "grpcio": grpc.__version__,
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    return Report(setting, results, skipped)
+
+
+@click.command(help=__doc__)
+@click.option("--quick", is_flag=True, help="A minute, for a look; the whole takes ten.")
+@click.option("--rounds", type=click.IntRange(min=1), help="How often all take their turn.")
+@click.option("--seconds", type=click.FloatRange(min=0.05), help="What each turn takes.")
+@click.option(
+    "--output",
+    type=PathArgument(file_okay=False),
+    default="bench-report",
+    show_default=True,
+    help="The folder for report.json and report.html.",
+)
+@click.option(
+    "--compare",
+    type=PathArgument(exists=True, dir_okay=False),
+    help="The report.json of an earlier run, to compare this one with.",
+)
+def main(
+    *, quick: bool, rounds: int | None, seconds: float | None, output: Path, compare: Path | None
+) -> None:
+    """Measure, print the tables, and write the report."""
+    old = _older(compare)  # before ten minutes have passed
+    output.mkdir(parents=True, exist_ok=True)
+    usual = _QUICK if quick else _WHOLE
+    report = _measured(rounds or usual[0], seconds or usual[1], Console(stderr=True))
+    report.write(output / "report.json")
+    compared = changes(old, report) if old else []
+    (output / "report.html").write_text(page(report, compared), encoding="utf-8")
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(_table(report.results))
+    for way, why in report.skipped.items():
+        console.print(f"not measured: {way}: {why}", markup=False)
+    if old:
+        console.print(_compared(compared) if compared else "The older report has nothing that this one has.")
+    console.print(f"written: {output}/report.json, {output}/report.html", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(prog_name="bench")

@@ -1,0 +1,173 @@
+import json
+import os
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from typing import override
+
+import pytest
+
+from tools.bench.charts import Bar, chart
+from tools.bench.loads import LOADS
+from tools.bench.measuring import quantiles
+from tools.bench.page import page
+from tools.bench.results import Report, Result, Spread, changes
+from tools.bench.ways import BASE, WAYS
+
+COMMAND = ["tools/bench/bench", "--rounds", "2", "--seconds", "0.05"]
+
+needs_h2load = pytest.mark.skipif(
+    shutil.which("h2load") is None, reason="h2load is not on PATH; it is in Debian's package nghttp2-client"
+)
+
+
+class Parsed(HTMLParser):
+    """What a page holds; an element that is not closed in its turn is an error."""
+
+    EMPTY = ("meta", "path", "rect")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.attributes, self.text = [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    @override
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += attrs
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    @override
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+        self.attributes += attrs
+
+    @override
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    @override
+    def handle_data(self, data):
+        self.text += data
+
+
+def result(way=BASE, ratio=(1.0, 1.0, 1.0), **others):
+    """Return a result of the load `a load`."""
+    values = {"load": "a load", "way": way, "group": "peers", "unit": "call", "cpu": 1e-4, "rate": 10}
+    return Result(**values | {"ratio": Spread(*ratio), "latencies": {}} | others)
+
+
+def report(*results, skipped=None):
+    """Return a report of `results`."""
+    return Report({"rounds": 3}, list(results), skipped or {})
+
+
+@needs_h2load
+def test_each_server_is_measured_under_each_load(tmp_path):
+    """One run prints and keeps all, and a second one is compared with the first."""
+    environment = os.environ | {"BUILD_WORKING_DIRECTORY": str(tmp_path)}
+    command = [*COMMAND, "--output", "new"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr
+    data = json.loads((tmp_path / "new/report.json").read_text())
+    assert data["skipped"] == {}
+    results = {(entry["load"], entry["way"]): entry for entry in data["results"]}
+    assert list(results) == [(load.name, way.name) for load in LOADS for way in WAYS]
+    assert all(entry["cpu"] > 0 and entry["rate"] > 0 for entry in results.values())
+    for load in LOADS:
+        assert results[load.name, BASE]["ratio"] == {"median": 1, "least": 1, "most": 1}
+        for way in WAYS:
+            assert ("p50" in results[load.name, way.name]["latencies"]) == bool(load.rate)
+            assert way.name in ended.stdout
+    written = Parsed((tmp_path / "new/report.html").read_text())
+    assert written.seen.count("svg") >= len(LOADS)
+    assert Report.read(tmp_path / "new/report.json").results[0].way == BASE
+
+
+def test_without_h2load_the_package_is_named(tmp_path):
+    """A machine without h2load gets told where it is, in place of a traceback."""
+    environment = os.environ | {"PATH": str(tmp_path), "BUILD_WORKING_DIRECTORY": str(tmp_path)}
+    ended = subprocess.run(COMMAND, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 1
+    assert "nghttp2-client" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"version": 2}', '{"version": 1, "results": [{}]}', "\x00"]
+)
+def test_what_is_no_report_is_refused_before_anything_is_measured(tmp_path, text):
+    """--compare names the file that it can't read."""
+    (tmp_path / "old.json").write_text(text)
+    command = [*COMMAND, "--compare", tmp_path / "old.json", "--output", tmp_path / "new"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "old.json" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path):
+    """The JSON file holds all of a report."""
+    whole = report(result(latencies={"p50": 0.001}), skipped={"x": "why"})
+    whole.write(tmp_path / "report.json")
+    assert Report.read(tmp_path / "report.json") == whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "clear"),
+    [
+        ((0.5, 0.4, 0.6), (0.3, 0.2, 0.39), True),
+        ((0.5, 0.4, 0.6), (0.8, 0.7, 0.9), True),
+        ((0.5, 0.4, 0.6), (0.45, 0.3, 0.5), False),
+        ((0.5, 0.4, 0.6), (0.6, 0.6, 0.7), False),
+    ],
+)
+def test_a_change_is_clear_when_the_spreads_are_apart(old, new, clear):
+    """What only one of two reports has is not compared."""
+    then, now = report(result(ratio=old), result("gone")), report(result(ratio=new), result("added"))
+    (change,) = changes(then, now)
+    assert (change.old.median, change.new.median, change.clear) == (old[0], new[0], clear)
+
+
+def test_a_page_needs_nothing_else_and_hides_nothing():
+    """It has no script and no address, both colour schemes, and every text as it is."""
+    old = report(result("<b>&", ratio=(2.0, 1.0, 3.0)))
+    new = report(result("<b>&", latencies={"p50": 0.001}), skipped={"<i>": "<script>"})
+    text = page(new, changes(old, new))
+    parsed = Parsed(text)
+    assert not {"script", "link", "img", "iframe", "i", "b"} & set(parsed.seen)
+    assert not {"href", "src"} & {name for name, _ in parsed.attributes}
+    assert "prefers-color-scheme: dark" in text
+    for shown in ("<b>&", "<i>: <script>", "p50", "1.00 ms", "a clear change"):
+        assert shown in parsed.text
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.2, 1.0, 3.5], [1e-9, 1e9]])
+def test_a_chart_holds_all_of_its_bars(values):
+    """No bar, whisker or mark leaves the picture, however large the figures are."""
+    bars = [Bar("a", value, "text", 0, (value / 2, value * 2)) for value in values]
+    root = ET.fromstring(chart("title", bars, mark=1))  # noqa: S314 (our own)
+    name = "{http://www.w3.org/2000/svg}"
+    width = float(root.attrib["viewBox"].split()[2])
+    bodies = root.findall(f".//{name}rect")
+    assert len(bodies) == len(values)
+    assert all(0 <= float(bar.attrib["width"]) <= width - float(bar.attrib["x"]) for bar in bodies)
+    assert all(float(text.attrib["x"]) < width - 100 for text in root.findall(f".//{name}text"))
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(0, []), (2, ["p50"]), (100, ["p50", "p99"]), (2000, ["p50", "p99", "p99.9"])]
+)
+def test_a_quantile_is_told_when_calls_lie_beyond(count, told):
+    """p99.9 of a hundred calls would be the slowest of them, and says nothing."""
+    latencies = list(map(float, range(count)))
+    found = quantiles(latencies)
+    assert list(found) == told
+    assert all(
+        value == count * share for value, share in zip(found.values(), (0.5, 0.99, 0.999), strict=False)
+    )

@@ -1,0 +1,106 @@
+"""The report as data: what the JSON file holds, and what two of them have in common."""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+VERSION = 1
+"""Of the file's form; another one is not compared."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure of all rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Self:
+        """Take the median and the extremes: with few rounds nothing else says more."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way under one load."""
+
+    load: str
+    way: str
+    group: str
+    unit: str
+    """"call" or "message": what `cpu` and `rate` count."""
+
+    cpu: float
+    """Seconds of the server's CPU time a unit; the median."""
+
+    rate: float
+    """Units a second; the median."""
+
+    ratio: Spread
+    """Its CPU time, by that of bare grpc.aio in the same round."""
+
+    latencies: dict[str, float]
+    """Seconds, {"p50": ...}, of the calls of all rounds; empty unless the load is paced."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was measured in one run."""
+
+    setting: dict[str, Any]
+    """Where and how it was measured: what the figures depend on."""
+
+    results: list[Result]
+
+    skipped: dict[str, str]
+    """{way: why it was not measured}."""
+
+    def write(self, file: Path) -> None:
+        """Write it as JSON."""
+        file.write_text(json.dumps({"version": VERSION} | asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read what `write` wrote.
+
+        Raises:
+            ValueError: the file is no such report.
+
+        """
+        try:
+            data = json.loads(file.read_text())
+            if data["version"] != VERSION:
+                raise ValueError(f"it has version {data['version']!r}, and only {VERSION} can be read")
+            results = [Result(**entry | {"ratio": Spread(**entry["ratio"])}) for entry in data["results"]]
+            return cls(data["setting"], results, data["skipped"])
+        except (KeyError, TypeError, UnicodeDecodeError) as error:
+            raise ValueError(f"it is no report of this benchmark: {error!r}") from error
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one way under one load."""
+
+    load: str
+    way: str
+    old: Spread
+    new: Spread
+
+    @property
+    def clear(self) -> bool:
+        """Whether every round of one run is on the same side of every round of the other."""
+        return self.new.most < self.old.least or self.new.least > self.old.most
+
+
+def changes(old: Report, new: Report) -> list[Change]:
+    """Return what both have measured."""
+    before = {(result.load, result.way): result.ratio for result in old.results}
+    return [
+        Change(result.load, result.way, before[result.load, result.way], result.ratio)
+        for result in new.results
+        if (result.load, result.way) in before
+    ]
