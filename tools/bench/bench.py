@@ -56,7 +56,7 @@ def _compared(compared: list[Change]) -> Table:
     table = Table("load", "server", "CPU ratio then", "now", "a clear change")
     for change in compared:
         old, new = f"{change.old.median:.2f}", f"{change.new.median:.2f}"
-        table.add_row(change.load, change.way, old, new, "yes" if change.clear else "within the spread")
+        table.add_row(change.load, change.way, old, new, change.verdict)
     return table
 
 

@@ -55,7 +55,7 @@ class Parsed(HTMLParser):
         self.text += data
 
 
-def result(way=BASE, ratio=(1.0, 1.0, 1.0), **others):
+def result(way=BASE, ratio=(1.0, 1.0, 1.0, 5), **others):
     """Return a result of the load `a load`."""
     values = {"load": "a load", "way": way, "group": "peers", "unit": "call", "cpu": 1e-4, "rate": 10}
     return Result(**values | {"ratio": Spread(*ratio), "latencies": {}} | others)
@@ -79,7 +79,7 @@ def test_each_server_is_measured_under_each_load(tmp_path):
     assert list(results) == [(load.name, way.name) for load in LOADS for way in WAYS]
     assert all(entry["cpu"] > 0 and entry["rate"] > 0 for entry in results.values())
     for load in LOADS:
-        assert results[load.name, BASE]["ratio"] == {"median": 1, "least": 1, "most": 1}
+        assert results[load.name, BASE]["ratio"] == {"median": 1, "least": 1, "most": 1, "rounds": 2}
         for way in WAYS:
             assert ("p50" in results[load.name, way.name]["latencies"]) == bool(load.rate)
             assert way.name in ended.stdout
@@ -119,24 +119,26 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "clear"),
+    ("old", "new", "verdict"),
     [
-        ((0.5, 0.4, 0.6), (0.3, 0.2, 0.39), True),
-        ((0.5, 0.4, 0.6), (0.8, 0.7, 0.9), True),
-        ((0.5, 0.4, 0.6), (0.45, 0.3, 0.5), False),
-        ((0.5, 0.4, 0.6), (0.6, 0.6, 0.7), False),
+        ((0.5, 0.4, 0.6, 5), (0.3, 0.2, 0.39, 5), "yes"),
+        ((0.5, 0.4, 0.6, 5), (0.8, 0.7, 0.9, 6), "yes"),
+        ((0.5, 0.4, 0.6, 5), (0.45, 0.3, 0.5, 5), "within the spread"),
+        ((0.5, 0.4, 0.6, 5), (0.6, 0.6, 0.7, 5), "within the spread"),
+        ((0.5, 0.4, 0.6, 5), (0.3, 0.2, 0.39, 2), "too few rounds to say"),
+        ((0.5, 0.4, 0.6, 2), (0.3, 0.2, 0.39, 5), "too few rounds to say"),
     ],
 )
-def test_a_change_is_clear_when_the_spreads_are_apart(old, new, clear):
+def test_a_change_is_clear_when_enough_rounds_are_apart(old, new, verdict):
     """What only one of two reports has is not compared."""
     then, now = report(result(ratio=old), result("gone")), report(result(ratio=new), result("added"))
     (change,) = changes(then, now)
-    assert (change.old.median, change.new.median, change.clear) == (old[0], new[0], clear)
+    assert (change.old.median, change.new.median, change.verdict) == (old[0], new[0], verdict)
 
 
 def test_a_page_needs_nothing_else_and_hides_nothing():
     """It has no script and no address, both colour schemes, and every text as it is."""
-    old = report(result("<b>&", ratio=(2.0, 1.0, 3.0)))
+    old = report(result("<b>&", ratio=(2.0, 1.0, 3.0, 5)))
     new = report(result("<b>&", latencies={"p50": 0.001}), skipped={"<i>": "<script>"})
     text = page(new, changes(old, new))
     parsed = Parsed(text)

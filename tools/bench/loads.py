@@ -30,6 +30,9 @@ class Load:
     messages: int = 1
     """How many a call is answered with; CPU time is told for each."""
 
+    settling: float = 0
+    """Seconds that a turn takes longer, since it takes long until all have connected, with TLS above all."""
+
     rate: int | None = None
     """Calls a second on each connection; as many as the server answers if None."""
 
@@ -43,9 +46,9 @@ LOADS = [
     Load("saturation: 4 connections x 16 streams", 4, 16),
     Load("paced: 1 000 calls/s on 4 connections", 4, 16, rate=250),
     Load("one connection, one call at a time", 1, 1),
-    Load("200 connections, connecting included", 200, 1),
+    Load("200 connections, connecting included", 200, 1, settling=0.5),
     Load("streams of 1 000 messages, 4 at a time", 4, 1, method="Stream", messages=STREAM_MESSAGES),
-    Load("messages of 100 kB, 4 x 4 calls", 4, 4, message=100_000),
+    Load("messages of 100 kB, 4 x 4 calls", 4, 4, message=100_000, method="EchoLarge"),
 ]
 
 
@@ -64,17 +67,21 @@ class LoadError(Exception):
     """The load could not be made as told; the text says why."""
 
 
+def check() -> None:
+    """Raise LoadError if h2load is missing."""
+    if shutil.which(CLIENT) is None:
+        raise LoadError(
+            f"{CLIENT} is not on PATH; it is in Debian's package nghttp2-client; BAZEL_MODE=closed brings it"
+        )
+
+
 def run(load: Load, port: int, seconds: float) -> Answers:
     """Load the server at `port` with `load`.
 
     Raises:
-        LoadError: h2load is missing or failed, or calls did.
+        LoadError: h2load failed, or calls did.
 
     """
-    if shutil.which(CLIENT) is None:
-        raise LoadError(
-            f"{CLIENT} is not on PATH; it is in Debian's package nghttp2-client, which BAZEL_MODE=closed brings"
-        )
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         ended = subprocess.run(

@@ -10,7 +10,7 @@ from pathlib import Path
 import trustme
 
 from grpc_common.testing.certificates import CertificateDirectory
-from tools.bench.loads import Load, LoadError, run
+from tools.bench.loads import Load, LoadError, check, run
 from tools.bench.processes import NotServingError, Server, running
 from tools.bench.results import Result, Spread
 from tools.bench.ways import BASE, Way
@@ -31,6 +31,12 @@ class Turn:
     latencies: list[float] = field(repr=False)
 
 
+_WARM_UP = 0.1
+"""Seconds of each load for each server before anything is measured."""
+
+_LONGEST = 20
+"""Seconds in which any server answers something."""
+
 type Turns = dict[tuple[Way, Load], list[Turn]]
 type Track = Callable[[list[tuple[Load, Way]]], Iterable[tuple[Load, Way]]]
 
@@ -46,13 +52,14 @@ def measure(
         LoadError: a load could not be made, or a server did not answer it.
 
     """
+    check()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         certificates = CertificateDirectory(folder / "certificates", trustme.CA())
         servers, skipped = _start(stack, ways, str(certificates.path))
         for load in loads:  # until all is imported and cached
             for server in servers.values():
-                _turn(server, load, min(seconds, 0.1))
+                run(load, server.port, _WARM_UP)
         turns: Turns = {(way, load): [] for way in servers for load in loads}
         for load, way in track(list(_order(list(servers), loads, rounds))):
             turns[way, load].append(_turn(servers[way], load, seconds))
@@ -79,10 +86,13 @@ def _order(ways: list[Way], loads: list[Load], rounds: int) -> Iterator[tuple[Lo
 
 
 def _turn(server: Server, load: Load, seconds: float) -> Turn:
+    seconds += load.settling
     handled, cpu = server.handled(), server.cpu()
     answers = run(load, server.port, seconds)
     cpu = server.cpu() - cpu
     handled = server.handled() - handled
+    if not handled and seconds < _LONGEST:  # on a busy machine it took as long to connect
+        return _turn(server, load, 2 * seconds)
     if handled < max(answers.calls * load.messages, 1):
         raise LoadError(f"{load.name}: the server made {handled} messages, for {answers.calls} calls")
     return Turn(cpu / handled, handled / seconds, answers.latencies)

@@ -21,6 +21,14 @@ th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(-
 th:first-child, td:first-child { text-align: left; }
 """
 
+_METHOD = """
+CPU time of each server process, by the kernel's account, as a multiple of bare grpc.aio's in the same round:
+shorter is better. A bar is the median of all rounds, its whisker goes from the least to the most. The load
+comes from h2load. For mTLS a relay, which is not counted, stands between the two, as h2load has no client
+certificates; latencies there have the relay's in them. The access log goes to /dev/null, traces to a port
+where nobody listens.
+"""
+
 
 def page(report: Report, changes: list[Change]) -> str:
     """Return the page; `changes` is what an older report is compared by."""
@@ -38,13 +46,7 @@ def page(report: Report, changes: list[Change]) -> str:
 
 def _how(report: Report) -> str:
     setting = ", ".join(f"{escape(str(name))} {escape(str(value))}" for name, value in report.setting.items())
-    return (
-        "<p>CPU time of each server process, by the kernel's account, as a multiple of bare grpc.aio's in the "
-        "same round: shorter is better. A bar is the median of all rounds, its whisker goes from the least to "
-        "the most. The load comes from h2load. For mTLS a relay, which is not counted, stands between the two, "
-        "as h2load has no client certificates; latencies there have the relay's in them. The access log goes to "
-        f'/dev/null, traces to a port where nobody listens.</p><p class="soft">{setting}</p>'
-    )
+    return f'<p>{_METHOD}</p><p class="soft">{setting}</p>'
 
 
 def _legend(groups: list[str]) -> str:
@@ -107,7 +109,7 @@ def _changes(changes: list[Change]) -> str:
             f"{change.load}; {change.way}",
             f"{change.old.median:.2f}",
             f"{change.new.median:.2f}",
-            "yes" if change.clear else "within the spread",
+            change.verdict,
         ]
         for change in changes
     ]
