@@ -69,11 +69,15 @@ def _load(results: list[Result], groups: list[str]) -> str:
         )
         for r in results
     ]
-    latencies = "".join(_latency(results, groups, name) for name in results[0].latencies)
+    latencies = "".join(_latency(results, groups, name) for name in _quantiles(results))
     return (
         f"<section><h2>{escape(title)}</h2>{chart(f'CPU time, {title}', bars, mark=1)}"
         f"{latencies}{_figures(results)}</section>"
     )
+
+
+def _quantiles(results: list[Result]) -> list[str]:
+    return list(dict.fromkeys(name for result in results for name in result.latencies))
 
 
 def _latency(results: list[Result], groups: list[str], name: str) -> str:
@@ -86,7 +90,7 @@ def _latency(results: list[Result], groups: list[str], name: str) -> str:
 
 
 def _figures(results: list[Result]) -> str:
-    unit, names = results[0].unit, list(results[0].latencies)
+    unit, names = results[0].unit, _quantiles(results)
     head = ["server", "CPU ratio", "least", "most", f"CPU/{unit}", f"{unit}s/s", *names]
     rows = [
         [
