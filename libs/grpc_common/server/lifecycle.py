@@ -195,6 +195,7 @@ class Lifecycle:
     def _admit(self, call: ServerCall, admission: Admission) -> None:
         # C-core counts a header that is sent once and referred to a thousand times as one.
         if len(call.metadata) > _MANY_HEADERS and _size(call.metadata) > self._max_metadata_size:
+            call.metadata.clear()  # megabytes, while the status is under way
             raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "the metadata is larger than max_metadata_size"
             )

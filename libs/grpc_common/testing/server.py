@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import AsyncIterator, Iterator, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +16,7 @@ import grpc
 from grpc_common.config.sections import ServerConfig
 from grpc_common.core.error_map import Errors
 from grpc_common.observe.logs import set_level
+from grpc_common.server.engine import loop_factory
 from grpc_common.server.server import Server
 from grpc_common.testing.loopback import configure
 
@@ -103,6 +105,11 @@ async def serving_handlers(
         yield channel
 
 
+def engine_of_tests() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the loop of a process that a test starts, for the engine that the test runs on."""
+    return loop_factory("completion-queue" if os.environ.get("PYTEST_EVENT_LOOP") else "grpc-aio")
+
+
 @contextmanager
 def serving_process(**environ: str) -> Iterator[tuple[int, int]]:
     """Do so in a process of its own, which may be stopped; yield the port and the process id."""
@@ -133,4 +140,4 @@ def _serve_and_report(sender: Connection, environ: dict[str, str]) -> None:
             sender.send(port)
             await asyncio.Event().wait()
 
-    asyncio.run(serve())
+    asyncio.run(serve(), loop_factory=engine_of_tests())

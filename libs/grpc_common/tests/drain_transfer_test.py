@@ -25,6 +25,7 @@ import signal
 import grpc
 
 from grpc_common import Server, ServerConfig, configure_logging, load
+from grpc_common.testing.server import engine_of_tests
 
 PARTS, PART = 48, int(os.environ["PART"])
 
@@ -81,7 +82,7 @@ async def main():
     await asyncio.gather(*(serve(name, ports, ended) for name in METHODS))
 
 
-asyncio.run(main())
+asyncio.run(main(), loop_factory=engine_of_tests())
 """
 """A server for each method, so that no call keeps the server of another one from ending."""
 

@@ -46,6 +46,7 @@ from pathlib import Path
 import grpc
 
 from grpc_common import Server, ServerConfig, load
+from grpc_common.testing.server import engine_of_tests
 
 
 async def large(_request, _context):
@@ -70,7 +71,7 @@ async def main():
     server.add(None, add)
     return await server.run()
 
-asyncio.run(main())
+asyncio.run(main(), loop_factory=engine_of_tests())
 """
 
 

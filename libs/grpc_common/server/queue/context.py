@@ -42,8 +42,9 @@ class QueueContext:
         self.is_done = False
 
     def invocation_metadata(self) -> Any:
-        """Return what the caller has sent."""
-        return self._metadata
+        """Return what the caller has sent, once: it may be megabytes, and whoever has asked keeps it."""
+        metadata, self._metadata = self._metadata, ()
+        return metadata
 
     def peer(self) -> str:
         """Return the caller's address."""

@@ -14,8 +14,8 @@ from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.server.queue.loop import QueueLoop
 from grpc_common.server.queue.rpc import QueueRpc
 
-_AHEAD = 32
-"""Calls that C-core may hand over before Python asks for more."""
+_AHEAD = 8
+"""Calls that C-core may hand over before Python asks for more: the metadata of one can be megabytes."""
 
 
 class _CallDetails(grpc.HandlerCallDetails):
