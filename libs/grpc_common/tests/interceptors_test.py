@@ -95,6 +95,19 @@ def raising(error):
     return interceptor
 
 
+def telling(left):
+    """Return an interceptor that sets an event when its call is left."""
+
+    @asynccontextmanager
+    async def interceptor(_call):
+        try:
+            yield
+        finally:
+            left.set()
+
+    return interceptor
+
+
 def recording(log, name):
     """Return an interceptor that notes what it sees."""
 
@@ -451,18 +464,11 @@ async def test_a_cancelled_call_leaves_the_interceptors_of_its_channel(call_type
     """A caller that gives up ends what runs around its call."""
     left, entered = asyncio.Event(), asyncio.Event()
 
-    @asynccontextmanager
-    async def interceptor(_call):
-        try:
-            yield
-        finally:
-            left.set()
-
     async def act(_context):
         entered.set()
         await asyncio.Event().wait()
 
-    async with serving(call_type, act, client_interceptors=[interceptor]) as opened:
+    async with serving(call_type, act, client_interceptors=[telling(left)]) as opened:
         task = asyncio.ensure_future(call(opened, call_type))
         await entered.wait()
         task.cancel()
@@ -597,16 +603,9 @@ async def test_a_caller_that_gives_up_a_written_stream_ends_it():
     """Who waits for the one response and is cancelled cancels the call."""
     left = asyncio.Event()
 
-    @asynccontextmanager
-    async def interceptor(_call):
-        try:
-            yield
-        finally:
-            left.set()
-
     async with (
         asyncio.timeout(20),
-        serving(CallType.CLIENT_STREAM, nothing, client_interceptors=[interceptor]) as opened,
+        serving(CallType.CLIENT_STREAM, nothing, client_interceptors=[telling(left)]) as opened,
     ):
         made = opened.stream_unary(PATH)()
         await made.write(b"1")
