@@ -15,15 +15,10 @@ import grpc
 
 from grpc_common.server.handler import Handler
 from grpc_common.server.lifecycle import Lifecycle
-from grpc_common.server.rpc import Rpc
+from grpc_common.server.rpc import CANCELLATION_DELAY, Rpc
 
 type _Context = grpc.aio.ServicerContext[Any, Any]
 type _MethodHandler = grpc.RpcMethodHandler[Any, Any]
-
-
-_CANCELLATION_DELAY = 0.001
-"""Seconds. A client that cancels while requests are awaited looks, until gRPC's next event, like one that
-has sent all that it had; a wait of no time misses 3 in 100."""
 
 
 class AioRpc(Rpc):
@@ -44,7 +39,7 @@ class AioRpc(Rpc):
         message = await self.context.read()
         if message is not grpc.aio.EOF:
             return cast("bytes", message)
-        await asyncio.sleep(_CANCELLATION_DELAY)
+        await asyncio.sleep(CANCELLATION_DELAY)
         return None
 
     @override

@@ -11,7 +11,7 @@ from grpc_common.core.calls import Call, Metadata, Method, parent_call, running_
 from grpc_common.core.errors import Status, StatusError, status_of
 from grpc_common.observe.observers import Observers
 from grpc_common.server.background import Background
-from grpc_common.server.messages import SMALL, MessageMemory
+from grpc_common.server.messages import MessageMemory
 from grpc_common.server.metadata import checked, is_sendable
 from grpc_common.server.rpc import Rpc
 
@@ -110,9 +110,8 @@ class ServerCall(Call):
             StatusError: there is no room for it.
 
         """
-        if self._held or len(message) > SMALL:
-            held, self._held = self._held, 0
-            self._held = self._memory.replace(held, message)
+        held, self._held = self._held, 0
+        self._held = self._memory.replace(held, message)
 
     @override
     def time_remaining(self) -> float | None:

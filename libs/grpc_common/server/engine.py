@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import grpc
 import structlog
@@ -45,11 +45,12 @@ def new_server(config: ServerSection, lifecycle: Lifecycle) -> grpc.aio.Server:
         StartError: the engine was asked for, and the loop is not for it.
 
     """
-    loop = _running_loop()
-    if config.engine != "grpc-aio" and type(loop).__name__ == "QueueLoop":
-        from grpc_common.server.queue.server import QueueServer  # noqa: PLC0415 (takes the private names)
+    if config.engine != "grpc-aio" and private.reason_against() is None:
+        from grpc_common.server.queue.loop import QueueLoop  # noqa: PLC0415 (takes the private names)
+        from grpc_common.server.queue.server import QueueServer  # noqa: PLC0415 (as above)
 
-        return cast("grpc.aio.Server", QueueServer(options(config), lifecycle, cast("Any", loop)))
+        if isinstance(loop := _running_loop(), QueueLoop):
+            return cast("grpc.aio.Server", QueueServer(options(config), lifecycle, loop))
     if config.engine == "completion-queue":
         raise StartError(
             "server.engine: completion-queue needs its event loop; run the service by grpc_common.command, "

@@ -5,6 +5,10 @@ from typing import Any, Protocol
 
 import grpc
 
+CANCELLATION_DELAY = 0.001
+"""Seconds. A client that cancels while requests are awaited looks, until gRPC's next event, like one that
+has sent all that it had; a wait of no time misses 3 in 100."""
+
 
 class Rpc(Protocol):
     """One call on its engine, from the moment that its headers are there.

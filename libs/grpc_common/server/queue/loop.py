@@ -4,10 +4,7 @@ import asyncio
 import selectors
 from typing import Any
 
-from grpc_common.server.queue.selector import QueueSelector
-
-_INLINE = 64
-"""Completions that one turn of the loop runs at most, before timers and sockets have theirs."""
+from grpc_common.server.queue.selector import TURN, QueueSelector
 
 
 class QueueLoop(asyncio.SelectorEventLoop):
@@ -36,7 +33,7 @@ class QueueLoop(asyncio.SelectorEventLoop):
     def _run_completed(self) -> None:
         """Run what has completed, and what completes thereby: often a whole call in one turn."""
         waiter = self.waiter
-        left = _INLINE
+        left = TURN
         while waiter.completed and left > 0:
             events, waiter.completed = waiter.completed, []
             left -= len(events)

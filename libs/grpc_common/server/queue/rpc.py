@@ -13,14 +13,11 @@ from grpc_common.server.lifecycle import Lifecycle
 from grpc_common.server.queue.context import QueueContext
 from grpc_common.server.queue.loop import QueueLoop
 from grpc_common.server.queue.selector import Sent
-from grpc_common.server.rpc import Rpc
+from grpc_common.server.rpc import CANCELLATION_DELAY, Rpc
 
 _HEADERS = cygrpc.SendInitialMetadataOperation((), 0)
 _OK = cygrpc.SendStatusFromServerOperation((), 0, b"", 0)
 """What has nothing of a call in it and receives nothing can be used for all calls."""
-
-_CANCELLATION_DELAY = 0.001
-"""Seconds. The end of a cancelled call's requests completes a moment before its cancellation."""
 
 _OVERTAKING = 0.01
 """Seconds that a status waits for a message that is behind the headers of its call: a round trip, or less."""
@@ -157,7 +154,7 @@ class QueueRpc(Rpc):
             await self._arrived
         message, self._message = self._message, None
         if message is None:
-            await asyncio.sleep(_CANCELLATION_DELAY)
+            await asyncio.sleep(CANCELLATION_DELAY)
         return message
 
     @override
@@ -263,11 +260,11 @@ class QueueRpc(Rpc):
 
     @override
     async def answer(self, status: grpc.Status) -> None:
-        if self._call is None or self._is_answered:
+        if self._is_answered:
             return
         if not self._has_received:
             await self._let_the_message_come()
-        if self._call is None or self._is_answered:  # meanwhile
+        if self._is_answered:  # meanwhile
             return
         code, details = status.code.value[0], status.details
         try:

@@ -14,8 +14,8 @@ from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, 
 
 from grpc_common.core.errors import StartError
 
-_BATCH = 64
-"""Completions that are taken in one turn of the loop, so that timers and sockets have theirs."""
+TURN = 64
+"""Completions that are taken, and run, in one turn of the loop, so that timers and sockets have theirs."""
 
 _PAUSE = 0.0005
 """Seconds between two looks at the queue while the loop has other work: where a channel waits in a queue of
@@ -60,20 +60,18 @@ class QueueSelector(selectors.EpollSelector):
         """The events that are to be run."""
         self.is_expecting = False
         """Whether something was begun that may be complete by now."""
-        self.is_closed = False
         self._key: Any = None
         self._is_armed = False
         self._look_at = 0.0
-        self._wait = threading.Thread(target=self._watch, daemon=True, name="grpc-descriptors")
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="grpc-descriptors")
         self._guard = select.epoll()
-        self._end, end = os.pipe()
-        self._ender = end
+        self._end, self._ender = os.pipe()
         # A signal's handler may post while its thread does.
         self._posting = threading.RLock()
         self._server, self._parked = _parked_call(self.queue)
         self._guard.register(self._end, select.EPOLLIN)
         self._guard.register(super().fileno(), 0)
-        self._wait.start()
+        self._watcher.start()
 
     def wake(self) -> None:
         """Have `select` return; from any thread."""
@@ -115,7 +113,7 @@ class QueueSelector(selectors.EpollSelector):
         """Take what has completed by now, up to a bound."""
         self._look_at = time.monotonic() + _PAUSE
         poll = self.queue.poll
-        while len(self.completed) < _BATCH and (event := poll(0)).tag is not None:
+        while len(self.completed) < TURN and (event := poll(0)).tag is not None:
             self._take(event)
 
     def _take(self, event: Any) -> bool:
@@ -138,10 +136,9 @@ class QueueSelector(selectors.EpollSelector):
     @override
     def close(self) -> None:
         """Let go of the queue."""
-        if not self.is_closed:
-            self.is_closed = True
+        if self._parked is not None:
             os.write(self._ender, b"\0")
-            self._wait.join()
+            self._watcher.join()
             self._guard.close()
             os.close(self._end)
             os.close(self._ender)
