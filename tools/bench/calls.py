@@ -7,16 +7,13 @@ processors than processes that want them, the CPU time of a call tells more than
 
 import asyncio
 import json
-import multiprocessing
 import os
 import platform
 import statistics
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from typing import Any, TextIO
 
 import click
@@ -29,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import grpc_common
+from tools.bench.processes import process
 
 SERVICE = "bench.Echo"
 ECHO, CPU_TIME = f"/{SERVICE}/Echo", f"/{SERVICE}/CpuTime"
@@ -100,17 +98,17 @@ def _add(_servicer: None, server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
 
 
-def _serve(name: str, port: Connection) -> None:
-    """Serve in a process of its own until the other end of `port`, which gets the port, is closed."""
-    # The access log is written as ever, and goes nowhere.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    asyncio.run(_serve_until_closed(SERVERS[name], port))
+def _serve(name: str, started: Callable[[int], None], wait: Callable[[], object]) -> None:
+    """Serve until `wait` returns, and tell `started` the port."""
+    asyncio.run(_serve_until(SERVERS[name], started, wait))
 
 
-async def _serve_until_closed(settings: dict[str, Any] | None, port: Connection) -> None:
+async def _serve_until(
+    settings: dict[str, Any] | None, started: Callable[[int], None], wait: Callable[[], object]
+) -> None:
     async with _plain() if settings is None else _with_grpc_common(settings) as number:
-        port.send(number)
-        await asyncio.to_thread(port.poll, None)
+        started(number)
+        await asyncio.to_thread(wait)
 
 
 @asynccontextmanager
@@ -236,26 +234,12 @@ def _table(results: list[Result]) -> Table:
 
 def _run(callers: int, seconds: float, rounds: int) -> list[Result]:
     with ExitStack() as stack:
-        ports = {name: stack.enter_context(_served(name)) for name in SERVERS}
+        ports = {name: stack.enter_context(process(_serve, name))[1] for name in SERVERS}
         figures: list[dict[Way, Figures]] = [{} for _ in range(rounds)]
         turns = [(turn, way) for turn in figures for way in WAYS]
         for turn, way in track(turns, console=Console(stderr=True), description="measuring"):
             turn[way] = asyncio.run(_measure(way, ports[way.server], callers, seconds))
     return _results(figures)
-
-
-@contextmanager
-def _served(name: str) -> Iterator[int]:
-    """Serve in a process of its own; yield the port."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(name, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield ours.recv()
-    finally:
-        ours.close()
-        process.join()
 
 
 @click.command(help=__doc__)

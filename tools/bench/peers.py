@@ -22,10 +22,14 @@ STREAM_MESSAGES = 1000
 THREADS = 16
 """Of grpc.server; more don't serve more, as one at a time runs Python."""
 
-type _Handlers = dict[str, grpc.RpcMethodHandler[Any, Any]]
 
-
-def _generic(handlers: _Handlers) -> Any:
+def _generic(echo: Callable[..., Any], stream: Callable[..., Any], count: Callable[..., Any]) -> Any:
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
+        "EchoLarge": grpc.unary_unary_rpc_method_handler(echo),
+        "Stream": grpc.unary_stream_rpc_method_handler(stream),
+        "Handled": grpc.unary_unary_rpc_method_handler(count),
+    }
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
 
@@ -46,14 +50,7 @@ def _asynchronous() -> Any:
     async def count(_request: bytes, _context: object) -> bytes:
         return b"%d" % next(handled)
 
-    return _generic(
-        {
-            "Echo": grpc.unary_unary_rpc_method_handler(echo),
-            "EchoLarge": grpc.unary_unary_rpc_method_handler(echo),
-            "Stream": grpc.unary_stream_rpc_method_handler(stream),
-            "Handled": grpc.unary_unary_rpc_method_handler(count),
-        }
-    )
+    return _generic(echo, stream, count)
 
 
 def _synchronous() -> Any:
@@ -71,14 +68,7 @@ def _synchronous() -> Any:
     def count(_request: bytes, _context: object) -> bytes:
         return b"%d" % next(handled)
 
-    return _generic(
-        {
-            "Echo": grpc.unary_unary_rpc_method_handler(echo),
-            "EchoLarge": grpc.unary_unary_rpc_method_handler(echo),
-            "Stream": grpc.unary_stream_rpc_method_handler(stream),
-            "Handled": grpc.unary_unary_rpc_method_handler(count),
-        }
-    )
+    return _generic(echo, stream, count)
 
 
 @asynccontextmanager

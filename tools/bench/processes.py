@@ -59,15 +59,23 @@ def running(way: Way, certificates: str) -> Iterator[Server]:
 
     """
     with ExitStack() as stack:
-        pid, port = stack.enter_context(_process(serve, way, certificates))
+        pid, port = stack.enter_context(process(serve, way, certificates))
         if way.mutual_tls:
-            _, port = stack.enter_context(_process(relay, port, certificates))
+            _, port = stack.enter_context(process(relay, port, certificates))
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
         yield Server(pid, port, channel)
 
 
 @contextmanager
-def _process(work: Callable[..., None], *arguments: object) -> Iterator[tuple[int, int]]:
+def process(work: Callable[..., None], *arguments: object) -> Iterator[tuple[int, int]]:
+    """Run `work(*arguments, started, wait)` in a process until the block ends; yield its id and its port.
+
+    It calls `started` with the port, and ends when `wait` returns.
+
+    Raises:
+        NotServingError: it ended before, or raised an exception.
+
+    """
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
         target=_work, args=(work, arguments, theirs), daemon=True
