@@ -137,7 +137,9 @@ class _ServerFiles:
         try:
             self._newest = self._load()
         except Exception as error:  # noqa: BLE001 (whatever it is, the old certificate serves on)
-            self._refuse(now, error)
+            # Files that are replaced while they are read need not belong together: the next handshake reads on.
+            if fingerprint(self._directory) == now:
+                self._refuse(now, error)
         else:
             self._fingerprint, self._refused = now, None
             not_after = self._newest.not_after.isoformat()

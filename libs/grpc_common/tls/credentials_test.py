@@ -1,4 +1,5 @@
 import asyncio
+import os
 import ssl
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from grpc_common.testing.certificates import CertificateDirectory, issue
-from grpc_common.tls import credentials
+from grpc_common.tls import credentials, files
 from grpc_common.tls.credentials import ClientTLS, TlsError, server_credentials
 
 CA = trustme.CA()
@@ -286,6 +287,25 @@ async def test_certificate_of_the_near_future(directory):
                 # OpenSSL's clock may lag by some milliseconds.
                 with suppress(ssl.SSLCertVerificationError):
                     _, served = await handshake(port)
+
+
+async def test_replaced_while_they_are_read(directory, monkeypatch):
+    """Bad files that come while the old ones are looked at are refused once, by the next handshake."""
+    async with serving(directory) as port:
+        real = files.file_version
+
+        def meanwhile(status: os.stat_result) -> object:
+            monkeypatch.setattr(files, "file_version", real)
+            version = real(status)
+            directory.replace({"tls.crt": b"bad", "tls.key": b"bad"})
+            return version
+
+        with structlog.testing.capture_logs() as logs:
+            monkeypatch.setattr(files, "file_version", meanwhile)
+            for _ in range(3):
+                await handshake(port)
+    (refusal,) = logs
+    assert refusal["event"] == "new certificate refused, the old one stays in use"
 
 
 async def test_broken_check_of_new_files(directory, monkeypatch):
