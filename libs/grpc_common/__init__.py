@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from grpc_common.client.bearer import BearerToken
     from grpc_common.client.channel import ChannelConfig, ChannelSection, Keepalive, NotReadyError, channel
     from grpc_common.client.endpoints import EndpointSource
+    from grpc_common.client.read_all import read_all
     from grpc_common.client.service_config import (
         OutlierDetection,
         RetryPolicy,
@@ -82,6 +83,7 @@ __all__ = [
     "loop_factory",
     "not_found",
     "permission_denied",
+    "read_all",
     "unavailable",
 ]
 
@@ -90,6 +92,7 @@ _MODULES = {
     "commands.command": ["command"],
     "client.bearer": ["BearerToken"],
     "client.channel": ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"],
+    "client.read_all": ["read_all"],
     "client.endpoints": ["EndpointSource"],
     "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
     "config.section": ["Section"],

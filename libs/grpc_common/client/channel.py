@@ -91,6 +91,7 @@ async def channel(
     swapping = SwappingChannel(
         target,
         dialer.open,
+        open_blocking=dialer.open_blocking,
         deadlines=config.deadlines(),
         method_deadlines=config.method_deadlines,
         observers=client_observers(tracing) if observers is None else list(observers),

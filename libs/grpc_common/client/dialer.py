@@ -10,6 +10,7 @@ import structlog
 
 from grpc_common.client.endpoints import EndpointSource, check_kubernetes
 from grpc_common.client.target import GrpcTarget, KubernetesTarget, Target, endpoints_target, parse_target
+from grpc_common.client.whole_stream import BLOCKING_OPTIONS
 from grpc_common.core.background import supervise
 from grpc_common.tls.credentials import ClientTLS, TlsError
 
@@ -62,16 +63,26 @@ class Dialer:
 
     def open(self) -> grpc.aio.Channel | None:
         """Return a new channel; None if there is no endpoint."""
-        if isinstance(self._target, GrpcTarget) and self._source is None:
-            uri = self._target.uri
-        elif self._addresses:
-            uri = endpoints_target(self._addresses)
-        else:
+        uri = self._uri()
+        if uri is None:
             return None
-        if self._tls is None:
+        if self._credentials is None:
             return grpc.aio.insecure_channel(uri, options=self._options)
-        assert self._credentials is not None
         return grpc.aio.secure_channel(uri, self._credentials, options=self._options)
+
+    def open_blocking(self) -> grpc.Channel | None:
+        """Return a new channel on which threads read streams; None if there is no endpoint."""
+        uri, options = self._uri(), [*self._options, *BLOCKING_OPTIONS]
+        if uri is None:
+            return None
+        if self._credentials is None:
+            return grpc.insecure_channel(uri, options=options)
+        return grpc.secure_channel(uri, self._credentials, options=options)
+
+    def _uri(self) -> str | None:
+        if isinstance(self._target, GrpcTarget) and self._source is None:
+            return self._target.uri
+        return endpoints_target(self._addresses) if self._addresses else None
 
     def followers(self) -> list[Coroutine[Any, Any, None]]:
         """Return what sets `changed` each time that `open` would open something else; never ends."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import grpc
@@ -13,11 +14,26 @@ from grpc_common.observe.observers import Observers
 class Generation:
     """One channel of grpc's, and how many calls are on it."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, open_blocking: Callable[[], grpc.Channel | None] = lambda: None
+    ) -> None:
         self.channel = channel
+        self._open_blocking = open_blocking
         self._calls = 0
         self._on_idle: Callable[[], object] | None = None
         self._watch: asyncio.Task[None] | None = None
+
+    @cached_property
+    def blocking(self) -> grpc.Channel | None:
+        """A channel beside it for threads, opened when first it is asked for; None if there can be none."""
+        return self._open_blocking()
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close the channels; calls that have not ended after `grace` seconds are cancelled."""
+        await self.channel.close(grace)
+        blocking: grpc.Channel | None = self.__dict__.get("blocking")
+        if blocking is not None:
+            blocking.close()
 
     def count(self, call: grpc.aio.Call) -> None:
         """Have `call` keep the channel open until it ends."""

@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import structlog
 
 from grpc_common.client.generation import Generation, Generations
 from grpc_common.client.waiting import deferring_channel
+from grpc_common.client.whole_stream import WholeStream
 from grpc_common.core.background import is_cancelled
 from grpc_common.core.calls import Call, CallType, Interceptor, Metadata, Method, ParentCall, parent_call
 from grpc_common.core.errors import StatusError, status_of
@@ -97,9 +98,22 @@ class MultiCallable:
         return self._start_on(generation, request, **options)
 
     def _start_on(self, generation: Generation, request: Any, **options: Any) -> grpc.aio.Call:
+        if options.pop("in_thread", False):
+            return self._start_in_thread(generation, request, options)
         if self._generation is not generation:
             self._generation, self._bound = generation, self._bind(generation.channel)
         call = self._bound(request, **options)
+        generation.count(call)
+        return call
+
+    def _start_in_thread(
+        self, generation: Generation, request: Any, options: dict[str, Any]
+    ) -> grpc.aio.Call:
+        blocking = generation.blocking
+        if blocking is None:
+            raise rpc_error(grpc.StatusCode.UNAVAILABLE, f"{self._channel.target} has no endpoint")
+        start = blocking.unary_stream(self._method.path, **self._serialization)
+        call = cast("grpc.aio.Call", WholeStream(start(request, **options)))
         generation.count(call)
         return call
 
@@ -236,6 +250,17 @@ class UnaryMultiCallable(MultiCallable):
     def __call__(self, request: Any, **options: Any) -> grpc.aio.Call:
         """Start a call, with the keyword arguments of grpc.aio's multi-callables."""
         return self._call(request, **options)
+
+    async def read_all(
+        self, request: Any, *, timeout: float | None = None, metadata: Any = None
+    ) -> tuple[list[Any], grpc.aio.Metadata]:
+        """Return all responses of a stream and its trailing metadata; see read_all.py."""
+        channel = self._channel
+        if channel.interceptors or channel.current is None or channel.current.blocking is None:
+            call: Any = self._call(request, timeout, metadata)
+            return [message async for message in call], await call.trailing_metadata()
+        whole: Any = self._call(request, timeout, metadata, in_thread=True)
+        return await cast("WholeStream", whole).read()
 
 
 class StreamMultiCallable(MultiCallable):

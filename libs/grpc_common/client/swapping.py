@@ -39,6 +39,7 @@ class SwappingChannel(grpc.aio.Channel):
         target: the channel's name in errors and for observers.
         open_channel: opens a channel to the endpoints and with the credentials of this moment;
             returns None without an endpoint.
+        open_blocking: opens one for threads, if streams may be read there.
         deadlines: seconds for a call that is made without a timeout, by its type.
         method_deadlines: the same for single methods, by `package.Service/Method`.
         observers: are told about each call.
@@ -51,6 +52,7 @@ class SwappingChannel(grpc.aio.Channel):
         target: str,
         open_channel: Callable[[], grpc.aio.Channel | None],
         *,
+        open_blocking: Callable[[], grpc.Channel | None] = lambda: None,
         deadlines: Mapping[CallType, float],
         method_deadlines: Mapping[str, float],
         observers: Sequence[CallObserver] = (),
@@ -62,6 +64,7 @@ class SwappingChannel(grpc.aio.Channel):
         self._metrics = [observer for observer in observers if isinstance(observer, CallMetrics)]
         self.current: Generation | None = None
         self._open = open_channel
+        self._open_blocking = open_blocking
         self._deadlines = deadlines
         self._method_deadlines = method_deadlines
         # What the channel's state is while there is no generation.
@@ -89,7 +92,7 @@ class SwappingChannel(grpc.aio.Channel):
         if channel is None:
             self._swap_to(None)
         else:
-            await self._swap_when_ready(Generation(channel), changed)
+            await self._swap_when_ready(Generation(channel, self._open_blocking), changed)
 
     async def _swap_when_ready(self, new: Generation, changed: asyncio.Event) -> None:
         new.channel.get_state(try_to_connect=True)
@@ -100,7 +103,7 @@ class SwappingChannel(grpc.aio.Channel):
                 self._swap_to(new)
         finally:
             if self.current is not new:
-                await new.channel.close()
+                await new.close()
 
     def _swap_to(self, new: Generation | None) -> None:
         old, self.current = self.current, new
@@ -116,7 +119,7 @@ class SwappingChannel(grpc.aio.Channel):
 
     def _dispose(self, old: Generation) -> None:
         self._retired.discard(old)
-        task = asyncio.ensure_future(old.channel.close())
+        task = asyncio.ensure_future(old.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -166,7 +169,7 @@ class SwappingChannel(grpc.aio.Channel):
         generations = [*self._retired, *([self.current] if self.current else [])]
         self.current, self._state = None, _SHUTDOWN
         self._wake()
-        await asyncio.gather(*(generation.channel.close(grace) for generation in generations))
+        await asyncio.gather(*(generation.close(grace) for generation in generations))
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: FBT001, FBT002 (grpc's signature)
         """Return the state of the current channel; without an endpoint TRANSIENT_FAILURE."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 from user import user_service_pb2 as pb
 
-from grpc_common import ServiceConfig
+from grpc_common import ServiceConfig, read_all
 from services.user.idempotency import IDEMPOTENCY_KEY
 from services.user.paging import NEXT_PAGE_TOKEN
 
@@ -63,23 +63,31 @@ class UserClient:
 
     async def pages(self, page_size: int, limit: int | None) -> AsyncIterator[list[pb.User]]:
         """Yield all users, or the first `limit`, a page at a time: one empty page if there is none."""
-        left, token, patience = limit, "", 0.0
-        while True:
-            size = page_size if left is None else min(page_size, left)
-            users, token = await patiently(functools.partial(self._page, size, token), patience)
-            yield users
-            if left is not None:
-                left -= len(users)
-            if not token or left == 0:
-                return
-            patience = PAGE_PATIENCE
+        left = limit
+        page = asyncio.create_task(self._page(_size(page_size, left), "", 0))
+        try:
+            while True:
+                users, token = await page
+                left = None if left is None else left - len(users)
+                if token and left != 0:  # it comes while this one is used
+                    page = asyncio.create_task(self._page(_size(page_size, left), token, PAGE_PATIENCE))
+                yield users
+                if not token or left == 0:
+                    return
+        finally:
+            page.cancel()
+            await asyncio.gather(page, return_exceptions=True)
 
-    async def _page(self, size: int, token: str) -> tuple[list[pb.User], str]:
+    async def _page(self, size: int, token: str, patience: float) -> tuple[list[pb.User], str]:
         # A whole page, since gRPC can't repeat a stream of which a message has been read.
         request = pb.ListUsersRequest(page_size=size, page_token=token)
-        call = self._stub.ListUsers(request, timeout=self._timeout)
-        users = [user async for user in call]
-        return users, str(dict(await call.trailing_metadata()).get(NEXT_PAGE_TOKEN, ""))
+        call = functools.partial(read_all, self._stub.ListUsers, request, timeout=self._timeout)
+        users, trailers = await patiently(call, patience)
+        return users, str(trailers.get(NEXT_PAGE_TOKEN, ""))
+
+
+def _size(page_size: int, left: int | None) -> int:
+    return page_size if left is None else min(page_size, left)
 
 
 async def patiently[Result](
