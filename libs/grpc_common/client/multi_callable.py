@@ -252,7 +252,11 @@ class UnaryMultiCallable(MultiCallable):
         return self._call(request, **options)
 
     async def read_all(
-        self, request: Any, *, timeout: float | None = None, metadata: Any = None
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 (gRPC's)
+        metadata: Any = None,
     ) -> tuple[list[Any], grpc.aio.Metadata]:
         """Return all responses of a stream and its trailing metadata; see read_all.py."""
         channel = self._channel

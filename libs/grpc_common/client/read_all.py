@@ -11,7 +11,7 @@ async def read_all[Request, Response](
     method: grpc.aio.UnaryStreamMultiCallable[Request, Response],
     request: Request,
     *,
-    timeout: float | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 (gRPC's)
     metadata: Any = None,
 ) -> tuple[list[Response], grpc.aio.Metadata]:
     """Call a method of a stub and read its stream to the end, with a fifth of the CPU a message.

@@ -13,7 +13,7 @@ WATCH, ECHO = "/test.Backend/Watch", "/test.Backend/Echo"
 
 
 @asynccontextmanager
-async def passing(call):
+async def passing(_call):
     """Be an interceptor that changes nothing."""
     yield
 
@@ -69,7 +69,7 @@ async def test_cancelled_reader_cancels_the_call(setup):
     with pytest.raises(asyncio.CancelledError):
         await task
     async with asyncio.timeout(10):
-        while recorded.calls[0].code is None:  # noqa: ASYNC110 (an observer has no event)
+        while recorded.calls[0].code is None:
             await asyncio.sleep(0.01)
     assert [call.code for call in recorded.calls] == [grpc.StatusCode.CANCELLED]
 

@@ -1,7 +1,7 @@
 """Users in a PostgreSQL database, for any number of replicas.
 
 Each operation is one statement, which is a transaction by itself: nothing is left open
-between two, and a create takes one round trip.
+between two, and a create takes one round trip. Creates that wait at the same moment share it.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ from services.user.storage import (
     UserStorage,
     schema,
 )
+from services.user.storage.batches import Batches
 from services.user.users import User
+
+type _Create = tuple[User, IdempotencyKey]
 
 log = structlog.get_logger()
 
@@ -34,20 +37,28 @@ _PAGE = "SELECT id, name, email FROM users WHERE id > $1 ORDER BY id LIMIT $2"
 # A create with the same key that has not ended is waited for. Keys expire by the database's clock, which all
 # replicas share. Two expired ones go for each that comes: the table shrinks to what is needed, and no
 # create waits for long, nor for one that deletes the same.
+#
+# All who write several keys and emails do so in one order, or they would wait for each other.
 _INSERT_ONCE = """
-WITH expired AS (
+WITH given AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bytea[])
+    AS given (id, name, email, email_key, key, request)
+), expired AS (
     DELETE FROM idempotency_keys WHERE key IN (
-        SELECT key FROM idempotency_keys WHERE created_at <= now() - $7::interval AND key <> $5
-        ORDER BY created_at LIMIT 2 FOR UPDATE SKIP LOCKED
+        SELECT key FROM idempotency_keys WHERE created_at <= now() - $7::interval AND key <> ALL ($5)
+        ORDER BY created_at LIMIT 2 * cardinality($5) FOR UPDATE SKIP LOCKED
     )
 ), kept AS (
-    INSERT INTO idempotency_keys AS known (key, request, user_id, created_at) VALUES ($5, $6, $1, now())
+    INSERT INTO idempotency_keys AS known (key, request, user_id, created_at)
+    SELECT key, request, id, now() FROM given ORDER BY key COLLATE "C"
     ON CONFLICT (key) DO UPDATE
     SET request = excluded.request, user_id = excluded.user_id, created_at = excluded.created_at
     WHERE known.created_at <= now() - $7::interval
     RETURNING user_id
 )
-INSERT INTO users (id, name, email, email_key) SELECT user_id, $2, $3, $4 FROM kept RETURNING id
+INSERT INTO users (id, name, email, email_key)
+SELECT id, name, email, email_key FROM kept JOIN given ON id = user_id ORDER BY email_key COLLATE "C"
+RETURNING id
 """
 _KNOWN_KEY = """
 SELECT request, id, name, email FROM idempotency_keys JOIN users ON id = user_id WHERE key = $1
@@ -184,6 +195,17 @@ def _explain(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _row(user: User) -> tuple[uuid.UUID, str, str, str]:
+    return user.id, user.name, user.email, user.email_key
+
+
+async def _insert_once(connection: asyncpg.Connection, creates: list[_Create]) -> set[uuid.UUID]:
+    """Insert those of the users whose keys are not known, all or none; return their ids."""
+    rows = [(*_row(user), key.key, key.request) for user, key in creates]
+    columns = zip(*rows, strict=True)
+    return {user_id for (user_id,) in await connection.fetch(_INSERT_ONCE, *columns, KEY_LIFETIME)}
+
+
 class PostgresqlUserStorage(UserStorage):
     """Users in a PostgreSQL database.
 
@@ -198,26 +220,41 @@ class PostgresqlUserStorage(UserStorage):
         self._timeout = config.connect_timeout
         self._name = config.name
         self._checked = False
+        self._batches = Batches(self._create_all, identity=lambda create: create[1].key)
 
     @override
     async def create(self, user: User, key: IdempotencyKey | None = None) -> User:
-        row = (user.id, user.name, user.email, user.email_key)
+        if key is not None:
+            return await self._batches.settle((user, key))
         async with self._connection() as connection:
             try:
-                if key is None:
-                    await connection.execute(_INSERT, *row)
-                    return user
-                if await connection.fetchrow(_INSERT_ONCE, *row, key.key, key.request, KEY_LIFETIME):
-                    return user
+                await connection.execute(_INSERT, *_row(user))
             except asyncpg.UniqueViolationError:
                 raise EmailTakenError(user.email) from None
-            known = await connection.fetchrow(_KNOWN_KEY, key.key)
+        return user
+
+    async def _create_all(self, creates: list[_Create]) -> list[User | Exception]:
+        """Create each user once, and return what each create has come to."""
+        async with self._connection() as connection:
+            try:
+                created = await _insert_once(connection, creates)
+            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
+                if len(creates) == 1 and isinstance(error, asyncpg.UniqueViolationError):
+                    return [EmailTakenError(creates[0][0].email)]
+            else:
+                return [
+                    user if user.id in created else await self._known(connection, key)
+                    for user, key in creates
+                ]
+        # Nothing was kept, for the sake of one: that one is the only to fail when each is on its own.
+        return [(await self._create_all([create]))[0] for create in creates]
+
+    async def _known(self, connection: asyncpg.Connection, key: IdempotencyKey) -> User | Exception:
+        known = await connection.fetchrow(_KNOWN_KEY, key.key)
         if known is None:
-            raise StorageError(f"{self._name}: the idempotency key expired in this moment")
+            return StorageError(f"{self._name}: the idempotency key expired in this moment")
         request, *earlier = known
-        if request != key.request:
-            raise KeyReusedError
-        return User(*earlier)
+        return User(*earlier) if request == key.request else KeyReusedError()
 
     @override
     async def get(self, user_id: uuid.UUID) -> User | None:
