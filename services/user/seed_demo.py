@@ -34,7 +34,7 @@ def main(connection: Connection, users: int, seed: int) -> None:
             click.echo(f"user {line.line}: {line.reason}", err=True)
 
     async def work(client: UserClient) -> int:
-        importer = Importer(client, concurrency=16, patience=60, reject=reject)
+        importer = Importer(client, concurrency=64, patience=60, reject=reject)
         source = Source(
             records=demo_users(users, seed),
             total=users,

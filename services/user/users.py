@@ -1,11 +1,15 @@
 """What a user is, and which names and emails one may have."""
 
+import functools
+import re
 import unicodedata
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from email_validator import EmailNotValidError, validate_email
+from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 
 MAX_NAME_LENGTH = 200
 """Characters of a name, after normalization."""
@@ -24,6 +28,10 @@ _FORBIDDEN_CATEGORIES = {"Cc", "Cf", "Zl", "Zp"}
 
 # Zero-width non-joiner and joiner: Persian and the scripts of India are spelled with them.
 _JOINERS = {"\u200c", "\u200d"}
+
+# What no rule of an email's local part needs a look at: most have nothing else.
+_PLAIN_LOCAL_PART = re.compile(r"(?=.{1,64}$)[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*")
+_PLAIN_DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,100}")
 
 # Letters, numbers, symbols and punctuation.
 _VISIBLE = {"L", "N", "S", "P"}
@@ -105,7 +113,26 @@ def normalized_email(text: str) -> str:
     """
     if len(text) > MAX_EMAIL_LENGTH:
         raise ValueError(f"has {len(text)} characters; at most {MAX_EMAIL_LENGTH} are allowed")
+    local, at, domain = text.strip().partition("@")
+    if at and _PLAIN_LOCAL_PART.fullmatch(local) and local.lower() not in CASE_INSENSITIVE_MAILBOX_NAMES:
+        with suppress(EmailNotValidError):
+            return f"{local}@{_plain_domain(domain)}"
     try:
         return validate_email(text.strip(), check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise ValueError(str(error)) from None
+
+
+@functools.lru_cache(1024)
+def _plain_domain(text: str) -> str:
+    """Return the normal form of a domain of letters, digits, hyphens and dots.
+
+    Most of what an email costs is its domain, and many have the same.
+
+    Raises:
+        EmailNotValidError: not one, or another domain, which is not looked up here.
+
+    """
+    if not _PLAIN_DOMAIN.fullmatch(text):
+        raise EmailNotValidError
+    return validate_email(f"x@{text}", check_deliverability=False).domain

@@ -2,6 +2,7 @@ import time
 import unicodedata
 
 import pytest
+from email_validator import EmailNotValidError, validate_email
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +100,35 @@ def test_not_an_email(text):
     with pytest.raises(ValueError, match=r".") as caught:
         normalized_email(text)
     assert str(caught.value).isprintable()
+
+
+@given(
+    local=st.one_of(
+        st.from_regex(r"[A-Za-z0-9_+.-]{0,70}", fullmatch=True),
+        st.sampled_from(["Postmaster", "ABUSE", "x" * 64, "x" * 65, "a..b", ".a"]),
+        st.text(max_size=5),
+    ),
+    domain=st.one_of(
+        st.from_regex(r"[A-Za-z0-9.-]{0,110}", fullmatch=True),
+        st.from_regex(r"([A-Za-z0-9-]{1,10}\.){1,3}[A-Za-z]{2,5}", fullmatch=True),
+        st.sampled_from(
+            ["Example.COM", "xn--bcher-kva.example.com", "bücher.example.com", "a.local", "[1.2.3.4]"]
+        ),
+        st.text(max_size=5),
+    ),
+)
+def test_plain_emails_are_validated_as_all_others(local, domain):
+    """That most emails take a shorter way changes neither what is accepted nor what it becomes."""
+    text = f"{local}@{domain}"
+    try:
+        expected = validate_email(text.strip(), check_deliverability=False).normalized
+    except EmailNotValidError as error:
+        expected = str(error)
+    try:
+        found = normalized_email(text)
+    except ValueError as error:
+        found = str(error)
+    assert found == expected
 
 
 def test_emails_differ_by_more_than_case():

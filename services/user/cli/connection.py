@@ -88,7 +88,10 @@ class Connection:
     async def _session[Result](self, work: Callable[[UserClient], Awaitable[Result]]) -> Result:
         config = grpc_common.ChannelConfig(service=SERVICE_CONFIG)
         # A person waits: what can't be reached is told by the first call, not after ten seconds.
-        opened = grpc_common.channel(self.target, tls=self.tls, config=config, ready_timeout=None)
+        # Nobody reads metrics of a command.
+        opened = grpc_common.channel(
+            self.target, tls=self.tls, config=config, observers=[], ready_timeout=None
+        )
         async with opened as channel:
             return await work(UserClient(UserServiceStub(channel), self.timeout))
 

@@ -23,7 +23,7 @@ from services.user.cli.user_client import UserClient
 @click.argument("file", type=click.File("rb"))
 @click.option(
     "--concurrency",
-    default=16,
+    default=64,
     show_default=True,
     type=click.IntRange(1, 1000),
     help="How many users to create at a time.",
