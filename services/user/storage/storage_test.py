@@ -141,6 +141,36 @@ async def test_concurrent_creates_with_one_key_are_one(storage, database):
     assert await storage.page(None, 10) == users[:1]
 
 
+async def test_concurrent_creates_have_each_their_own_result(storage):
+    """Of many creates at once each has the result that it would have alone."""
+    known = await storage.create(new_user("Known", "known@example.com"), KEY)
+    new = some_users(40)
+    creates = [(user, IdempotencyKey(f"key{n}", b"")) for n, user in enumerate(new)]
+    taken = [(new_user("Eve", "KNOWN@example.com"), IdempotencyKey(f"eve{n}", b"")) for n in range(3)]
+    reused = (new_user("Mallory", "mallory@example.com"), IdempotencyKey(KEY.key, b"another request"))
+    again = (new_user("Known", "known@example.com"), KEY)
+    calls = [*creates[:20], *taken, reused, again, *creates[20:], again]
+    results = await asyncio.gather(*(storage.create(*call) for call in calls), return_exceptions=True)
+    assert results[:20] + results[25:45] == new
+    assert [type(result) for result in results[20:24]] == [EmailTakenError] * 3 + [KeyReusedError]
+    assert [results[24], results[45]] == [known, known]
+    assert await storage.page(None, 100) == [known, *new]
+
+
+async def test_processes_that_create_the_same_users_in_other_orders(storage, database):
+    """Two that have the same emails under other keys do not deadlock, and each email is one's."""
+    users, others = some_users(200), some_users(200)
+    async with open_storage(database) as other:
+        calls = [
+            *(storage.create(user, IdempotencyKey(f"a{n:03}", b"")) for n, user in enumerate(users)),
+            *(other.create(user, IdempotencyKey(f"b{n:03}", b"")) for n, user in enumerate(others[::-1])),
+        ]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    created = [result for result in results if isinstance(result, User)]
+    assert {type(result) for result in results} == {User, EmailTakenError}
+    assert sorted(user.email for user in created) == sorted(user.email for user in users)
+
+
 async def test_key_with_another_request_is_refused(storage):
     """A key that stands for one request can't stand for another; the first is still known."""
     ada = await storage.create(new_user("Ada", "ada@example.com"), KEY)
