@@ -137,7 +137,7 @@ class _ServerFiles:
         try:
             self._newest = self._load()
         except Exception as error:  # noqa: BLE001 (whatever it is, the old certificate serves on)
-            # Files that are replaced while they are read need not belong together: the next handshake reads on.
+            # Files that are replaced while they are read need not match: the next handshake reads on.
             if fingerprint(self._directory) == now:
                 self._refuse(now, error)
         else:
