@@ -98,11 +98,11 @@ class KnownEvent:
         if _is_ordinary():
             if self._renderer is not _renderer:
                 self._prepare()
-            line = self._line.of(values)
+            line = self._line.later(values)
         if line is None:
             self.log_ordinarily(values)
         else:
-            writer.lines.add(line)
+            writer.lines.add(line, _SIZE)
 
     def log_ordinarily(self, values: Sequence[str | float]) -> None:
         """Log it as any other event."""
@@ -120,6 +120,9 @@ class KnownEvent:
             names=self._names,
         )
 
+
+_SIZE = 400
+"""Characters that a known line takes, about."""
 
 rate_limit = RateLimit()
 """Of lines that peers cause: C-core's and grpcio's own."""

@@ -12,7 +12,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 MAX_LINES = 10_000
@@ -32,6 +32,9 @@ _GATHERING = 0.05
 
 _TICK = 1.0
 """Seconds between two looks at whether there are notices."""
+
+
+type Line = str | Callable[[], str]
 
 
 class LineWriter:
@@ -58,18 +61,24 @@ class LineWriter:
         self._lock = threading.RLock()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_rung = False
-        self._lines: list[str] = []
+        self._lines: list[Line] = []
         self._characters = 0
         self._waiting: list[threading.Event] = []
         self._rest_of_line = b""
         self._thread: threading.Thread | None = None
 
-    def add(self, line: str) -> None:
-        """Have `line`, which has no newline at its end, written soon. Never waits and never raises."""
+    def add(self, line: Line, size: int = 0) -> None:
+        """Have `line`, which has no newline at its end, written soon. Never waits and never raises.
+
+        Args:
+            line: the text, or what makes it when it is written, and can not fail.
+            size: its characters, about; that of the text if 0.
+
+        """
         if sys.is_finalizing():  # a destructor at the end of the interpreter, when no thread runs any more
-            self._write_last(line)
+            self._write_last(_text(line))
             return
-        size = len(line)
+        size = size or len(_text(line))
         with self._lock:
             if len(self._lines) >= MAX_LINES or self._characters + size > MAX_CHARACTERS:
                 self.dropped[FULL] += 1
@@ -130,7 +139,7 @@ class LineWriter:
             for event in passed:
                 event.set()
 
-    def _next_batch(self) -> tuple[list[str], list[threading.Event]]:
+    def _next_batch(self) -> tuple[list[Line], list[threading.Event]]:
         """Return the next lines, none after a while without any, and whoever waits for their end."""
         with suppress(queue.Empty):
             self._bell.get(timeout=_TICK)
@@ -152,8 +161,8 @@ class LineWriter:
         if notices and self._write(notices):
             self._reported = dropped
 
-    def _write(self, lines: list[str]) -> bool:
-        text = "\n".join(lines) + "\n"
+    def _write(self, lines: Sequence[Line]) -> bool:
+        text = "\n".join([_text(line) for line in lines]) + "\n"
         data = self._rest_of_line + text.encode(errors="backslashreplace")
         written = 0
         try:
@@ -183,6 +192,10 @@ class LineWriter:
         self._rest_of_line = data[written:end]
         with self._lock:
             self.dropped[reason] = self.dropped.get(reason, 0) + data.count(b"\n", end)
+
+
+def _text(line: Line) -> str:
+    return line if isinstance(line, str) else line()
 
 
 def _stderr() -> int | None:
