@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextvars
 import json
 import math
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 import grpc
 
 from grpc_common.core.background import is_cancelled
-from grpc_common.core.calls import Call, parent_call
+from grpc_common.core.calls import Call, context_without_parent
 from grpc_common.core.errors import StatusError
 from grpc_common.core.file_version import file_version
 
@@ -121,7 +120,9 @@ class _Cache:
         if time.time() < self._fresh_until:
             return self._token
         if self._fetching is None:
-            self._fetching = asyncio.create_task(self._renew(), context=_for_all())
+            # Others wait for it, too, and the call that is served here may end before.
+            context = context_without_parent()
+            self._fetching = asyncio.create_task(self._renew(), context=context)
             self._fetching.add_done_callback(self._renewed)
         fetching = self._fetching
         await asyncio.wait([fetching])  # a call that is cancelled leaves the others their token
@@ -150,13 +151,6 @@ class _Cache:
         left = max(0.0, expiry - now)
         self._good_until = now + left
         self._fresh_until = self._good_until - min(_MARGIN, left * _SHARE)
-
-
-def _for_all() -> contextvars.Context:
-    """Return this context without the call that is served here: others wait, too, and it may end before."""
-    context = contextvars.copy_context()
-    context.run(parent_call.set, None)
-    return context
 
 
 class _File:

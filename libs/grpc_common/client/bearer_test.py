@@ -9,7 +9,7 @@ import pytest
 
 import grpc_common
 from grpc_common.client.bearer import refuse_plaintext
-from grpc_common.core.calls import Call, CallType, Method, parent_call
+from grpc_common.core.calls import Call, CallType, Method, parent_call, running_call
 from grpc_common.testing import configure, serve_on_loopback
 from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
 
@@ -193,17 +193,17 @@ async def test_token_for_all_calls_of_a_handler_that_leaves():
     seen = []
 
     async def fetch() -> str:
-        seen.append(parent_call.get())
+        seen.append(parent_call())
         return "x"
 
     class Ending:
         has_answered, passed_on = False, ()
 
-    token = parent_call.set(Ending())
+    token = running_call.set(Ending())
     try:
         assert await token_of(grpc_common.BearerToken(fetch)) == "x"
     finally:
-        parent_call.reset(token)
+        running_call.reset(token)
     assert seen == [None]
 
 

@@ -59,7 +59,7 @@ class MultiCallable:
     def _call(
         self, request: Any, timeout: float | None = None, metadata: Any = None, **options: Any
     ) -> grpc.aio.Call:
-        parent = parent_call.get()
+        parent = parent_call()
         if parent is None or parent.has_answered:
             return self._observed(request, self._deadline if timeout is None else timeout, metadata, options)
         metadata = _with_passed_on(metadata, parent)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, cast
 
 import grpc
 
@@ -154,8 +154,21 @@ class ParentCall(Protocol):
 running_call: ContextVar[Call | None] = ContextVar("running_call", default=None)
 """The call of a server in whose task, or thread, the code runs: for the log, and `current_call`."""
 
-parent_call: ContextVar[ParentCall | None] = ContextVar("parent_call", default=None)
-"""The same call for those that are made here; None in the background, where they are on their own."""
+_left_behind: ContextVar[Call | None] = ContextVar("left_behind", default=None)
+"""The running call where it is no parent, since what runs may outlive it."""
+
+
+def parent_call() -> ParentCall | None:
+    """Return the call of a server for those that are made here; None where they are on their own."""
+    call = running_call.get()
+    return None if call is _left_behind.get() else cast("ParentCall", call)
+
+
+def context_without_parent() -> Context:
+    """Return a copy of this context in which calls are on their own."""
+    context = copy_context()
+    context.run(_left_behind.set, running_call.get())
+    return context
 
 
 class CallObserver(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from grpc_common.core.calls import parent_call
+from grpc_common.core.calls import context_without_parent
 
 log = structlog.get_logger()
 
@@ -28,9 +28,8 @@ class Background:
         """
         if not asyncio.iscoroutine(work):
             raise TypeError(f"run_in_background takes a coroutine, as `work()` is one, not {work!r}")
-        context = contextvars.copy_context()
         # Its calls have their own deadlines: the call that it comes from is over soon.
-        context.run(parent_call.set, None)
+        context = context_without_parent()
         loop.call_soon_threadsafe(self._start, work, context, context=context)
 
     def _start(self, work: Coroutine[Any, Any, object], context: contextvars.Context) -> None:

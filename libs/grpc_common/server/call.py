@@ -7,11 +7,11 @@ from typing import Any, override
 import grpc
 
 from grpc_common.config.durations import format_duration
-from grpc_common.core.calls import Call, Metadata, Method, parent_call, running_call
+from grpc_common.core.calls import Call, Metadata, Method, running_call
 from grpc_common.core.errors import Status, StatusError, status_of
 from grpc_common.observe.observers import Observers
 from grpc_common.server.background import Background
-from grpc_common.server.messages import MessageMemory
+from grpc_common.server.messages import SMALL, MessageMemory
 from grpc_common.server.metadata import checked, is_sendable
 from grpc_common.server.rpc import Rpc
 
@@ -27,9 +27,11 @@ class ServerCall(Call):
         "_background",
         "_cancelled_with_it",
         "_held",
+        "_loop",
         "_memory",
         "_observers",
         "_task",
+        "_was_cancelled",
         "admitted",
         "failure",
         "in_handler",
@@ -63,7 +65,9 @@ class ServerCall(Call):
         self._observers = observers
         self._memory = memory
         self._held = 0
-        self._task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # the caller's
+        self._task = asyncio.current_task()
+        self._loop: asyncio.AbstractEventLoop
+        self._was_cancelled = False
         self._answering: asyncio.Task[None] | None = None
 
     @property
@@ -74,12 +78,12 @@ class ServerCall(Call):
     @property
     def is_cancelled(self) -> bool:
         """Whether the task of the call was cancelled, as it is when the caller is gone."""
-        return self._task.cancelling() > 0
+        return self._was_cancelled if self._task is None else self._task.cancelling() > 0
 
     @property
     def runs_here(self) -> bool:
         """Whether the task of the call is the one that asks."""
-        return asyncio.current_task() is self._task
+        return self._task is not None and asyncio.current_task() is self._task
 
     async def read(self) -> bytes | None:
         """Return the caller's next message, None after the last one.
@@ -110,8 +114,9 @@ class ServerCall(Call):
             StatusError: there is no room for it.
 
         """
-        held, self._held = self._held, 0
-        self._held = self._memory.replace(held, message)
+        if self._held or len(message) > SMALL:
+            held, self._held = self._held, 0
+            self._held = self._memory.replace(held, message)
 
     @override
     def time_remaining(self) -> float | None:
@@ -151,22 +156,29 @@ class ServerCall(Call):
             TypeError: it is no coroutine.
 
         """
-        self._background.start(work, self._task.get_loop())
+        loop = self._loop if self._task is None else self._task.get_loop()
+        self._background.start(work, loop)
 
     def begin(self) -> None:
         """Tell observers of the call."""
         running_call.set(self)
-        parent_call.set(self)
         self._observers.started(self)
 
     def finish(self, code: grpc.StatusCode) -> None:
         """Tell observers how the call has ended."""
         assert self.code is None
         self.code = code
-        if self.runs_here:
+        if self._task is None or self.runs_here:
             self._observers.ended(self)
         else:  # observers may have set context variables
             self._task.get_context().run(self._observers.ended, self)
+
+    def leave(self) -> None:
+        """Let go of the task if it is over, since its context variables hold this object."""
+        task = self._task
+        if task is not None and task.done():
+            self._was_cancelled, self._loop = task.cancelling() > 0, task.get_loop()
+            self._task = self._answering = None
 
     async def end(self, error: StatusError) -> None:
         """Send the status of `error`, unless the call has one, and return once it has left."""

@@ -1,6 +1,7 @@
 """The end of calls that take longer than they may."""
 
 import asyncio
+import contextvars
 import time
 from itertools import takewhile
 from typing import Protocol
@@ -48,7 +49,9 @@ class Deadlines:
         self._calls.pop(call, None)
 
     def _look_in(self, seconds: float) -> None:
-        self._timer = asyncio.get_running_loop().call_later(max(seconds, _LEAST_WAIT), self._look)
+        loop, delay = asyncio.get_running_loop(), max(seconds, _LEAST_WAIT)
+        # In no call's context: the timer would hold that call.
+        self._timer = loop.call_later(delay, self._look, context=contextvars.Context())
 
     def _look(self) -> None:
         self._timer = None

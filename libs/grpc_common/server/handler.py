@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable
+from types import CoroutineType
 from typing import Any
 
 import grpc
@@ -12,9 +13,11 @@ from grpc_common.core.calls import CallType, Method
 from grpc_common.core.errors import StatusError, printable
 from grpc_common.observe.metrics import UNKNOWN_METHOD, CallMetrics
 from grpc_common.server import reflection
+from grpc_common.server.admission import Admission
 from grpc_common.server.call import ServerCall
 from grpc_common.server.codec import Codec
 from grpc_common.server.context import Context
+from grpc_common.server.deadlines import Deadlines
 from grpc_common.server.threads import SyncContext, Threads
 
 type MethodHandler = grpc.RpcMethodHandler[Any, Any]
@@ -49,6 +52,12 @@ class Handler:
     """
 
     unknown_path = ""
+
+    admission: Admission
+    """What its calls take a place of."""
+
+    deadlines: Deadlines
+    """What ends its calls if they have no deadline of their own."""
 
     has_large_response = False
     """Whether the one response of a call has ever been so large that its status had better wait for it."""
@@ -98,7 +107,8 @@ class Handler:
         if self.streams_responses:
             await _write_all(context, result)
         else:
-            response = await result if inspect.isawaitable(result) else result
+            is_awaitable = type(result) is CoroutineType or inspect.isawaitable(result)
+            response = await result if is_awaitable else result
             # With a code of its own a servicer may return None, for which there is no message.
             code = context.code()
             has_message = code is None or code is grpc.StatusCode.OK

@@ -31,7 +31,7 @@ from grpc_common.server.threads import Threads
 _DEADLINE_SLACK = 0.1
 """Seconds. On the client's clock the deadline is over earlier than here, by the time the request took."""
 
-_MANY_HEADERS = 64
+MANY_HEADERS = 64
 """Headers of a call from which on their size is looked at; few have more than ten."""
 
 _HEADER = 32
@@ -89,13 +89,21 @@ class Lifecycle:
 
     def adopt(self, path: str, method: MethodHandler) -> Handler:
         """Return the handler of a method that the server has."""
-        return Handler(path, method, self._threads, self._metrics, self._max_send_size)
+        handler = Handler(path, method, self._threads, self._metrics, self._max_send_size)
+        return self._bounded(handler)
 
     def refuse(self, path: str, error: Exception | None = None) -> Handler:
         """Return the handler of a method that does not exist, or whose look-up has raised `error`."""
         what = f"the server does not implement {shown_path(path)}"
         error = error or StatusError(grpc.StatusCode.UNIMPLEMENTED, what)
-        return RefusingHandler(path, error, self._threads)
+        return self._bounded(RefusingHandler(path, error, self._threads))
+
+    def _bounded(self, handler: Handler) -> Handler:
+        is_unary = handler.method.type is CallType.UNARY or handler.stays_open
+        handler.deadlines = self._unary if is_unary else self._streaming
+        built_in = self._watches if handler.streams_responses else self._checks
+        handler.admission = built_in if handler.built_in else self.admission
+        return handler
 
     async def live(self, handler: Handler, rpc: Rpc) -> bytes:
         """Live a call from its headers on, in its own task.
@@ -111,26 +119,24 @@ class Lifecycle:
         call = ServerCall(handler.method, rpc, self._observers, self._memory, self.background)
         call.propagated = self._propagated
         call.unknown_path = handler.unknown_path
-        admission = self._admission_of(handler)
+        admission = handler.admission
         admission.arrived()
         self._calls.add(call)
         rpc.when_left(lambda: self._left(call, admission))
         call.begin()
-        message, failure = await self._respond(call, handler, admission)
+        message, failure = await self._respond(call, handler)
         if failure is None:
             call.finish(grpc.StatusCode.OK)
         else:
             await call.end(failure)
         return message
 
-    async def _respond(
-        self, call: ServerCall, handler: Handler, admission: Admission
-    ) -> tuple[bytes, StatusError | None]:
-        deadlines = self._deadlines_of(handler)
+    async def _respond(self, call: ServerCall, handler: Handler) -> tuple[bytes, StatusError | None]:
+        deadlines = handler.deadlines
         try:
             if self._access is not None:
                 await self._access.check(call)
-            self._admit(call, admission)
+            self._admit(call, handler.admission)
             if call.deadline is None or handler.built_in:
                 call.time_limit = deadlines.seconds
                 deadlines.add(call)
@@ -145,8 +151,8 @@ class Lifecycle:
                 return b"", call.failure or _cancelled(call)
             call.hold(message)
             failure = call.failure or _status_of_servicer(call)
-            deadlines.remove(call)  # the servicer was in time, even if the network is not
             if call.rpc.sends_status_apart and not (handler.built_in or call.is_over):
+                deadlines.remove(call)  # the servicer was in time, even if the network is not
                 if failure is None and not handler.streams_responses:
                     await call.rpc.write(message)
                 await call.rpc.flush()
@@ -157,7 +163,8 @@ class Lifecycle:
             return message, failure
         finally:
             deadlines.remove(call)
-            self._built_in_calls.discard(call)
+            if handler.built_in:
+                self._built_in_calls.discard(call)
 
     def _run(self, call: ServerCall, handler: Handler, request: Any) -> Coroutine[Any, Any, bytes]:
         if handler.streams_responses and not handler.built_in:
@@ -194,7 +201,7 @@ class Lifecycle:
 
     def _admit(self, call: ServerCall, admission: Admission) -> None:
         # C-core counts a header that is sent once and referred to a thousand times as one.
-        if len(call.metadata) > _MANY_HEADERS and _size(call.metadata) > self._max_metadata_size:
+        if len(call.metadata) > MANY_HEADERS and _size(call.metadata) > self._max_metadata_size:
             call.metadata.clear()  # megabytes, while the status is under way
             raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "the metadata is larger than max_metadata_size"
@@ -202,21 +209,13 @@ class Lifecycle:
         admission.admit()
         call.admitted = True
 
-    def _admission_of(self, handler: Handler) -> Admission:
-        if not handler.built_in:
-            return self.admission
-        return self._watches if handler.streams_responses else self._checks
-
-    def _deadlines_of(self, handler: Handler) -> Deadlines:
-        is_unary = handler.method.type is CallType.UNARY or handler.stays_open
-        return self._unary if is_unary else self._streaming
-
     def _left(self, call: ServerCall, admission: Admission) -> None:
         self._calls.discard(call)
         if call.is_cancelled:
             call.cancel_others()
         admission.left(admitted=call.admitted)
         call.hold(b"")
+        call.leave()
 
     def methods_in_flight(self) -> list[str]:
         """Return the paths of the methods, but the server's own, that have calls which have not left."""

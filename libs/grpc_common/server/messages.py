@@ -6,7 +6,7 @@ call that a client has open. Answers that nobody reads are kept as well.
 
 from grpc_common.server.admission import pushback
 
-_SMALL = 2**16
+SMALL = 2**16
 """Bytes of a message up to which it is not counted, since max_concurrent_calls bounds these well enough."""
 
 
@@ -32,7 +32,7 @@ class MessageMemory:
         """
         self.used -= held
         size = len(message)
-        if size <= _SMALL:
+        if size <= SMALL:
             return 0
         if self.used and self.used + size > self._limit:
             raise pushback(f"the server has no memory for a message of {size} bytes now")
