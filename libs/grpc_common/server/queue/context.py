@@ -35,7 +35,7 @@ class QueueContext:
         self._peer: str | None = None
         self._code: grpc.StatusCode | None = None
         self._details = ""
-        self._trailers: Sequence[tuple[str, str | bytes]] = ()
+        self._trailers: tuple[tuple[str, str | bytes], ...] = ()
         self._callbacks: list[Callable[[Any], object]] = []
         self.compression: grpc.Compression | None = None
         self.write_flags = 0
@@ -58,11 +58,16 @@ class QueueContext:
 
     def set_trailing_metadata(self, trailing_metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """Set what is sent with the status."""
-        self._trailers = trailing_metadata
+        self._trailers = tuple(trailing_metadata)
 
     def trailing_metadata(self) -> Any:
         """Return what is sent with the status."""
         return self._trailers
+
+    @property
+    def has_trailers(self) -> bool:
+        """Whether something is sent with the status of a call that has not failed."""
+        return bool(self._trailers or self._details)
 
     def set_code(self, code: grpc.StatusCode) -> None:
         """Set the status code."""

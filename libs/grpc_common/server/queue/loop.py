@@ -37,16 +37,21 @@ class QueueLoop(asyncio.SelectorEventLoop):
         while waiter.completed and left > 0:
             events, waiter.completed = waiter.completed, []
             left -= len(events)
-            for event in events:
-                self._run(event)
+            self._run(events)
+            waiter.begin_put_off()
             if waiter.is_expecting:
                 waiter.is_expecting = False
                 waiter.look()
 
-    def _run(self, event: Any) -> None:
-        try:
-            event.tag(event)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 (one call must not end those behind it)
-            self.call_exception_handler({"message": "exception in a completion of gRPC", "exception": error})
+    def _run(self, events: list[Any]) -> None:
+        events.reverse()
+        while events:
+            event = events.pop()  # it may hold megabytes of metadata
+            try:
+                event.tag(event)
+            except (KeyboardInterrupt, SystemExit):
+                self.waiter.completed[:0] = events[::-1]
+                raise
+            except BaseException as error:  # noqa: BLE001 (one call must not end those behind it)
+                what = {"message": "exception in a completion of gRPC", "exception": error}
+                self.call_exception_handler(what)

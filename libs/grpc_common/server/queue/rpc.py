@@ -86,7 +86,7 @@ class QueueRpc(Rpc):
         self._overtaken: asyncio.Future[None] | None = None
         self._left: list[Callable[[], None]] = []
         self._turn: asyncio.Lock | None = None
-        self._sent = Sent(self._has_sent)
+        self._sent: Sent | None = None
         self._is_sending = False
         self._taken: asyncio.Future[None] | None = None
         self._held: tuple[bytes, int] | None = None
@@ -95,17 +95,13 @@ class QueueRpc(Rpc):
         self._until_pause = _INLINE
 
     def begin(self) -> None:
-        """Start the life of the call: if its message is there soon, with it, since that takes one step."""
-        if self._handler.streams_requests:
-            self.start()
-        else:
-            self._receive()
-            self._loop.waiter.is_expecting = True
-            self._loop.call_soon(self.start)
+        """Start the life of the call with its first message: then it is often over in one step."""
+        self._receive()
+        self._loop.waiter.is_expecting = True
 
     def start(self) -> None:
         """Start the task of the call, unless it has begun."""
-        if self._task is not None:
+        if self._task is not None or self._is_answered:
             return
         self._task = task = asyncio.Task(self._live(), loop=self._loop, eager_start=True)
         if not task.done() and not self._is_answered:
@@ -116,7 +112,8 @@ class QueueRpc(Rpc):
         try:
             message = await self._lifecycle.live(self._handler, self)
             if not self._is_answered:
-                await self._quiet()
+                if self._turn is not None:
+                    await self._quiet(self._turn)
                 self._end(None if self.sends_status_apart else message, _OK)
         except BaseException:
             if not self._is_answered:  # the caller is gone
@@ -231,6 +228,8 @@ class QueueRpc(Rpc):
 
     def _start(self, operations: tuple[Any, ...]) -> None:
         self._is_sending = True
+        if self._sent is None:
+            self._sent = Sent(self._has_sent)
         if self._call.start_server_batch(operations, self._sent):
             self._has_sent(False)  # noqa: FBT003 (as C-core would)
         else:
@@ -269,7 +268,7 @@ class QueueRpc(Rpc):
         code, details = status.code.value[0], status.details
         try:
             async with asyncio.timeout(_STALLED):
-                await self._quiet()
+                await self._quiet(self._writing())
         except (TimeoutError, asyncio.CancelledError):  # whoever does not read would never get it
             self._is_answered = True
             self._call.cancel(code, details)
@@ -290,16 +289,15 @@ class QueueRpc(Rpc):
             async with asyncio.timeout(_OVERTAKING):
                 await self._overtaken
 
-    async def _quiet(self) -> None:
+    async def _quiet(self, turn: asyncio.Lock) -> None:
         """Wait until nothing is being sent any more, and keep it so.
 
         Raises:
             asyncio.CancelledError: the caller is gone.
 
         """
-        if self._turn is not None:
-            await self._turn.acquire()
-            await self._room()
+        await turn.acquire()
+        await self._room()
 
     def _end(self, message: bytes | None, status: Any) -> None:
         """Send the last message and the status in one batch."""
@@ -310,26 +308,27 @@ class QueueRpc(Rpc):
         if self._held is not None:
             operations.append(self._held_operation())
         elif message is not None:
-            operations.append(cygrpc.SendMessageOperation(message, self._write_flags()))
-        operations.append(self._with_trailers(status))
+            operations.append(cygrpc.SendMessageOperation(message, self._context.write_flags))
+        operations.append(self._with_trailers(status) if self._context.has_trailers else status)
         if not self._is_watched:
             operations.append(cygrpc.ReceiveCloseOnServerOperation(0))
-        if self._call.start_server_batch(operations, self._ended):
-            self._forget()
+        self._loop.waiter.put_off(self._call, operations, self._ended)
 
     def _with_trailers(self, status: Any) -> Any:
-        trailers = self.context.trailing_metadata()
-        if status is not _OK or not (trailers or self.context.details()):
+        if status is not _OK:
             return status
-        return cygrpc.SendStatusFromServerOperation(tuple(trailers or ()), 0, self.context.details(), 0)
+        context = self._context
+        return cygrpc.SendStatusFromServerOperation(context.trailing_metadata(), 0, context.details(), 0)
 
     def _ended(self, _event: Any) -> None:
         self._forget()
 
     def _forget(self) -> None:
-        """Let C-core free its stream, whoever still holds this object."""
+        """Let C-core free its stream, whoever still holds this object; leave no work for the collector."""
         self._is_answered = True
-        self._call = None
+        self._call = self._sent = None
+        if self._task is not None and self._task.done():
+            self._task = None
         self._context.forget()
         left, self._left = self._left, []
         for callback in left:

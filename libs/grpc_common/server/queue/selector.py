@@ -7,12 +7,16 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any, override
 
+import structlog
 from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # compiled
 
 from grpc_common.core.errors import StartError
+
+log = structlog.get_logger()
 
 TURN = 64
 """Completions that are taken, and run, in one turn of the loop, so that timers and sockets have theirs."""
@@ -20,6 +24,9 @@ TURN = 64
 _PAUSE = 0.0005
 """Seconds between two looks at the queue while the loop has other work: where a channel waits in a queue of
 its own each look costs a change of threads, some 20 µs."""
+
+_PUT_OFF = 0.001
+"""Seconds that answers wait at most for those of other calls; a handler in between may take longer."""
 
 _PATIENCE = 10
 """Seconds for C-core to answer on an empty queue, which takes it a millisecond."""
@@ -60,6 +67,8 @@ class QueueSelector(selectors.EpollSelector):
         """The events that are to be run."""
         self.is_expecting = False
         """Whether something was begun that may be complete by now."""
+        self._put_off: list[tuple[Any, Sequence[Any], Completion]] = []
+        self._put_off_until = 0.0
         self._key: Any = None
         self._is_armed = False
         self._look_at = 0.0
@@ -82,6 +91,30 @@ class QueueSelector(selectors.EpollSelector):
             if self._parked is not None:  # else the loop has just been closed
                 self._parked.start_server_batch((), tag)
 
+    def put_off(self, call: Any, operations: Sequence[Any], tag: Completion) -> None:
+        """Begin a batch of a call behind the Python code of this turn; run `tag` with None if it fails.
+
+        C-core and the kernel send together what comes together: half of what each answer costs by itself.
+        """
+        now = time.monotonic()
+        if not self._put_off:
+            self._put_off_until = now + _PUT_OFF
+        self._put_off.append((call, operations, tag))
+        if now > self._put_off_until:
+            self.begin_put_off()
+
+    def begin_put_off(self) -> None:
+        """Begin the batches that were put off."""
+        batches, self._put_off = self._put_off, []
+        for call, operations, tag in batches:
+            try:
+                has_failed = call.start_server_batch(operations, tag)
+            except Exception:  # one call must not end those behind it
+                has_failed = True
+                log.exception("an answer could not be sent")
+            if has_failed:
+                tag(None)
+
     def run_with(self, key: Any) -> None:
         """Report completions as an event of `key`."""
         self._key = key
@@ -98,6 +131,8 @@ class QueueSelector(selectors.EpollSelector):
     @override
     def select(self, timeout: float | None = None) -> list[Any]:
         """Return what is ready, after `timeout` seconds at the latest."""
+        if self._put_off:
+            self.begin_put_off()
         ready = super().select(0)
         if self.completed or ready or (timeout is not None and timeout <= 0):
             if time.monotonic() > self._look_at:
@@ -112,9 +147,16 @@ class QueueSelector(selectors.EpollSelector):
     def look(self) -> None:
         """Take what has completed by now, up to a bound."""
         self._look_at = time.monotonic() + _PAUSE
-        poll = self.queue.poll
-        while len(self.completed) < TURN and (event := poll(0)).tag is not None:
-            self._take(event)
+        poll, completed = self.queue.poll, self.completed
+        for _ in range(TURN - len(completed)):
+            event = poll(0)
+            tag = event.tag
+            if tag is None:
+                break
+            if type(tag) is MethodType:  # most are
+                completed.append(event)
+            else:
+                self._take(event)
 
     def _take(self, event: Any) -> bool:
         """Keep an event, and return whether it says that descriptors are ready."""

@@ -10,12 +10,15 @@ from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, 
 
 from grpc_common.core.errors import StatusError
 from grpc_common.server.handler import Handler
-from grpc_common.server.lifecycle import Lifecycle
+from grpc_common.server.lifecycle import MANY_HEADERS, Lifecycle
 from grpc_common.server.queue.loop import QueueLoop
 from grpc_common.server.queue.rpc import QueueRpc
 
-_AHEAD = 8
+_AHEAD = 32
 """Calls that C-core may hand over before Python asks for more: the metadata of one can be megabytes."""
+
+_LATE = 0.05
+"""Seconds that a call's life waits for its first message, which mostly comes with the headers."""
 
 
 class _CallDetails(grpc.HandlerCallDetails):
@@ -43,6 +46,7 @@ class QueueServer:
         self._server.register_completion_queue(loop.queue)
         self._generic: list[grpc.GenericRpcHandler] = []
         self._handlers: dict[bytes, Handler] = {}
+        self._awaiting: list[QueueRpc] = []
         self._stopped: asyncio.Future[None] = loop.create_future()
         self._is_started = False
         self._is_stopping = False
@@ -84,7 +88,23 @@ class QueueServer:
         if not self._is_stopping:
             self._request_call()
         handler = self._handlers.get(request.call_details.method) or self._find(request)
-        QueueRpc(self._loop, request, handler, self._lifecycle).begin()
+        rpc = QueueRpc(self._loop, request, handler, self._lifecycle)
+        if handler.streams_requests or len(request.invocation_metadata) > MANY_HEADERS:
+            rpc.start()
+        else:
+            rpc.begin()
+            self._await(rpc)
+
+    def _await(self, rpc: QueueRpc) -> None:
+        self._awaiting.append(rpc)
+        if len(self._awaiting) == 1:
+            self._loop.call_later(_LATE, self._start_late)
+
+    def _start_late(self) -> None:
+        """Start calls whose message has not come, so that limits and deadlines hold for them too."""
+        awaiting, self._awaiting = self._awaiting, []
+        for rpc in awaiting:
+            rpc.start()
 
     def _find(self, request: Any) -> Handler:
         try:
