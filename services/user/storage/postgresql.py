@@ -60,8 +60,14 @@ INSERT INTO users (id, name, email, email_key)
 SELECT id, name, email, email_key FROM kept JOIN given ON id = user_id ORDER BY email_key COLLATE "C"
 RETURNING id
 """
-_KNOWN_KEY = """
-SELECT request, id, name, email FROM idempotency_keys JOIN users ON id = user_id WHERE key = $1
+_KNOWN_KEYS = """
+SELECT key, request, id, name, email FROM idempotency_keys JOIN users ON id = user_id WHERE key = ANY ($1)
+"""
+_TAKEN = """
+SELECT key FROM unnest($1::text[], $2::text[]) AS given (email_key, key) JOIN users USING (email_key)
+WHERE NOT EXISTS (
+    SELECT FROM idempotency_keys AS known WHERE known.key = given.key AND created_at > now() - $3::interval
+)
 """
 
 _BEFORE_ALL = uuid.UUID(int=0)
@@ -206,6 +212,18 @@ async def _insert_once(connection: asyncpg.Connection, creates: list[_Create]) -
     return {user_id for (user_id,) in await connection.fetch(_INSERT_ONCE, *columns, KEY_LIFETIME)}
 
 
+async def _known(connection: asyncpg.Connection, keys: list[IdempotencyKey]) -> dict[str, tuple[bytes, User]]:
+    """Return the requests and the users that were created with keys."""
+    rows = await connection.fetch(_KNOWN_KEYS, [key.key for key in keys]) if keys else ()
+    return {key: (request, User(*user)) for key, request, *user in rows}
+
+
+async def _taken(connection: asyncpg.Connection, creates: list[_Create]) -> set[str]:
+    """Return the keys of those whose email has a user that they have not created before."""
+    columns = [user.email_key for user, _ in creates], [key.key for _, key in creates]
+    return {key for (key,) in await connection.fetch(_TAKEN, *columns, KEY_LIFETIME)}
+
+
 class PostgresqlUserStorage(UserStorage):
     """Users in a PostgreSQL database.
 
@@ -241,20 +259,26 @@ class PostgresqlUserStorage(UserStorage):
             except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
                 if len(creates) == 1 and isinstance(error, asyncpg.UniqueViolationError):
                     return [EmailTakenError(creates[0][0].email)]
+                taken = await _taken(connection, creates)
             else:
-                return [
-                    user if user.id in created else await self._known(connection, key)
-                    for user, key in creates
-                ]
-        # Nothing was kept, for the sake of one: that one is the only to fail when each is on its own.
-        return [(await self._create_all([create]))[0] for create in creates]
+                known = await _known(connection, [key for user, key in creates if user.id not in created])
+                return [user if user.id in created else self._earlier(key, known) for user, key in creates]
+        # Nothing was kept, for the sake of some.
+        return await self._create_others(creates, taken)
 
-    async def _known(self, connection: asyncpg.Connection, key: IdempotencyKey) -> User | Exception:
-        known = await connection.fetchrow(_KNOWN_KEY, key.key)
-        if known is None:
+    async def _create_others(self, creates: list[_Create], taken: set[str]) -> list[User | Exception]:
+        """Create the users without those whose keys are `taken`, as their emails are."""
+        others = [create for create in creates if create[1].key not in taken]
+        if len(others) == len(creates):  # two of them want the same email
+            return [(await self._create_all([create]))[0] for create in creates]
+        results = iter(await self._create_all(others) if others else ())
+        return [EmailTakenError(user.email) if key.key in taken else next(results) for user, key in creates]
+
+    def _earlier(self, key: IdempotencyKey, known: dict[str, tuple[bytes, User]]) -> User | Exception:
+        if key.key not in known:
             return StorageError(f"{self._name}: the idempotency key expired in this moment")
-        request, *earlier = known
-        return User(*earlier) if request == key.request else KeyReusedError()
+        request, user = known[key.key]
+        return user if request == key.request else KeyReusedError()
 
     @override
     async def get(self, user_id: uuid.UUID) -> User | None:

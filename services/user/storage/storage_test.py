@@ -157,6 +157,21 @@ async def test_concurrent_creates_have_each_their_own_result(storage):
     assert await storage.page(None, 100) == [known, *new]
 
 
+async def test_users_that_are_there_are_created_again(storage):
+    """A repeated import has the users of the first with its keys, and none of them with others."""
+    users = some_users(100)
+    first = [IdempotencyKey(f"a{n}", b"") for n in range(100)]
+    others = [IdempotencyKey(f"b{n}", b"") for n in range(100)]
+    created = await asyncio.gather(*map(storage.create, users, first))
+    again = some_users(100)
+    assert await asyncio.gather(*map(storage.create, again, first)) == created
+    both = [storage.create(*pair) for pair in (*zip(again, first), *zip(again, others))]
+    results = await asyncio.gather(*both, return_exceptions=True)
+    assert results[:100] == created
+    assert {type(result) for result in results[100:]} == {EmailTakenError}
+    assert await storage.page(None, 200) == created
+
+
 async def test_processes_that_create_the_same_users_in_other_orders(storage, database):
     """Two that have the same emails under other keys do not deadlock, and each email is one's."""
     users, others = some_users(200), some_users(200)
