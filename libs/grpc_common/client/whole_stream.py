@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-from grpc.experimental import ChannelOptions
+from grpc.experimental import ChannelOptions  # type: ignore[attr-defined]  # not in types-grpcio
 
 BLOCKING_OPTIONS = ((ChannelOptions.SingleThreadedUnaryStream, 1),)
 """Options of a channel whose streams are read in the thread that iterates; other threads may cancel them."""

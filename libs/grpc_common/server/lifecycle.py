@@ -163,8 +163,7 @@ class Lifecycle:
             return message, failure
         finally:
             deadlines.remove(call)
-            if handler.built_in:
-                self._built_in_calls.discard(call)
+            self._built_in_calls.discard(call)
 
     def _run(self, call: ServerCall, handler: Handler, request: Any) -> Coroutine[Any, Any, bytes]:
         if handler.streams_responses and not handler.built_in:

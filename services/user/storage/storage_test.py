@@ -159,13 +159,14 @@ async def test_concurrent_creates_have_each_their_own_result(storage):
 
 async def test_users_that_are_there_are_created_again(storage):
     """A repeated import has the users of the first with its keys, and none of them with others."""
-    users = some_users(100)
-    first = [IdempotencyKey(f"a{n}", b"") for n in range(100)]
-    others = [IdempotencyKey(f"b{n}", b"") for n in range(100)]
-    created = await asyncio.gather(*map(storage.create, users, first))
-    again = some_users(100)
-    assert await asyncio.gather(*map(storage.create, again, first)) == created
-    both = [storage.create(*pair) for pair in (*zip(again, first), *zip(again, others))]
+
+    def creates(prefix):
+        keys = (IdempotencyKey(f"{prefix}{n}", b"") for n in range(100))
+        return [storage.create(user, key) for user, key in zip(some_users(100), keys, strict=True)]
+
+    created = await asyncio.gather(*creates("a"))
+    assert await asyncio.gather(*creates("a")) == created
+    both = [*creates("a"), *creates("b")]
     results = await asyncio.gather(*both, return_exceptions=True)
     assert results[:100] == created
     assert {type(result) for result in results[100:]} == {EmailTakenError}

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import Any, override
+from typing import Any, NamedTuple, override
 
 import structlog
 from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # compiled
@@ -42,6 +42,12 @@ class Sent:
 
     def __init__(self, done: Callable[[bool], None]) -> None:
         self.done = done
+
+
+class _Refused(NamedTuple):
+    """Stands for the completion of a batch that C-core does not take."""
+
+    tag: Completion
 
 
 def _ignore(_event: Any) -> None:
@@ -92,7 +98,7 @@ class QueueSelector(selectors.EpollSelector):
                 self._parked.start_server_batch((), tag)
 
     def put_off(self, call: Any, operations: Sequence[Any], tag: Completion) -> None:
-        """Begin a batch of a call behind the Python code of this turn; run `tag` with None if it fails.
+        """Begin a batch of a call behind the Python code of this turn; `tag` is run if C-core refuses it, too.
 
         C-core and the kernel send together what comes together: half of what each answer costs by itself.
         """
@@ -113,7 +119,7 @@ class QueueSelector(selectors.EpollSelector):
                 has_failed = True
                 log.exception("an answer could not be sent")
             if has_failed:
-                tag(None)
+                self.completed.append(_Refused(tag))
 
     def run_with(self, key: Any) -> None:
         """Report completions as an event of `key`."""
