@@ -176,7 +176,7 @@ class ServerCall(Call):
     def leave(self) -> None:
         """Let go of the task if it is over, since its context variables hold this object."""
         task = self._task
-        if task is not None and task.done():
+        if task is not None and (task.done() or self.runs_here):  # or in its last step
             self._was_cancelled, self._loop = task.cancelling() > 0, task.get_loop()
             self._task = self._answering = None
 

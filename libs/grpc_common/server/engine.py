@@ -56,7 +56,7 @@ def new_server(config: ServerSection, lifecycle: Lifecycle) -> grpc.aio.Server:
             "server.engine: completion-queue needs its event loop; run the service by grpc_common.command, "
             'or by asyncio.run(main(), loop_factory=grpc_common.loop_factory("completion-queue"))'
         )
-    return accepting_server(options(config), [AioEngine(lifecycle)])
+    return accepting_server(options(config), AioEngine(lifecycle))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -13,6 +13,9 @@ from contextlib import contextmanager, suppress
 
 from grpc_common.core.sockets import End, SendQueues
 
+LARGE = 2**16
+"""Bytes of a single response that may be under way for a while: as much as an HTTP/2 window is at first."""
+
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.064
 """Seconds between two looks at the kernel, which gives no event. Each pause is twice as long as the one

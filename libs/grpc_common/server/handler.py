@@ -25,9 +25,6 @@ type MethodHandler = grpc.RpcMethodHandler[Any, Any]
 BUILT_IN = frozenset({health.SERVICE_NAME, *reflection.SERVICE_NAMES})
 """Services of the server itself, which answer when it is full."""
 
-_LARGE = 2**16
-"""Bytes of a response that may be under way for a while: as much as an HTTP/2 window is at first."""
-
 _LONGEST_PATH = 200
 """Characters of an unknown method's path that are told to the caller and to the log."""
 
@@ -58,9 +55,6 @@ class Handler:
 
     deadlines: Deadlines
     """What ends its calls if they have no deadline of their own."""
-
-    has_large_response = False
-    """Whether the one response of a call has ever been so large that its status had better wait for it."""
 
     def __init__(
         self,
@@ -113,7 +107,6 @@ class Handler:
             code = context.code()
             has_message = code is None or code is grpc.StatusCode.OK
             message = self._codec.serialize(response) if has_message else b""
-            self.has_large_response |= len(message) > _LARGE
         return message
 
     async def _run_in_thread(self, context: Context, request: Any) -> Any:

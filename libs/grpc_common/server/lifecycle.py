@@ -22,7 +22,7 @@ from grpc_common.server.authentication import Access
 from grpc_common.server.background import Background
 from grpc_common.server.call import ServerCall
 from grpc_common.server.deadlines import Deadlines
-from grpc_common.server.flush import Flush
+from grpc_common.server.flush import LARGE, Flush
 from grpc_common.server.handler import Handler, MethodHandler, RefusingHandler, shown_path
 from grpc_common.server.messages import MessageMemory
 from grpc_common.server.rpc import Rpc
@@ -105,12 +105,12 @@ class Lifecycle:
         handler.admission = built_in if handler.built_in else self.admission
         return handler
 
-    async def live(self, handler: Handler, rpc: Rpc) -> bytes:
+    async def live(self, handler: Handler, rpc: Rpc) -> bytes | None:
         """Live a call from its headers on, in its own task.
 
         Returns:
             The message to send with the status OK, unless the call is answered when this returns;
-            empty if the method streams its responses.
+            None if all messages were sent.
 
         Raises:
             asyncio.CancelledError: the caller is gone.
@@ -131,7 +131,7 @@ class Lifecycle:
             await call.end(failure)
         return message
 
-    async def _respond(self, call: ServerCall, handler: Handler) -> tuple[bytes, StatusError | None]:
+    async def _respond(self, call: ServerCall, handler: Handler) -> tuple[bytes | None, StatusError | None]:
         deadlines = handler.deadlines
         try:
             if self._access is not None:
@@ -151,12 +151,10 @@ class Lifecycle:
                 return b"", call.failure or _cancelled(call)
             call.hold(message)
             failure = call.failure or _status_of_servicer(call)
-            if call.rpc.sends_status_apart and not (handler.built_in or call.is_over):
+            if handler.streams_responses or len(message) > LARGE:
                 deadlines.remove(call)  # the servicer was in time, even if the network is not
-                if failure is None and not handler.streams_responses:
-                    await call.rpc.write(message)
-                await call.rpc.flush()
-                await self._flush.sent(call.peer, _seconds_left(call, deadlines))
+                await self._send_before_status(call, handler, b"" if failure else message)
+                return None, failure
         except BaseException as error:  # noqa: BLE001 (every end of a handler is a status)
             return b"", _failure(call, error, self._errors)
         else:
@@ -164,6 +162,16 @@ class Lifecycle:
         finally:
             deadlines.remove(call)
             self._built_in_calls.discard(call)
+
+    async def _send_before_status(self, call: ServerCall, handler: Handler, message: bytes) -> None:
+        """Send what is left, and wait until the kernel has sent all messages of the call."""
+        if call.is_over:
+            return
+        if message:
+            await call.rpc.write(message)
+        if not handler.built_in:
+            await call.rpc.flush()
+            await self._flush.sent(call.peer, _seconds_left(call, handler.deadlines))
 
     def _run(self, call: ServerCall, handler: Handler, request: Any) -> Coroutine[Any, Any, bytes]:
         if handler.streams_responses and not handler.built_in:

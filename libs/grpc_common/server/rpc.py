@@ -15,16 +15,11 @@ class Rpc(Protocol):
 
     Everything is called in the event loop's thread. An engine makes one, hands it to
     `Lifecycle.live` in the task of the call, and sends what that returns with the status OK, unless
-    the call was answered before or sends its status apart.
+    the call was answered before.
     """
 
     context: grpc.aio.ServicerContext[Any, Any]
     """The engine's own context of the call: metadata, peer, deadline, compression."""
-
-    sends_status_apart: bool
-    """Whether all messages are written before the call ends, so that its status can wait for them to leave.
-
-    Otherwise the one response is sent together with the status."""
 
     is_gone: bool
     """Whether something could not be sent, since the caller is gone."""

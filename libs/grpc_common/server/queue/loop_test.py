@@ -1,5 +1,4 @@
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -7,16 +6,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
-from grpc_common.server.call import ServerCall
-from grpc_common.server.queue.context import QueueContext
 from grpc_common.server.queue.loop import QueueLoop
-from grpc_common.server.queue.rpc import QueueRpc
 from grpc_common.testing.server import serving
 
 PATIENCE = 20
@@ -268,47 +264,6 @@ def test_an_answer_waits_for_no_handler_that_takes_long():
         assert max(together) <= 2
 
     run(work())
-
-
-@pytest.mark.parametrize("method", ["Echo", "Flow"])
-def test_calls_leave_nothing_to_the_garbage_collector(method):
-    """What belongs to a call that has ended well is freed at once: collecting it would cost a third of it."""
-
-    async def flow(_request, _context):
-        yield b"1"
-        yield b"2"
-
-    async def work():
-        methods = {"Flow": grpc.unary_stream_rpc_method_handler(flow)}
-        async with (
-            serving(methods) as (port, _),
-            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-        ):
-            with collecting() as garbage:
-                for _ in range(5):
-                    call = channel.unary_stream(f"/test.Methods/{method}")(b"x")
-                    assert [message async for message in call]
-                await channel.unary_unary("/test.Methods/Echo")(b"until their ends are seen")
-        assert not [each for each in garbage if type(each) in (QueueRpc, QueueContext, ServerCall)]
-
-    run(work())
-
-
-@contextmanager
-def collecting():
-    """Yield a list that at the end has what only the garbage collector could free."""
-    garbage = []
-    gc.collect()
-    gc.disable()
-    try:
-        yield garbage
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
-        garbage += gc.garbage
-    finally:
-        gc.set_debug(0)
-        gc.enable()
-        gc.garbage.clear()
 
 
 def test_a_call_without_a_message_begins_its_life():

@@ -63,7 +63,6 @@ class QueueRpc(Rpc):
         "_until_pause",
         "context",
         "is_gone",
-        "sends_status_apart",
     )
 
     def __init__(self, loop: QueueLoop, request: Any, handler: Handler, lifecycle: Lifecycle) -> None:
@@ -73,7 +72,6 @@ class QueueRpc(Rpc):
         self._lifecycle = lifecycle
         self._context = QueueContext(request)
         self.context = cast("grpc.aio.ServicerContext[Any, Any]", self._context)
-        self.sends_status_apart = handler.streams_responses or handler.has_large_response
         self.is_gone = False
         self._task: asyncio.Task[None] | None = None
         self._is_watched = False
@@ -114,7 +112,7 @@ class QueueRpc(Rpc):
             if not self._is_answered:
                 if self._turn is not None:
                     await self._quiet(self._turn)
-                self._end(None if self.sends_status_apart else message, _OK)
+                self._end(message, _OK)
         except BaseException:
             if not self._is_answered:  # the caller is gone
                 self._forget()

@@ -98,7 +98,7 @@ class QueueSelector(selectors.EpollSelector):
                 self._parked.start_server_batch((), tag)
 
     def put_off(self, call: Any, operations: Sequence[Any], tag: Completion) -> None:
-        """Begin a batch of a call behind the Python code of this turn; `tag` is run if C-core refuses it, too.
+        """Begin a batch of a call behind the Python code of this turn; `tag` is run if C-core refuses it too.
 
         C-core and the kernel send together what comes together: half of what each answer costs by itself.
         """
