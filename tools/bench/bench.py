@@ -7,6 +7,8 @@ holds on a machine that does other things as well, where calls a second do not.
 
 import os
 import platform
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,21 +19,18 @@ from rich.progress import track
 from rich.table import Table
 
 from grpc_common.config.path_argument import PathArgument
-from tools.bench.loads import LOADS, LoadError
+from tools.bench.loads import LoadError
 from tools.bench.measuring import measure
 from tools.bench.page import page
+from tools.bench.plan import SHORT, WHOLE, Plan
+from tools.bench.resting import possible_connections, rested_all
 from tools.bench.results import Change, Report, Result, changes
-from tools.bench.ways import WAYS
-
-_WHOLE = (5, 1.4)
-"""Rounds, and seconds of each turn: ten minutes in all."""
-
-_QUICK = (2, 0.2)
-"""The same for a minute."""
 
 
 def _table(results: list[Result]) -> Table:
-    table = Table("load", "server", "CPU ratio", "least - most", "CPU", "per second", "p50", "p99", "p99.9")
+    table = Table(
+        "load", "server", "CPU ratio", "least - most", "CPU", "per second", "p50", "p99", "p99.9", "besides"
+    )
     load = ""
     for r in results:
         if r.load != load:
@@ -42,11 +41,12 @@ def _table(results: list[Result]) -> Table:
             f"{r.ratio.median:.2f}",
             f"{r.ratio.least:.2f} - {r.ratio.most:.2f}",
             f"{r.cpu * 1e6:.1f} µs/{r.unit}",
-            f"{r.rate:,.0f}",
+            f"{r.rate:,.0f}" if r.rate else "",
             *(
                 f"{r.latencies[name] * 1000:.2f} ms" if name in r.latencies else ""
                 for name in ("p50", "p99", "p99.9")
             ),
+            ", ".join(f"{value:,.1f} {name}" for name, value in r.others.items()),
         )
         load = r.load
     return table
@@ -67,17 +67,22 @@ def _older(file: Path | None) -> Report | None:
         raise click.BadParameter(f"{file}: {error}", param_hint="--compare") from error
 
 
-def _measured(rounds: int, seconds: float, console: Console) -> Report:
+def _measured(plan: Plan, console: Console) -> Report:
+    connections = possible_connections(plan.connections)
+
+    def progress[T](turns: list[T], what: str) -> Iterable[T]:
+        return track(turns, console=console, description=what)
+
     try:
-        results, skipped = measure(
-            WAYS, LOADS, rounds, seconds, lambda turns: track(turns, console=console, description="measuring")
-        )
+        results, skipped = measure(plan, lambda tasks: progress(tasks, "measuring"))
+        ways = [way for way in plan.resting if way.name not in skipped]
+        results += rested_all(ways, plan.rests, connections, lambda ways: progress(ways, "at rest"))
     except LoadError as error:
         raise click.ClickException(str(error)) from error
     setting = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "rounds": rounds,
-        "seconds": seconds,
+        "rounds": plan.rounds,
+        "seconds": plan.seconds,
         "processors": os.process_cpu_count(),
         "grpcio": grpc.__version__,
         "Python": platform.python_version(),
@@ -108,8 +113,9 @@ def main(
     """Measure, print the tables, and write the report."""
     old = _older(compare)  # before ten minutes have passed
     output.mkdir(parents=True, exist_ok=True)
-    usual = _QUICK if quick else _WHOLE
-    report = _measured(rounds or usual[0], seconds or usual[1], Console(stderr=True))
+    plan = SHORT if quick else WHOLE
+    plan = replace(plan, rounds=rounds or plan.rounds, seconds=seconds or plan.seconds)
+    report = _measured(plan, Console(stderr=True))
     report.write(output / "report.json")
     compared = changes(old, report) if old else []
     (output / "report.html").write_text(page(report, compared), encoding="utf-8")

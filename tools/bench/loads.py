@@ -36,6 +36,12 @@ class Load:
     rate: int | None = None
     """Calls a second on each connection; as many as the server answers if None."""
 
+    cores: int | None = None
+    """On how many processors the server is; on all if None."""
+
+    series: str = ""
+    """What a row of loads is about, if it is one of such a row."""
+
     @property
     def unit(self) -> str:
         """What one unit of its CPU time is for."""
@@ -50,6 +56,26 @@ LOADS = [
     Load("streams of 1 000 messages, 4 at a time", 4, 1, method="Stream", messages=STREAM_MESSAGES),
     Load("messages of 100 kB, 4 x 4 calls", 4, 4, message=100_000, method="EchoLarge"),
 ]
+
+RELAYING = [
+    Load("a service that calls another: 4 x 16 calls", 4, 16, method="Relay"),
+    Load("a service that calls another: one at a time", 1, 1, method="Relay"),
+]
+
+_CONNECTIONS = "CPU time by number of connections, 64 calls at a time"
+CONNECTIONS = [
+    Load(f"{count} connection{'s' * (count > 1)}", count, 64 // count, series=_CONNECTIONS)
+    for count in (1, 8, 64)
+]
+
+_METHODS = "CPU time by number of methods"
+FEW_METHODS, MANY_METHODS = (
+    Load("4 methods", 4, 16, series=_METHODS),
+    Load("1 000 more", 4, 16, series=_METHODS),
+)
+
+_CORES = "CPU time by number of processors that the server may use"
+CORES = [Load("1 processor", 4, 16, cores=1, series=_CORES), Load("all processors", 4, 16, series=_CORES)]
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ import trustme
 
 from grpc_common.testing.certificates import CertificateDirectory
 from tools.bench.loads import Load, LoadError, check, run
+from tools.bench.plan import Plan
 from tools.bench.processes import NotServingError, Server, running
 from tools.bench.results import Result, Spread
 from tools.bench.ways import BASE, Way
@@ -31,19 +32,19 @@ class Turn:
     latencies: list[float] = field(repr=False)
 
 
-_WARM_UP = 0.1
+_WARM_UP = 0.05
 """Seconds of each load for each server before anything is measured."""
 
 _LONGEST = 20
 """Seconds in which any server answers something."""
 
 type Turns = dict[tuple[Way, Load], list[Turn]]
-type Track = Callable[[list[tuple[Load, Way]]], Iterable[tuple[Load, Way]]]
+type Track = Callable[[list[Task]], Iterable[Task]]
+type Task = tuple[Way, Load]
+"""What has its turn in each round."""
 
 
-def measure(
-    ways: list[Way], loads: list[Load], rounds: int, seconds: float, track: Track
-) -> tuple[list[Result], dict[str, str]]:
+def measure(plan: Plan, track: Track) -> tuple[list[Result], dict[str, str]]:
     """Return the results, and {way: why not} of those that can't be had here.
 
     `track` yields the turns that it gets, and may show how far they are.
@@ -56,39 +57,47 @@ def measure(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         certificates = CertificateDirectory(folder / "certificates", trustme.CA())
-        servers, skipped = _start(stack, ways, str(certificates.path))
-        for load in loads:  # until all is imported and cached
-            for server in servers.values():
-                run(load, server.port, _WARM_UP)
-        turns: Turns = {(way, load): [] for way in servers for load in loads}
-        for load, way in track(list(_order(list(servers), loads, rounds))):
-            turns[way, load].append(_turn(servers[way], load, seconds))
-    return [_result(way, load, turns) for load in loads for way in servers], skipped
+        servers, skipped = _start(stack, list(dict(plan.tasks)), str(certificates.path))
+        tasks = [task for task in plan.tasks if task[0] in servers]
+        for way, load in tasks:  # until all is imported and cached
+            run(load, servers[way].port, _WARM_UP)
+        turns: Turns = {task: [] for task in tasks}
+        for way, load in track(_order(tasks, plan.rounds)):
+            turns[way, load].append(_turn(servers[way], load, plan.seconds))
+    return [_result(way, load, turns) for way, load in tasks], skipped
 
 
 def _start(stack: ExitStack, ways: list[Way], certificates: str) -> tuple[dict[Way, Server], dict[str, str]]:
-    servers, skipped = {}, {}
+    """Start the servers of `ways`; the first of them is called by those that relay."""
+    servers: dict[Way, Server] = {}
+    skipped = {}
     for way in ways:
+        upstream = next((server.port for server in servers.values()), 0)
         try:
-            servers[way] = stack.enter_context(running(way, certificates))
+            servers[way] = stack.enter_context(running(way, certificates, upstream))
         except NotServingError as error:
             skipped[way.name] = str(error)
     return servers, skipped
 
 
-def _order(ways: list[Way], loads: list[Load], rounds: int) -> Iterator[tuple[Load, Way]]:
+def _order(tasks: list[Task], rounds: int) -> list[Task]:
     """Begin each round with another way, so that no way always comes after the same one's garbage."""
+    loads: dict[Load, list[Task]] = {}
+    for task in tasks:
+        loads.setdefault(task[1], []).append(task)
+    order = []
     for number in range(rounds):
-        first = number % len(ways)
-        for load in loads:
-            for way in ways[first:] + ways[:first]:
-                yield load, way
+        for of_load in loads.values():
+            first = number % len(of_load)
+            order += of_load[first:] + of_load[:first]
+    return order
 
 
 def _turn(server: Server, load: Load, seconds: float) -> Turn:
     seconds += load.settling
     handled, cpu = server.handled(), server.cpu()
-    answers = run(load, server.port, seconds)
+    with server.on(load.cores):
+        answers = run(load, server.port, seconds)
     cpu = server.cpu() - cpu
     handled = server.handled() - handled
     if not handled and seconds < _LONGEST:  # on a busy machine it took as long to connect
@@ -110,6 +119,7 @@ def _result(way: Way, load: Load, turns: Turns) -> Result:
         rate=statistics.median(turn.rate for turn in own),
         ratio=Spread.of([turn.cpu / of_base.cpu for turn, of_base in zip(own, base, strict=True)]),
         latencies=quantiles(sorted(latency for turn in own for latency in turn.latencies)),
+        series=load.series,
     )
 
 

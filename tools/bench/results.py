@@ -2,11 +2,11 @@
 
 import json
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-VERSION = 1
+VERSION = 2
 """Of the file's form; another one is not compared."""
 
 _ENOUGH = 5
@@ -36,19 +36,25 @@ class Result:
     way: str
     group: str
     unit: str
-    """"call" or "message": what `cpu` and `rate` count."""
+    """"call", "message", "connection" or "start": what `cpu` and `rate` count."""
 
     cpu: float
     """Seconds of the server's CPU time a unit; the median."""
 
     rate: float
-    """Units a second; the median."""
+    """Units a second; the median. 0 if it says nothing."""
 
     ratio: Spread
     """Its CPU time, by that of bare grpc.aio in the same round."""
 
     latencies: dict[str, float]
     """Seconds, {"p50": ...}, of the calls of all rounds; empty unless the load is paced."""
+
+    others: dict[str, float] = field(default_factory=dict)
+    """What else was measured, {"MB resident": 40.1}; medians."""
+
+    series: str = ""
+    """What a row of loads is about, if the load is one of such a row."""
 
 
 @dataclass(frozen=True)

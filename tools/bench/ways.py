@@ -1,6 +1,6 @@
 """What is measured: peers, and grpc_common on both engines with more and more switched on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 BASE = "grpc.aio"
@@ -41,6 +41,12 @@ class Way:
 
     mutual_tls: bool = False
 
+    relays: bool = False
+    """Whether it has the method Relay, which calls another service and so keeps a channel."""
+
+    methods: int = 0
+    """How many methods it serves that nobody calls."""
+
 
 def _ours(engine: Engine) -> list[Way]:
     return [
@@ -49,10 +55,29 @@ def _ours(engine: Engine) -> list[Way]:
     ]
 
 
-# A further peer is a line here, and a function in peers.py.
+# A further peer is a line here, and a function in peers.py or other_peers.py.
 WAYS = [
     Way(BASE, "peers"),
+    Way("grpc.aio on uvloop", "peers"),
     Way("grpc.server, threaded", "peers"),
+    Way("grpclib", "peers"),
+    Way("connect-python on pyvoy", "peers"),
+    Way("grpc-go", "peers"),
     *_ours("grpc-aio"),
     *_ours("completion-queue"),
 ]
+
+_CHOSEN = (BASE, "grpc-aio: + access line", "completion-queue: + access line")
+"""What is measured when a load is about something else than what a server has switched on."""
+
+CHOSEN = [way for way in WAYS if way.name in _CHOSEN]
+RELAYS = [
+    replace(way, relays=True)
+    for way in WAYS
+    if way.name in (*_CHOSEN, "grpc.aio on uvloop", "completion-queue: all off")
+]
+METHODS = 1000
+WITH_MANY_METHODS = [replace(way, methods=METHODS) for way in CHOSEN]
+
+QUICK = [way for way in WAYS if way.group == "peers" or way.name.endswith((": all off", "access line"))]
+"""What --quick measures."""

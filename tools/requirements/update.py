@@ -1,4 +1,4 @@
-"""Locks requirements.in in requirements_lock.txt, with hashes, through the machine's pip settings.
+"""Locks requirements.in in requirements_lock.txt, and the benchmark's peers, with hashes, through the machine's pip settings.
 
 What is locked stays as it is while it fits. Arguments go to pip-compile: `--upgrade` takes the
 newest version of all, `--upgrade-package NAME` of one.
@@ -18,13 +18,18 @@ OPTIONS = [
     "--no-emit-find-links",
     "--no-emit-index-url",
     "--no-emit-trusted-host",
-    "--output-file=requirements_lock.txt",
 ]
+
+LOCKS = {
+    "requirements.in": "requirements_lock.txt",
+    "tools/bench/peers.in": "tools/bench/peers_lock.txt",
+}
 
 if __name__ == "__main__":
     os.chdir(os.environ["BUILD_WORKSPACE_DIRECTORY"])
     # pip-compile starts pip in a process of its own, which has to find it.
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     os.environ["CUSTOM_COMPILE_COMMAND"] = "tools/bazel run //:requirements.update"
-    print("Asking the package index; this takes about half a minute.", file=sys.stderr, flush=True)
-    cli([*OPTIONS, *sys.argv[1:], "requirements.in"])
+    print("Asking the package index; this takes about a minute.", file=sys.stderr, flush=True)
+    for asked, lock in LOCKS.items():
+        cli([*OPTIONS, *sys.argv[1:], f"--output-file={lock}", asked], standalone_mode=False)

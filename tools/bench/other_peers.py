@@ -1,0 +1,129 @@
+"""Servers of other libraries than grpcio: grpclib, connect-python and grpc-go."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tools.bench.ways import Way
+
+SERVICE, STREAM_MESSAGES = "bench.Echo", 1000
+"""Those of peers.py."""
+
+
+@asynccontextmanager
+async def grpclib(_way: Way) -> AsyncIterator[tuple[int, int]]:
+    """Serve with grpclib, which is Python all the way down."""
+    from grpclib.server import Server  # noqa: PLC0415 (only here, as others don't pay for it)
+
+    server = Server([_Grpclib()], codec=_grpclib_codec())
+    await server.start("127.0.0.1", 0)
+    yield server._server.sockets[0].getsockname()[1], os.getpid()  # noqa: SLF001 (it tells no port)
+    server.close()
+    await server.wait_closed()
+
+
+def _grpclib_codec() -> Any:
+    from grpclib.encoding.base import CodecBase  # noqa: PLC0415
+
+    class Raw(CodecBase):
+        __content_subtype__ = "proto"
+
+        def encode(self, message: bytes, message_type: object) -> bytes:  # noqa: ARG002
+            return message
+
+        def decode(self, data: bytes, message_type: object) -> bytes:  # noqa: ARG002
+            return bytes(data)
+
+    return Raw()
+
+
+class _Grpclib:
+    def __init__(self) -> None:
+        self._handled = itertools.count()
+
+    def __mapping__(self) -> dict[str, Any]:
+        from grpclib.const import Cardinality, Handler  # noqa: PLC0415
+
+        unary, stream = Cardinality.UNARY_UNARY, Cardinality.UNARY_STREAM
+        return {
+            f"/{SERVICE}/Echo": Handler(self._echo, unary, bytes, bytes),
+            f"/{SERVICE}/EchoLarge": Handler(self._echo, unary, bytes, bytes),
+            f"/{SERVICE}/Stream": Handler(self._stream, stream, bytes, bytes),
+            f"/{SERVICE}/Handled": Handler(self._count, unary, bytes, bytes),
+        }
+
+    async def _echo(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        next(self._handled)
+        await stream.send_message(request)
+
+    async def _stream(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        for _ in range(STREAM_MESSAGES):
+            next(self._handled)
+            await stream.send_message(request)
+
+    async def _count(self, stream: Any) -> None:
+        await stream.recv_message()
+        await stream.send_message(b"%d" % next(self._handled))
+
+
+@asynccontextmanager
+async def connect(_way: Way) -> AsyncIterator[tuple[int, int]]:
+    """Serve with connect-python on pyvoy, the server that its documentation names for gRPC.
+
+    pyvoy is Envoy with Python inside: other servers of Python have no HTTP/2 trailers, which gRPC needs.
+    """
+    from pyvoy import PyvoyServer  # noqa: PLC0415
+
+    async with PyvoyServer("tools.bench.connect_app:app") as server:
+        process = server._process  # noqa: SLF001 (it tells no process)
+        assert process
+        yield server.listener_port, process.pid
+
+
+@asynccontextmanager
+async def go(_way: Way) -> AsyncIterator[tuple[int, int]]:
+    """Serve with grpc-go.
+
+    Raises:
+        RuntimeError: it can't be built here.
+
+    """
+    process = await asyncio.create_subprocess_exec(
+        await asyncio.to_thread(_built),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stdin
+    yield int(await process.stdout.readline()), process.pid
+    process.stdin.close()
+    await process.wait()
+
+
+def _built() -> Path:
+    program = shutil.which("go")
+    if program is None:
+        raise RuntimeError("no Go here: go is not on PATH")
+    server = Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "grpc-on-kubernetes", "bench-go"
+    )
+    ended = subprocess.run(
+        [program, "build", "-trimpath", f"-o={server}", "."],  # a second when nothing has changed
+        cwd=Path(__file__).resolve().parent / "go",
+        env=os.environ
+        | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
+        raise RuntimeError(f"no Go server here: go build: {ended.stderr.strip()[-300:]}")
+    return server

@@ -1,0 +1,195 @@
+"""What a server costs that is not called: its start, its memory, and connections that are idle."""
+
+import os
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.bench.loads import LoadError
+from tools.bench.processes import cpu_clock
+from tools.bench.results import Result, Spread
+from tools.bench.ways import BASE, Way
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What a client begins an HTTP/2 connection with: RFC 9113, 3.4, with SETTINGS that set nothing."""
+
+_PATIENCE = 30
+"""Seconds that a server gets to answer."""
+
+_AT_A_TIME = 100
+"""Connections that are made at the same moment: fewer than any server's backlog."""
+
+_OTHER_FILES = 500
+"""Descriptors that server and benchmark get besides the connections."""
+
+_IDLE = 0.5
+"""Seconds in which the CPU time of idle connections is measured."""
+
+
+@dataclass
+class _Process:
+    pid: int
+    port: int
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU time since it began."""
+        return time.clock_gettime(cpu_clock(self.pid))
+
+    @property
+    def resident(self) -> int:
+        """Bytes in memory."""
+        (line,) = (
+            line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if "VmRSS" in line
+        )
+        return int(line.split()[1]) * 1024
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began, to the hundredth."""
+        ticks = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Rest:
+    """What one server cost in one round."""
+
+    start_cpu: float
+    start: float
+    resident: float
+    connection_cpu: float
+    connection_memory: float
+    idle_cpu: float
+
+
+def possible_connections(wanted: int) -> int:
+    """Raise this process's limit of open files, and return how many of the connections it lets us have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted + _OTHER_FILES if hard == resource.RLIM_INFINITY else min(hard, wanted + _OTHER_FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))  # servers inherit it
+    return max(min(wanted, limit - _OTHER_FILES), 1)
+
+
+def _rest(way: Way, certificates: str, connections: int) -> Rest:
+    """Start the server of `way`, leave `connections` idle, and end it.
+
+    Raises:
+        LoadError: it did not serve, or refused connections.
+
+    """
+    with _started(way, certificates) as server:
+        age, cpu, resident = server.age, server.cpu, server.resident
+        with _connected(way, server.port, connections):
+            opened, memory = server.cpu - cpu, server.resident - resident
+            before = server.cpu
+            time.sleep(_IDLE)
+            idle = server.cpu - before
+    return Rest(cpu, age, resident, opened / connections, memory / connections, idle / _IDLE)
+
+
+@contextmanager
+def _started(way: Way, certificates: str) -> Iterator[_Process]:
+    command = [sys.executable, "-m", "tools.bench.peers", way.name, certificates]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        try:
+            told = process.stdout.readline().split()
+            if not told:
+                raise LoadError(f"{way.name}: the server ended before it served")
+            yield _Process(pid=int(told[1]), port=int(told[0]))
+        finally:
+            process.stdin.close()
+
+
+@contextmanager
+def _connected(way: Way, port: int, connections: int) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            for first in range(0, connections, _AT_A_TIME):
+                _connect(stack, port, min(_AT_A_TIME, connections - first))
+        except OSError as error:
+            raise LoadError(f"{way.name}: of {connections} connections: {error}") from error
+        yield
+
+
+def _connect(stack: ExitStack, port: int, count: int) -> None:
+    opened = []
+    for _ in range(count):
+        connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), _PATIENCE))
+        connection.sendall(_PREFACE)
+        opened.append(connection)
+    for connection in opened:
+        if not connection.recv(64):
+            raise ConnectionError("the server closed one")
+
+
+def rested_all(
+    ways: list[Way], rounds: int, connections: int, track: Callable[[list[Way]], Iterable[Way]]
+) -> list[Result]:
+    """Return the results of all, each measured so often; `track` yields the turns that it gets.
+
+    Raises:
+        LoadError: a server did not serve, or refused connections.
+
+    """
+    rests: dict[Way, list[Rest]] = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        for way in track(ways * rounds):
+            rests[way].append(_rest(way, folder, connections))
+    return _results(rests, connections)
+
+
+def _results(rests: dict[Way, list[Rest]], connections: int) -> list[Result]:
+    """Return the results of two loads: the start, and idle connections."""
+    start, idle = "start, until it serves", f"{connections:,} idle connections".replace(",", " ")
+    (base,) = (own for way, own in rests.items() if way.name == BASE)
+    starts = [
+        _result(
+            start,
+            "start",
+            way,
+            [r.start_cpu for r in own],
+            [r.start_cpu for r in base],
+            {"seconds": _median(own, "start"), "MB resident": _median(own, "resident") / 1e6},
+        )
+        for way, own in rests.items()
+    ]
+    idles = [
+        _result(
+            idle,
+            "connection",
+            way,
+            [r.connection_cpu for r in own],
+            [r.connection_cpu for r in base],
+            {
+                "kB a connection": _median(own, "connection_memory") / 1e3,
+                "% CPU while idle": _median(own, "idle_cpu") * 100,
+            },
+        )
+        for way, own in rests.items()
+    ]
+    return starts + idles
+
+
+def _median(rests: list[Rest], name: str) -> float:
+    return statistics.median(getattr(rest, name) for rest in rests)
+
+
+def _result(
+    load: str, unit: str, way: Way, cpu: list[float], base: list[float], others: dict[str, float]
+) -> Result:
+    ratio = Spread.of([own / of_base for own, of_base in zip(cpu, base, strict=True)])
+    return Result(load, way.name, way.group, unit, statistics.median(cpu), 0, ratio, {}, others)
