@@ -21,10 +21,10 @@ from rich.table import Table
 from grpc_common.config.path_argument import PathArgument
 from tools.bench.loads import LoadError
 from tools.bench.measuring import measure
-from tools.bench.page import page
+from tools.bench.page import page, readme_chart
 from tools.bench.plan import SHORT, WHOLE, Plan
 from tools.bench.resting import possible_connections, rested_all
-from tools.bench.results import Change, Report, Result, changes
+from tools.bench.results import Change, Report, Result, changes, readable
 
 
 def _table(results: list[Result]) -> Table:
@@ -36,16 +36,13 @@ def _table(results: list[Result]) -> Table:
         if r.load != load:
             table.add_section()
         table.add_row(
-            r.load if r.load != load else "",
+            f"{r.series and r.series + ': '}{r.load}" if r.load != load else "",
             r.way,
             f"{r.ratio.median:.2f}",
             f"{r.ratio.least:.2f} - {r.ratio.most:.2f}",
-            f"{r.cpu * 1e6:.1f} µs/{r.unit}",
+            f"{readable(r.cpu)}/{r.unit}",
             f"{r.rate:,.0f}" if r.rate else "",
-            *(
-                f"{r.latencies[name] * 1000:.2f} ms" if name in r.latencies else ""
-                for name in ("p50", "p99", "p99.9")
-            ),
+            *(readable(r.latencies[name]) if name in r.latencies else "" for name in ("p50", "p99", "p99.9")),
             ", ".join(f"{value:,.1f} {name}" for name, value in r.others.items()),
         )
         load = r.load
@@ -60,11 +57,11 @@ def _compared(compared: list[Change]) -> Table:
     return table
 
 
-def _older(file: Path | None) -> Report | None:
+def _read(file: Path | None, option: str) -> Report | None:
     try:
         return file and Report.read(file)
     except ValueError as error:
-        raise click.BadParameter(f"{file}: {error}", param_hint="--compare") from error
+        raise click.BadParameter(f"{file}: {error}", param_hint=option) from error
 
 
 def _measured(plan: Plan, console: Console) -> Report:
@@ -107,18 +104,35 @@ def _measured(plan: Plan, console: Console) -> Report:
     type=PathArgument(exists=True, dir_okay=False),
     help="The report.json of an earlier run, to compare this one with.",
 )
+@click.option(
+    "--report",
+    "measured",
+    type=PathArgument(exists=True, dir_okay=False),
+    help="The report.json of an earlier run: measure nothing, and show that one.",
+)
+@click.option("--chart", type=PathArgument(dir_okay=False), help="A file for the README's chart, as SVG.")
 def main(
-    *, quick: bool, rounds: int | None, seconds: float | None, output: Path, compare: Path | None
+    *,
+    quick: bool,
+    rounds: int | None,
+    seconds: float | None,
+    output: Path,
+    compare: Path | None,
+    measured: Path | None,
+    chart: Path | None,
 ) -> None:
     """Measure, print the tables, and write the report."""
-    old = _older(compare)  # before ten minutes have passed
+    old = _read(compare, "--compare")  # before ten minutes have passed
+    report = _read(measured, "--report")
     output.mkdir(parents=True, exist_ok=True)
     plan = SHORT if quick else WHOLE
     plan = replace(plan, rounds=rounds or plan.rounds, seconds=seconds or plan.seconds)
-    report = _measured(plan, Console(stderr=True))
+    report = report or _measured(plan, Console(stderr=True))
     report.write(output / "report.json")
     compared = changes(old, report) if old else []
     (output / "report.html").write_text(page(report, compared), encoding="utf-8")
+    if chart:
+        chart.write_text(readme_chart(report), encoding="utf-8")
     console = Console(width=None if Console().is_terminal else 160)
     console.print(_table(report.results))
     for way, why in report.skipped.items():

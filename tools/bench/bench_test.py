@@ -9,11 +9,12 @@ from typing import override
 import pytest
 
 from tools.bench.charts import Bar, chart
-from tools.bench.loads import LOADS, LoadError
+from tools.bench.loads import LoadError
 from tools.bench.measuring import measure, quantiles
 from tools.bench.page import page
+from tools.bench.plan import SHORT, WHOLE
 from tools.bench.results import Report, Result, Spread, changes
-from tools.bench.ways import BASE, WAYS
+from tools.bench.ways import BASE
 
 COMMAND = ["tools/bench/bench", "--rounds", "1", "--seconds", "0.05"]
 
@@ -92,11 +93,11 @@ def test_without_h2load_the_package_is_named(tmp_path, monkeypatch):
     """A machine without h2load gets told where it is, before any server starts."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LoadError, match="nghttp2-client"):
-        measure(WAYS, LOADS, 1, 1, list)
+        measure(WHOLE, list)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"version": 2}', '{"version": 1, "results": [{}]}', "\x00"]
+    "text", ["", "[]", "{}", '{"version": 0}', '{"version": 2, "results": [{}]}', "\x00"]
 )
 def test_what_is_no_report_is_refused_before_anything_is_measured(tmp_path, text):
     """--compare names the file that it can't read."""

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -75,11 +76,26 @@ class _Grpclib:
 
 
 @asynccontextmanager
-async def connect(_way: Way) -> AsyncIterator[tuple[int, int]]:
-    """Serve with connect-python on pyvoy, the server that its documentation names for gRPC.
+async def hypercorn(_way: Way) -> AsyncIterator[tuple[int, int]]:
+    """Serve with connect-python on hypercorn, which is Python and has HTTP/2 trailers, as gRPC needs them."""
+    from hypercorn.asyncio import serve  # noqa: PLC0415
+    from hypercorn.config import Config  # noqa: PLC0415
 
-    pyvoy is Envoy with Python inside: other servers of Python have no HTTP/2 trailers, which gRPC needs.
-    """
+    from tools.bench.connect_app import app  # noqa: PLC0415
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config, stop = Config(), asyncio.Event()
+        config.bind = [f"fd://{listener.fileno()}"]
+        config.backlog = 1024
+        serving = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
+        yield listener.getsockname()[1], os.getpid()
+        stop.set()
+        await serving
+
+
+@asynccontextmanager
+async def pyvoy(_way: Way) -> AsyncIterator[tuple[int, int]]:
+    """Serve with connect-python on pyvoy, the server that its documentation names for gRPC."""
     from pyvoy import PyvoyServer  # noqa: PLC0415
 
     async with PyvoyServer("tools.bench.connect_app:app") as server:

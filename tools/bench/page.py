@@ -1,40 +1,49 @@
 """The report as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
 
+from dataclasses import replace
 from html import escape
 
-from tools.bench.charts import Bar, chart
-from tools.bench.results import Change, Report, Result
+from tools.bench.charts import DARK, LIGHT, STYLE, Bar, both, chart
+from tools.bench.results import Change, Report, Result, readable
 
-_STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --back: #ffffff; --soft: #59636e; --line: #d1d9e0;
-  --c0: #8c959f; --c1: #bf8700; --c2: #0969da; }
-@media (prefers-color-scheme: dark) { :root { --text: #f0f6fc; --back: #0d1117; --soft: #9198a1;
-  --line: #3d444d; --c0: #6e7681; --c1: #d29922; --c2: #4493f8; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 800px;
-  margin: 2rem auto; padding: 0 1rem; }
-svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; fill: var(--text); }
-svg .label { text-anchor: end; } .c0 { fill: var(--c0); } .c1 { fill: var(--c1); } .c2 { fill: var(--c2); }
-.whisker, .mark { stroke: var(--text); fill: none; } .mark { stroke: var(--soft); stroke-dasharray: 3 3; }
-.key { display: inline-block; width: .8em; height: .8em; margin-right: .3em; border-radius: 2px; }
-.soft { color: var(--soft); } table { border-collapse: collapse; } .wide { overflow-x: auto; }
-th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+_STYLE = f"""
+:root {{ color-scheme: light dark; --line: #d1d9e0; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ --line: #3d444d; {DARK} }} }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 800px;
+  margin: 2rem auto; padding: 0 1rem; }} h1, h2 {{ line-height: 1.2; }}
+{STYLE}
+svg {{ width: 100%; height: auto; }} svg.narrow {{ display: none; }}
+@media (max-width: 600px) {{ svg.narrow {{ display: inline; }} svg.wide {{ display: none; }} }}
+.key {{ white-space: nowrap; margin-right: 1.5em; }} .key svg {{ width: .8em; margin-right: .4em; }}
+.soft {{ color: var(--soft); }} table {{ border-collapse: collapse; }} .scrolled {{ overflow-x: auto; }}
+th, td {{ text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; }}
 """
 
 _METHOD = """
 CPU time of each server process, by the kernel's account, as a multiple of bare grpc.aio's in the same round:
-shorter is better. A bar is the median of all rounds, its whisker goes from the least to the most. The load
-comes from h2load. For mTLS a relay, which is not counted, stands between the two, as h2load has no client
-certificates; latencies there have the relay's in them. The access log goes to /dev/null, traces to a port
-where nobody listens.
+shorter is better. A bar is the median of all rounds, its whisker goes from the least to the most, the dashed
+line is bare grpc.aio. The load comes from h2load; messages are bytes that no server parses. For mTLS a relay,
+which is not counted, stands between the two, as h2load has no client certificates; latencies there have the
+relay's in them. The access log goes to /dev/null, traces to a port where nobody listens.
+"""
+
+_PEERS = """
+Each server is one process with its defaults. pyvoy is Envoy with Python inside. connect-python serves gRPC
+only where HTTP/2 has trailers, so not on uvicorn, gunicorn or granian; it has no health service and no
+reflection of its own. grpc.server, grpc-go and pyvoy use more than one thread. Only servers with a client of
+the same library are measured as services that call others.
 """
 
 
 def page(report: Report, changes: list[Change]) -> str:
     """Return the page; `changes` is what an older report is compared by."""
-    loads = list(dict.fromkeys(result.load for result in report.results))
     groups = list(dict.fromkeys(result.group for result in report.results))
-    sections = [_load([r for r in report.results if r.load == load], groups) for load in loads]
+    titles: dict[str, list[Result]] = {}
+    for result in report.results:
+        titles.setdefault(result.series or result.load, []).append(result)
+    sections = [_section(title, results, groups) for title, results in titles.items()]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -46,20 +55,33 @@ def page(report: Report, changes: list[Change]) -> str:
 
 def _how(report: Report) -> str:
     setting = ", ".join(f"{escape(str(name))} {escape(str(value))}" for name, value in report.setting.items())
-    return f'<p>{_METHOD}</p><p class="soft">{setting}</p>'
+    return f'<p>{_METHOD}</p><p>{_PEERS}</p><p class="soft">{setting}</p>'
 
 
 def _legend(groups: list[str]) -> str:
     keys = (
-        f'<span class="key" style="background: var(--c{index})"></span>{escape(group)} &emsp;'
+        f'<span class="key"><svg viewBox="0 0 8 8"><rect class="c{index}" width="8" height="8"/></svg>'
+        f"{escape(group)}</span>"
         for index, group in enumerate(groups)
     )
     return f"<p>{''.join(keys)}</p>"
 
 
-def _load(results: list[Result], groups: list[str]) -> str:
+def _section(title: str, results: list[Result], groups: list[str]) -> str:
+    charts = _row_of_loads(results, groups) if results[0].series else _one_load(results, groups)
+    return f"<section><h2>{escape(title)}</h2>{charts}{_figures(results)}</section>"
+
+
+def _one_load(results: list[Result], groups: list[str]) -> str:
     title = results[0].load
-    bars = [
+    latencies = "".join(_latency(results, groups, name) for name in _names(results, "latencies"))
+    others = "".join(_other(results, groups, name) for name in _names(results, "others"))
+    return both(f"CPU time, {title}", ratios(results, groups), mark=1) + latencies + others
+
+
+def ratios(results: list[Result], groups: list[str]) -> list[Bar]:
+    """Return a bar for each result's CPU time, as a multiple of bare grpc.aio's."""
+    return [
         Bar(
             r.way,
             r.ratio.median,
@@ -69,36 +91,56 @@ def _load(results: list[Result], groups: list[str]) -> str:
         )
         for r in results
     ]
-    latencies = "".join(_latency(results, groups, name) for name in _quantiles(results))
+
+
+def _row_of_loads(results: list[Result], groups: list[str]) -> str:
+    bars = [
+        Bar(
+            f"{r.way}, {r.load}",
+            r.cpu,
+            f"{readable(r.cpu)} ({r.ratio.median:.2f})",
+            groups.index(r.group),
+        )
+        for r in sorted(results, key=lambda r: [other.way for other in results].index(r.way))
+    ]
     return (
-        f"<section><h2>{escape(title)}</h2>{chart(f'CPU time, {title}', bars, mark=1)}"
-        f"{latencies}{_figures(results)}</section>"
+        f"<p>CPU time a call, and in brackets as a multiple of bare grpc.aio's.</p>{both('CPU time', bars)}"
     )
 
 
-def _quantiles(results: list[Result]) -> list[str]:
-    return list(dict.fromkeys(name for result in results for name in result.latencies))
+def _names(results: list[Result], of: str) -> list[str]:
+    return list(dict.fromkeys(name for result in results for name in getattr(result, of)))
 
 
 def _latency(results: list[Result], groups: list[str], name: str) -> str:
     bars = [
-        Bar(r.way, r.latencies[name], f"{r.latencies[name] * 1000:.2f} ms", groups.index(r.group))
+        Bar(r.way, r.latencies[name], readable(r.latencies[name]), groups.index(r.group))
         for r in results
         if name in r.latencies
     ]
-    return f"<h3>Latency, {escape(name)}</h3>{chart(f'latency, {name}', bars)}"
+    return f"<h3>Latency, {escape(name)}</h3>{both(f'latency, {name}', bars)}"
+
+
+def _other(results: list[Result], groups: list[str], name: str) -> str:
+    bars = [
+        Bar(r.way, r.others[name], f"{r.others[name]:.2f}", groups.index(r.group))
+        for r in results
+        if name in r.others
+    ]
+    return f"<h3>{escape(name)}</h3>{both(name, bars)}"
 
 
 def _figures(results: list[Result]) -> str:
-    unit, names = results[0].unit, _quantiles(results)
-    head = ["server", "CPU ratio", "least", "most", f"CPU/{unit}", f"{unit}s/s", *names]
+    unit, latencies, others = results[0].unit, _names(results, "latencies"), _names(results, "others")
+    head = ["server", "CPU ratio", "least", "most", f"CPU/{unit}", f"{unit}s/s", *latencies, *others]
     rows = [
         [
-            r.way,
+            f"{r.way}, {r.load}" if r.series else r.way,
             *(f"{value:.2f}" for value in (r.ratio.median, r.ratio.least, r.ratio.most)),
-            f"{r.cpu * 1e6:.1f} µs",
-            f"{r.rate:,.0f}",
-            *(f"{r.latencies[name] * 1000:.2f} ms" if name in r.latencies else "" for name in names),
+            readable(r.cpu),
+            f"{r.rate:,.0f}" if r.rate else "",
+            *(readable(r.latencies[name]) if name in r.latencies else "" for name in latencies),
+            *(f"{r.others[name]:.2f}" if name in r.others else "" for name in others),
         ]
         for r in results
     ]
@@ -131,4 +173,19 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
         return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
     body = "".join(row(cells, "td") for cells in rows)
-    return f'<div class="wide"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scrolled"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+
+
+def readme_chart(report: Report) -> str:
+    """Return the README's chart as an SVG file: the peers, and grpc_common with all but traces and TLS."""
+    load = report.results[0].load  # saturation
+    results = [r for r in report.results if r.load == load]
+    groups = list(dict.fromkeys(r.group for r in results))
+    shown = [r for r in results if r.group == groups[0] or r.way.endswith("+ access line")]
+    style = f":root {{ {LIGHT} }} @media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }} {STYLE}"
+    bars = [replace(bar, label=_short(bar.label)) for bar in ratios(shown, groups)]
+    return chart(f"CPU time of a server a call, {load}", bars, mark=1, style=style) + "\n"
+
+
+def _short(way: str) -> str:
+    return f"grpc_common, {way.partition(':')[0]}" if way.endswith("+ access line") else way

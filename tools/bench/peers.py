@@ -153,7 +153,8 @@ def _target(port: int) -> str:
 _OTHERS: dict[str, Callable[[Way], AbstractAsyncContextManager[Address]]] = {
     "grpc.server, threaded": _threaded,
     "grpclib": other_peers.grpclib,
-    "connect-python on pyvoy": other_peers.connect,
+    "connect-python on hypercorn": other_peers.hypercorn,
+    "connect-python on pyvoy": other_peers.pyvoy,
     "grpc-go": other_peers.go,
 }
 

@@ -87,7 +87,8 @@ def _rest(way: Way, certificates: str, connections: int) -> Rest:
 
     """
     with _started(way, certificates) as server:
-        age, cpu, resident = server.age, server.cpu, server.resident
+        with _connected(way, server.port, 1):  # it answers, so it serves
+            age, cpu, resident = server.age, server.cpu, server.resident
         with _connected(way, server.port, connections):
             opened, memory = server.cpu - cpu, server.resident - resident
             before = server.cpu
@@ -153,43 +154,46 @@ def rested_all(
 
 
 def _results(rests: dict[Way, list[Rest]], connections: int) -> list[Result]:
-    """Return the results of two loads: the start, and idle connections."""
-    start, idle = "start, until it serves", f"{connections:,} idle connections".replace(",", " ")
-    (base,) = (own for way, own in rests.items() if way.name == BASE)
-    starts = [
-        _result(
-            start,
+    idle = f"{connections:,} idle connections, each opened once".replace(",", " ")
+    return [
+        *_load(
+            "start, until it serves",
             "start",
-            way,
-            [r.start_cpu for r in own],
-            [r.start_cpu for r in base],
-            {"seconds": _median(own, "start"), "MB resident": _median(own, "resident") / 1e6},
-        )
-        for way, own in rests.items()
-    ]
-    idles = [
-        _result(
+            rests,
+            lambda rest: rest.start_cpu,
+            {"seconds until it serves": lambda r: r.start, "MB resident then": lambda r: r.resident / 1e6},
+        ),
+        *_load(
             idle,
             "connection",
-            way,
-            [r.connection_cpu for r in own],
-            [r.connection_cpu for r in base],
+            rests,
+            lambda rest: rest.connection_cpu,
             {
-                "kB a connection": _median(own, "connection_memory") / 1e3,
-                "% CPU while idle": _median(own, "idle_cpu") * 100,
+                "kB resident a connection": lambda r: r.connection_memory / 1e3,
+                "% of a processor while all are idle": lambda r: r.idle_cpu * 100,
             },
+        ),
+    ]
+
+
+type Figure = Callable[[Rest], float]
+
+
+def _load(
+    load: str, unit: str, rests: dict[Way, list[Rest]], cpu: Figure, others: dict[str, Figure]
+) -> list[Result]:
+    (base,) = (own for way, own in rests.items() if way.name == BASE)
+    return [
+        Result(
+            load=load,
+            way=way.name,
+            group=way.group,
+            unit=unit,
+            cpu=statistics.median(map(cpu, own)),
+            rate=0,
+            ratio=Spread.of([cpu(rest) / cpu(of_base) for rest, of_base in zip(own, base, strict=True)]),
+            latencies={},
+            others={name: statistics.median(map(figure, own)) for name, figure in others.items()},
         )
         for way, own in rests.items()
     ]
-    return starts + idles
-
-
-def _median(rests: list[Rest], name: str) -> float:
-    return statistics.median(getattr(rest, name) for rest in rests)
-
-
-def _result(
-    load: str, unit: str, way: Way, cpu: list[float], base: list[float], others: dict[str, float]
-) -> Result:
-    ratio = Spread.of([own / of_base for own, of_base in zip(cpu, base, strict=True)])
-    return Result(load, way.name, way.group, unit, statistics.median(cpu), 0, ratio, {}, others)

@@ -61,6 +61,7 @@ WAYS = [
     Way("grpc.aio on uvloop", "peers"),
     Way("grpc.server, threaded", "peers"),
     Way("grpclib", "peers"),
+    Way("connect-python on hypercorn", "peers"),
     Way("connect-python on pyvoy", "peers"),
     Way("grpc-go", "peers"),
     *_ours("grpc-aio"),

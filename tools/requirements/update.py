@@ -1,4 +1,4 @@
-"""Locks requirements.in in requirements_lock.txt, and the benchmark's peers, with hashes, through the machine's pip settings.
+"""Locks requirements.in and tools/bench/peers.in, with hashes, through the machine's pip settings.
 
 What is locked stays as it is while it fits. Arguments go to pip-compile: `--upgrade` takes the
 newest version of all, `--upgrade-package NAME` of one.
