@@ -92,6 +92,7 @@ def _measured(plan: Plan, console: Console) -> Report:
 @click.option("--quick", is_flag=True, help="A minute, for a look; the whole takes ten.")
 @click.option("--rounds", type=click.IntRange(min=1), help="How often all take their turn.")
 @click.option("--seconds", type=click.FloatRange(min=0.05), help="What each turn takes.")
+@click.option("--connections", type=click.IntRange(min=1), help="How many idle ones each server gets.")
 @click.option(
     "--output",
     type=PathArgument(file_okay=False),
@@ -116,6 +117,7 @@ def main(
     quick: bool,
     rounds: int | None,
     seconds: float | None,
+    connections: int | None,
     output: Path,
     compare: Path | None,
     measured: Path | None,
@@ -126,7 +128,14 @@ def main(
     report = _read(measured, "--report")
     output.mkdir(parents=True, exist_ok=True)
     plan = SHORT if quick else WHOLE
-    plan = replace(plan, rounds=rounds or plan.rounds, seconds=seconds or plan.seconds)
+    rounds = rounds or plan.rounds
+    plan = replace(
+        plan,
+        rounds=rounds,
+        rests=min(rounds, plan.rests),
+        seconds=seconds or plan.seconds,
+        connections=connections or plan.connections,
+    )
     report = report or _measured(plan, Console(stderr=True))
     report.write(output / "report.json")
     compared = changes(old, report) if old else []

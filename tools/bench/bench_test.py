@@ -1,22 +1,24 @@
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import override
 
 import pytest
 
 from tools.bench.charts import Bar, chart
-from tools.bench.loads import LoadError
+from tools.bench.loads import CORES, LOADS, LoadError
 from tools.bench.measuring import measure, quantiles
 from tools.bench.page import page
 from tools.bench.plan import SHORT, WHOLE
 from tools.bench.results import Report, Result, Spread, changes
 from tools.bench.ways import BASE
 
-COMMAND = ["tools/bench/bench", "--rounds", "1", "--seconds", "0.05"]
+COMMAND = ["tools/bench/bench", "--quick", "--rounds", "1", "--seconds", "0.05", "--connections", "50"]
 
 needs_h2load = pytest.mark.skipif(
     shutil.which("h2load") is None, reason="h2load is not on PATH; it is in Debian's package nghttp2-client"
@@ -69,24 +71,59 @@ def report(*results, skipped=None):
 
 @needs_h2load
 def test_each_server_is_measured_under_each_load(tmp_path):
-    """One run prints all, and keeps it as JSON and as a page."""
+    """One run prints all, and keeps it as JSON, as a page and as the README's chart."""
     environment = os.environ | {"BUILD_WORKING_DIRECTORY": str(tmp_path)}
-    command = [*COMMAND, "--output", "new"]
+    command = [*COMMAND, "--output", "new", "--chart", "new/chart.svg"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
     data = json.loads((tmp_path / "new/report.json").read_text())
-    assert data["skipped"] == {}
+    assert data["skipped"].keys() <= {"grpc-go"}  # which needs Go and its modules
+    ways = [way.name for way in SHORT.resting if way.name not in data["skipped"]]
     results = {(entry["load"], entry["way"]): entry for entry in data["results"]}
-    assert list(results) == [(load.name, way.name) for load in LOADS for way in WAYS]
-    assert all(entry["cpu"] > 0 and entry["rate"] > 0 for entry in results.values())
+    rests = ["start, until it serves", "50 idle connections, each opened once"]
+    assert list(results) == list(itertools.product([*(load.name for load in LOADS), *rests], ways))
+    assert all(entry["cpu"] > 0 for entry in results.values())
     for load in LOADS:
+        assert all(results[load.name, way]["rate"] > 0 for way in ways)
         assert results[load.name, BASE]["ratio"] == {"median": 1, "least": 1, "most": 1, "rounds": 1}
         # On a busy machine one server may get too few calls in so short a time; not all of them.
-        assert any(results[load.name, way.name]["latencies"] for way in WAYS) == bool(load.rate)
-    assert all(way.name in ended.stdout for way in WAYS)
+        assert any(results[load.name, way]["latencies"] for way in ways) == bool(load.rate)
+    for way in ways:
+        others = results[rests[0], way]["others"] | results[rests[1], way]["others"]
+        assert others["seconds until it serves"] > 0
+        assert others["MB resident then"] > 1
+        assert others["% of a processor while all are idle"] >= 0
+        assert way in ended.stdout
     written = Parsed((tmp_path / "new/report.html").read_text())
     assert written.seen.count("svg") >= len(LOADS)
     assert Report.read(tmp_path / "new/report.json").results[0].way == BASE
+    ET.parse(tmp_path / "new/chart.svg")  # noqa: S314 (our own)
+
+
+@needs_h2load
+def test_an_older_report_is_shown_without_measuring(tmp_path):
+    """--report makes the page and the chart of a JSON file alone."""
+    report(result(), result("grpc-go")).write(tmp_path / "old.json")
+    command = [*COMMAND[:1], "--report", tmp_path / "old.json", "--output", tmp_path / "new"]
+    ended = subprocess.run(
+        [*command, "--chart", tmp_path / "chart.svg"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert Report.read(tmp_path / "new/report.json") == Report.read(tmp_path / "old.json")
+    assert "grpc-go" in (tmp_path / "new/report.html").read_text()
+    assert "grpc-go" in (tmp_path / "chart.svg").read_text()
+
+
+@needs_h2load
+def test_relays_methods_and_processors_are_measured():
+    """Each of a few servers gets the loads that are not about what it has switched on."""
+    tasks = [task for task in WHOLE.tasks if task[1] not in LOADS and task[0].engine == "completion-queue"]
+    base = [task for task in WHOLE.tasks if task[1] not in LOADS and task[0].name == BASE]
+    results, skipped = measure(replace(WHOLE, rounds=1, seconds=0.05, tasks=base + tasks), list)
+    assert skipped == {}
+    assert {r.load for r in results} == {load.name for _, load in base}
+    assert all(r.cpu > 0 and r.rate > 0 for r in results)
+    assert {r.series for r in results if "processor" in r.load} == {CORES[0].series}
 
 
 def test_without_h2load_the_package_is_named(tmp_path, monkeypatch):
@@ -158,7 +195,7 @@ def test_a_chart_holds_all_of_its_bars(values):
     bodies = root.findall(f".//{name}rect")
     assert len(bodies) == len(values)
     assert all(0 <= float(bar.attrib["width"]) <= width - float(bar.attrib["x"]) for bar in bodies)
-    assert all(float(text.attrib["x"]) < width - 100 for text in root.findall(f".//{name}text"))
+    assert all(float(text.attrib["x"]) < width - 90 for text in root.findall(f".//{name}text"))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ class Layout:
 
 
 WIDE, NARROW = Layout("wide", 760, 230), Layout("narrow", 360, 0)
+LONG_LABELS = Layout("wide", 760, 350)
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ def chart(
     )
 
 
-def both(title: str, bars: list[Bar], mark: float | None = None) -> str:
+def both(title: str, bars: list[Bar], mark: float | None = None, wide: Layout = WIDE) -> str:
     """Return the chart for wide pages and for phones; the page's style shows one of them."""
-    return chart(title, bars, mark) + chart(title, bars, mark, NARROW)
+    return chart(title, bars, mark, wide) + chart(title, bars, mark, NARROW)
 
 
 def _shape(bar: Bar, top: int, scale: float, layout: Layout) -> str:

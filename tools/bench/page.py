@@ -3,7 +3,7 @@
 from dataclasses import replace
 from html import escape
 
-from tools.bench.charts import DARK, LIGHT, STYLE, Bar, both, chart
+from tools.bench.charts import DARK, LIGHT, LONG_LABELS, STYLE, Bar, both, chart
 from tools.bench.results import Change, Report, Result, readable
 
 _STYLE = f"""
@@ -182,7 +182,7 @@ def readme_chart(report: Report) -> str:
     results = [r for r in report.results if r.load == load]
     groups = list(dict.fromkeys(r.group for r in results))
     shown = [r for r in results if r.group == groups[0] or r.way.endswith("+ access line")]
-    style = f":root {{ {LIGHT} }} @media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }} {STYLE}"
+    style = f"svg {{ background: var(--back); {LIGHT} }} @media (prefers-color-scheme: dark) {{ svg {{ {DARK} }} }} {STYLE}"
     bars = [replace(bar, label=_short(bar.label)) for bar in ratios(shown, groups)]
     return chart(f"CPU time of a server a call, {load}", bars, mark=1, style=style) + "\n"
 

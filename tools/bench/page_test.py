@@ -36,7 +36,7 @@ SEEN = """(() => {
     width: innerWidth,
     headings: all(document, "h2, h3").map(heading => heading.text),
     charts: [...document.querySelectorAll("section > svg")].filter(shown).map(svg => ({
-      bars: all(svg, "rect"), values: all(svg, ".value"), labels: all(svg, ".beside, .above"),
+      box: box(svg), bars: all(svg, "rect"), values: all(svg, ".value"), labels: all(svg, ".beside, .above"),
       marks: all(svg, ".mark"), whiskers: all(svg, ".whisker"),
     })),
   };
@@ -79,10 +79,10 @@ class Tab:
         result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return result["result"].get("value")
 
-    async def keep(self, name):
-        """Keep a picture of the whole page among the test's outputs."""
+    async def keep(self, name, folder):
+        """Keep a picture of the whole page among the test's outputs, or in a folder without Bazel."""
         picture = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        folder = Path(os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR", os.environ["TEST_TMPDIR"]))
+        folder = Path(os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR", folder))
         (folder / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
 
 
@@ -179,7 +179,7 @@ async def test_the_page_shows_what_the_json_holds(tab, tmp_path, width, scheme):
     (tmp_path / "report.html").write_text(page(Report.read(tmp_path / "report.json"), []))
     data = json.loads((tmp_path / "report.json").read_text())["results"]
     seen = await tab.show(tmp_path / "report.html", width, scheme)
-    await tab.keep(f"{scheme}-{width}")
+    await tab.keep(f"{scheme}-{width}", tmp_path)
     expected = [figures(data, load, *keys) for load, *keys in CHARTS]
     row = sorted((r for r in data if r["series"]), key=lambda r: [way.name for way in WAYS].index(r["way"]))
     expected.append([r["cpu"] for r in row])
@@ -201,7 +201,10 @@ def readable(seen, scheme):
     assert seen["overflow"] <= 0
     for chart in seen["charts"]:
         words = chart["values"] + chart["labels"]
-        assert all(word["left"] >= 0 and word["right"] <= seen["width"] for word in words)
+        left, right = chart["box"]["left"], chart["box"]["right"]
+        assert left >= 0
+        assert right <= seen["width"]
+        assert all(left <= word["left"] and word["right"] <= right for word in words)
         assert all(word["height"] >= 11 for word in words)
     first = seen["charts"][0]
     (mark,) = first["marks"]
@@ -218,7 +221,7 @@ async def test_the_chart_of_the_readme_is_a_picture_by_itself(tab, tmp_path, sch
     """It follows the reader's colours without the page's style, and holds all peers and both engines."""
     (tmp_path / "chart.svg").write_text(readme_chart(measured()))
     await tab.show(tmp_path / "chart.svg", 800, scheme)
-    await tab.keep(f"readme-{scheme}")
+    await tab.keep(f"readme-{scheme}", tmp_path)
     words = await tab.evaluate('[...document.querySelectorAll("text")].map(text => text.textContent)')
     ours = {"grpc_common, grpc-aio", "grpc_common, completion-queue"}
     assert {way.name for way in WAYS if way.group == "peers"} | ours == set(words[::2])
