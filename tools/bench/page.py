@@ -103,9 +103,8 @@ def _row_of_loads(results: list[Result], groups: list[str]) -> str:
         )
         for r in sorted(results, key=lambda r: [other.way for other in results].index(r.way))
     ]
-    return (
-        f"<p>CPU time a call, and in brackets as a multiple of bare grpc.aio's.</p>{both('CPU time', bars)}"
-    )
+    what = "<p>CPU time a call, and in brackets as a multiple of bare grpc.aio's.</p>"
+    return what + both("CPU time", bars, wide=LONG_LABELS)
 
 
 def _names(results: list[Result], of: str) -> list[str]:
@@ -182,7 +181,8 @@ def readme_chart(report: Report) -> str:
     results = [r for r in report.results if r.load == load]
     groups = list(dict.fromkeys(r.group for r in results))
     shown = [r for r in results if r.group == groups[0] or r.way.endswith("+ access line")]
-    style = f"svg {{ background: var(--back); {LIGHT} }} @media (prefers-color-scheme: dark) {{ svg {{ {DARK} }} }} {STYLE}"
+    light = f"svg {{ background: var(--back); {LIGHT} }}"
+    style = f"{light} @media (prefers-color-scheme: dark) {{ svg {{ {DARK} }} }} {STYLE}"
     bars = [replace(bar, label=_short(bar.label)) for bar in ratios(shown, groups)]
     return chart(f"CPU time of a server a call, {load}", bars, mark=1, style=style) + "\n"
 
