@@ -73,7 +73,7 @@ def _measured(plan: Plan, console: Console) -> Report:
     try:
         results, skipped = measure(plan, lambda tasks: progress(tasks, "measuring"))
         ways = [way for way in plan.resting if way.name not in skipped]
-        results += rested_all(ways, plan.rests, connections, lambda ways: progress(ways, "at rest"))
+        at_rest, refused = rested_all(ways, plan.rests, connections, lambda ways: progress(ways, "at rest"))
     except LoadError as error:
         raise click.ClickException(str(error)) from error
     setting = {
@@ -85,7 +85,7 @@ def _measured(plan: Plan, console: Console) -> Report:
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    return Report(setting, results, skipped)
+    return Report(setting, results + at_rest, skipped | refused)
 
 
 @click.command(help=__doc__)

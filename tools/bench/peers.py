@@ -28,6 +28,9 @@ type Address = tuple[int, int]
 _RELAY_TIMEOUT = 30
 """Seconds; every call has a deadline, as it has with grpc_common."""
 
+_MAX_CONNECTIONS = 20_000
+"""Of grpc_common, whose own limit is below the idle connections of one load; other servers have none."""
+
 THREADS = 16
 """Of grpc.server; more don't serve more, as one at a time runs Python."""
 
@@ -130,6 +133,7 @@ async def _grpc_common(way: Way, certificates: str, upstream: int) -> AsyncItera
         "port": 0,
         "host": "127.0.0.1",
         "engine": way.engine,
+        "max_connections": _MAX_CONNECTIONS,
         "drain": {"delay": 0, "grace": 1},
     }
     if way.mutual_tls:

@@ -38,7 +38,7 @@ WHOLE = Plan(
         *_all(CHOSEN, [*CONNECTIONS, *CORES, FEW_METHODS]),
         *_all(WITH_MANY_METHODS, [MANY_METHODS]),
     ],
-    rests=3,
+    rests=2,
     resting=QUICK,
     connections=10_000,
 )

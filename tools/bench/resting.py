@@ -21,6 +21,9 @@ from tools.bench.ways import BASE, Way
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """What a client begins an HTTP/2 connection with: RFC 9113, 3.4, with SETTINGS that set nothing."""
 
+_SETTINGS_ACK = bytes([0, 0, 0, 4, 1, 0, 0, 0, 0])
+"""Without it some servers close the connection after seconds."""
+
 _PATIENCE = 30
 """Seconds that a server gets to answer."""
 
@@ -135,26 +138,30 @@ def _connect(stack: ExitStack, port: int, count: int) -> None:
     for connection in opened:
         if not connection.recv(64):
             raise ConnectionError("the server closed one")
+        connection.sendall(_SETTINGS_ACK)
 
 
 def rested_all(
     ways: list[Way], rounds: int, connections: int, track: Callable[[list[Way]], Iterable[Way]]
-) -> list[Result]:
-    """Return the results of all, each measured so often; `track` yields the turns that it gets.
+) -> tuple[list[Result], dict[str, str]]:
+    """Return the results, each measured so often, and {way: why not} of those that refused the connections.
 
-    Raises:
-        LoadError: a server did not serve, or refused connections.
-
+    `track` yields the turns that it gets.
     """
     rests: dict[Way, list[Rest]] = {way: [] for way in ways}
+    skipped: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for way in track(ways * rounds):
-            rests[way].append(_rest(way, folder, connections))
-    return _results(rests, connections)
+            try:
+                rests[way].append(_rest(way, folder, connections))
+            except LoadError as error:
+                skipped[f"{way.name}, start and idle connections"] = str(error)
+    whole = {way: own for way, own in rests.items() if len(own) == rounds}
+    return _results(whole, connections), skipped
 
 
 def _results(rests: dict[Way, list[Rest]], connections: int) -> list[Result]:
-    idle = f"{connections:,} idle connections, each opened once".replace(",", " ")
+    idle = f"{f'{connections:,}'.replace(',', ' ')} idle connections, each opened once"
     return [
         *_load(
             "start, until it serves",
@@ -182,7 +189,9 @@ type Figure = Callable[[Rest], float]
 def _load(
     load: str, unit: str, rests: dict[Way, list[Rest]], cpu: Figure, others: dict[str, Figure]
 ) -> list[Result]:
-    (base,) = (own for way, own in rests.items() if way.name == BASE)
+    base = next((own for way, own in rests.items() if way.name == BASE), None)
+    if base is None:
+        return []
     return [
         Result(
             load=load,

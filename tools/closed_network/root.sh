@@ -55,7 +55,7 @@ make_root() {
     rm -rf --one-file-system "$root" "$partial"
     : >"$log"
     install_mmdebstrap
-    say "making a Debian root with ${packages//,/, } (about a minute, 2.2 GB in $root)"
+    say "making a Debian root with ${packages//,/, } (about a minute, 3.0 GB in $root)"
     # A mirror that is not refreshed daily serves a Release file past its date; the
     # signature is checked all the same.
     logged mmdebstrap --variant=apt --mode=root \
