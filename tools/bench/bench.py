@@ -16,7 +16,7 @@ import click
 import grpc
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from grpc_common.config.path_argument import PathArgument
 from tools.bench.loads import LoadError
@@ -29,7 +29,9 @@ from tools.bench.results import Change, Report, Result, changes, readable
 
 def _table(results: list[Result]) -> Table:
     table = Table(
-        "load", "server", "CPU ratio", "least - most", "CPU", "per second", "p50", "p99", "p99.9", "besides"
+        "load",
+        Column("server", no_wrap=True),
+        *("CPU ratio", "least - most", "CPU", "per second", "p50", "p99", "p99.9", "besides"),
     )
     load = ""
     for r in results:
