@@ -7,8 +7,7 @@ from typing import Any
 from connectrpc.method import IdempotencyLevel, MethodInfo, StreamType
 from connectrpc.server import ConnectASGIApplication, Endpoint
 
-SERVICE, STREAM_MESSAGES = "bench.Echo", 1000
-"""Those of peers.py."""
+from tools.bench.ways import SERVICE, STREAM_MESSAGES
 
 _handled = itertools.count()
 

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.bench.peers import SERVICE, STREAM_MESSAGES
+from tools.bench.ways import SERVICE, STREAM_MESSAGES
 
 CLIENT = "h2load"
 _GRACE = 60

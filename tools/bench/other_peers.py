@@ -11,10 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tools.bench.ways import Way
-
-SERVICE, STREAM_MESSAGES = "bench.Echo", 1000
-"""Those of peers.py."""
+from tools.bench.ways import SERVICE, STREAM_MESSAGES, Way
 
 
 @asynccontextmanager

@@ -13,11 +13,7 @@ import grpc
 
 import grpc_common
 from tools.bench import other_peers
-from tools.bench.ways import WAYS, Way
-
-SERVICE = "bench.Echo"
-STREAM_MESSAGES = 1000
-"""How many messages the method Stream answers with, each what the request was."""
+from tools.bench.ways import SERVICE, STREAM_MESSAGES, WAYS, Way
 
 # EchoLarge is Echo by another name: grpc_common treats a method that has ever sent a large response in
 # another way from then on, so that one load would change what the next ones cost.

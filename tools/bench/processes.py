@@ -12,9 +12,9 @@ from pathlib import Path
 
 import grpc
 
-from tools.bench.peers import SERVICE, serve
+from tools.bench.peers import serve
 from tools.bench.relay import relay
-from tools.bench.ways import Way
+from tools.bench.ways import SERVICE, Way
 
 _PATIENCE = 30
 """Seconds that a server gets to answer a call of ours."""

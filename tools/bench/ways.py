@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+SERVICE = "bench.Echo"
+STREAM_MESSAGES = 1000
+"""How many messages the method Stream answers with, each what the request was."""
+
 BASE = "grpc.aio"
 """The way that all others are compared with: a server of grpc.aio and nothing else."""
 

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc"
 )
 
-const streamMessages = 1000 // STREAM_MESSAGES of peers.py
+const streamMessages = 1000 // STREAM_MESSAGES of ways.py
 
 // A message is counted where it is made, as in peers.py.
 var handled atomic.Int64
