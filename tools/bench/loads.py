@@ -85,6 +85,9 @@ class Answers:
     calls: int
     """How many succeeded before the time was over."""
 
+    messages: int
+    """How many reached h2load, those of calls that were cut off when the time was over included."""
+
     latencies: list[float]
     """Seconds of each call, when the load is paced."""
 
@@ -118,7 +121,7 @@ def run(load: Load, port: int, seconds: float) -> Answers:
             timeout=seconds + _GRACE,
         )
         latencies = _latencies(log.read_text()) if load.rate else []
-    return Answers(_succeeded(ended), latencies)
+    return Answers(_succeeded(ended), _received(ended, load), latencies)
 
 
 def _command(load: Load, port: int, seconds: float, folder: Path) -> list[str]:
@@ -145,6 +148,11 @@ def _succeeded(ended: subprocess.CompletedProcess[str]) -> int:
     if any(others):
         raise LoadError(f"of the calls of {CLIENT} {found[0]}")
     return calls
+
+
+def _received(ended: subprocess.CompletedProcess[str], load: Load) -> int:
+    found = re.search(r"traffic: .*\((\d+)\) data", ended.stdout)
+    return int(found[1]) // (load.message + 5) if found else 0  # 5 bytes before each, as gRPC frames it
 
 
 def _latencies(log: str) -> list[float]:
