@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -94,6 +95,7 @@ async def browser(folder):
         *("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"),
         *("--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"),
         stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         while not (
@@ -107,7 +109,7 @@ async def browser(folder):
             async with session.ws_connect(url, max_msg_size=0) as socket:
                 yield Tab(socket)
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # what is on PATH may be a script that starts the browser
         await process.wait()
 
 
