@@ -54,7 +54,10 @@ class AccessLog:
             event.log(values)
 
     def _add_optional(self, call: Call, values: list[str | float]) -> None:
-        values += filter(None, (call.caller, call.trace_id))
+        if call.caller:
+            values.append(call.caller)
+        if call.trace_id:
+            values.append(call.trace_id)
         if call.deadline is not None:
             values.append(round(call.deadline, 3))
 

@@ -207,10 +207,10 @@ class ServerTracing:
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
         self._client_observer = tracing.client_observer()
-        self._spans: dict[Call, tuple[Span, Any, Any]] = {}
+        self._spans: dict[Call, Span] = {}
 
     def started(self, call: Call) -> None:
-        """Begin the span; `call.trace_id` tells its trace."""
+        """Begin the span, the current one in the task of the call; `call.trace_id` tells its trace."""
         if call.method.service == health.SERVICE_NAME:
             return
         parent = _NO_PARENT
@@ -218,23 +218,19 @@ class ServerTracing:
         span: Span
         if unsampled is None:
             parent = self._tracing.propagator.extract(call.metadata, parent, _getter)
-            span = _start(self._tracing, call, SpanKind.SERVER, parent)
+            span = self._spans[call] = _start(self._tracing, call, SpanKind.SERVER, parent)
         else:
             span, call.trace_id = unsampled, f"{unsampled.trace_id:032x}"
-        token = otel_context.attach(trace.set_span_in_context(span, parent))
-        self._spans[call] = span, token, client_tracing.set(self._client_observer)
+        otel_context.attach(trace.set_span_in_context(span, parent))
+        client_tracing.set(self._client_observer)
 
     def ended(self, call: Call) -> None:
         """End the span."""
-        if call not in self._spans:
-            return
-        span, context_token, client_token = self._spans.pop(call)
-        if span.is_recording():
+        span = self._spans.pop(call, None)
+        if span is not None and span.is_recording():
             if call.error is not None:
                 record(span, call.error)
             _end(span, call.code, error=call.code in _SERVER_ERRORS)
-        otel_context.detach(context_token)
-        client_tracing.reset(client_token)
 
 
 class ClientTracing:
