@@ -3,8 +3,8 @@
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Self
@@ -78,6 +78,7 @@ class End:
     port: int
 
     @classmethod
+    @lru_cache(1024)
     def of_peer(cls, peer: str) -> Self | None:
         """Return what `peer` names, in the form of ServicerContext.peer, or None if it is no TCP connection.
 
@@ -140,6 +141,10 @@ class SendQueues:
 
     def __init__(self) -> None:
         self._local_ends: list[End] = []
+        self._kernel: socket.socket | None = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def look(self, remote: End) -> Sending | None:
         """Return how far the connection to `remote` is.
@@ -147,13 +152,18 @@ class SendQueues:
         It is None if there is no such connection, and where the kernel can't be asked: on macOS, and where
         netlink is forbidden.
         """
-        with (
-            suppress(AttributeError, OSError),
-            socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel,
-        ):
-            kernel.settimeout(0)  # the answers are there at once
+        try:
+            kernel = self._kernel = self._kernel or _open()
             return self._from_known_end(kernel, remote) or self._from_any_end(kernel, remote)
-        return None
+        except (AttributeError, OSError):
+            self.close()  # it may still have answers to this question
+            return None
+
+    def close(self) -> None:
+        """Let go of the descriptor until the next look."""
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
 
     def _from_known_end(self, kernel: socket.socket, remote: End) -> Sending | None:
         for local in self._local_ends:
@@ -169,6 +179,12 @@ class SendQueues:
                 self._local_ends = [local, *self._local_ends][:_MAX_LOCAL_ENDS]
                 return sending
         return None
+
+
+def _open() -> socket.socket:
+    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG)
+    kernel.settimeout(0)  # the answers are there at once
+    return kernel
 
 
 def _ask(
@@ -192,7 +208,7 @@ def _ask(
     return [
         (local_end, Sending.from_tcp_info(_tcp_info(answer)))
         for answer in _answers(kernel, flags)
-        for local_end, remote_end in [_ends(answer)]
+        for local_end, remote_end in [_ends(answer[: _ANSWER.size])]
         if (remote_end.address.packed, remote_end.port) == (remote.address.packed, remote.port)
     ]
 
@@ -210,6 +226,7 @@ def _answers(kernel: socket.socket, flags: int) -> Iterator[bytes]:
             return
 
 
+@lru_cache(1024)
 def _ends(answer: bytes) -> tuple[End, End]:
     """Return the local end and the remote one."""
     family, local_port, remote_port, local, remote = _ANSWER.unpack_from(answer)

@@ -153,6 +153,23 @@ def test_kernel_that_can_not_be_asked_tells_nothing(monkeypatch, error):
         assert SendQueues().look(end) is None
 
 
+def test_look_that_failed_spoils_no_other(monkeypatch):
+    """An answer that was not read is not taken for that to the next question."""
+
+    def fail(*_args) -> None:
+        raise OSError
+
+    queues = SendQueues()
+    with connected(socket.create_server(("127.0.0.1", 0)), "127.0.0.1") as (port, server, client):
+        fill(server)
+        assert queues.look(end_of(client)).unsent
+        with monkeypatch.context() as patch:
+            patch.setattr(sockets, "_answers", fail)
+            assert queues.look(end_of(client)) is None
+        with socket.create_connection(("127.0.0.1", port)) as other:
+            assert queues.look(end_of(other)) == Sending(0, 0)
+
+
 def test_old_kernel_tells_less():
     """Before 4.19 the struct ends behind what is unsent."""
     assert Sending.from_tcp_info(bytes(144) + (5).to_bytes(4, "little")) == Sending(0, 5)

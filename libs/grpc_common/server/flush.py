@@ -53,17 +53,19 @@ class Flush:
         stream to the peer goes on, which will wait in turn; for a Unix socket, which loses nothing;
         and where the kernel can't be asked, as on macOS.
         """
-        remote = End.of_peer(peer)
-        if remote is None or peer in self._streams:
+        if peer in self._streams or (remote := End.of_peer(peer)) is None:
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE if within is None else min(within, _PATIENCE)):
-                await self._left(remote)
+        before = self._queues.look(remote)
+        if before is not None and before.unsent:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE if within is None else min(within, _PATIENCE)):
+                    await self._left(remote, before.sent + before.unsent)
 
-    async def _left(self, remote: End) -> None:
-        before = now = self._queues.look(remote)
+    async def _left(self, remote: End, written: int) -> None:
         pause = _FIRST_PAUSE
-        while before and now and now.unsent and now.sent < before.sent + before.unsent:
+        while True:
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
             now = self._queues.look(remote)
+            if now is None or not now.unsent or now.sent >= written:
+                return
+            pause = min(2 * pause, _LONGEST_PAUSE)
