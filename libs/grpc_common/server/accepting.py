@@ -90,9 +90,9 @@ class _Listener(cygrpc.AioServer):  # type: ignore[misc]  # compiled, without ty
         self._generic.extend(handlers)
         for handler in handlers:
             if type(handler) is _PLAIN:
-                self._methods |= getattr(
-                    handler, "_method_handlers", {}
-                )  # gRPC has no public way to list them
+                # gRPC has no public way to list them, and registers no others than those in ASCII.
+                methods = getattr(handler, "_method_handlers", {})
+                self._methods |= {path: method for path, method in methods.items() if path.isascii()}
 
     async def start(self) -> None:
         self._dispatcher = await self._new_dispatcher()
@@ -114,15 +114,19 @@ class _Listener(cygrpc.AioServer):  # type: ignore[misc]  # compiled, without ty
         )
 
     async def _accept_ahead(self, method: bytes) -> None:
-        await asyncio.gather(*(self._accept(method) for _ in range(_AHEAD)))
+        await self._accept(method)  # one task is enough for a method that nobody calls
+        await asyncio.gather(*(self._accept_all(method) for _ in range(_AHEAD)))
 
-    async def _accept(self, method: bytes) -> Never:
-        path, loop = method.decode(), self._event_loop
+    async def _accept_all(self, method: bytes) -> Never:
         while True:
-            call = await self._request_registered_call(method)  # raises when the server stops
-            life = self._engine.drive(call, path, self._methods[path], loop)
-            work = cygrpc._schedule_rpc_coro(life, call, loop, path)  # noqa: SLF001 (as for any call of grpc.aio)
-            asyncio.Task(work, loop=loop, eager_start=True)
+            await self._accept(method)
+
+    async def _accept(self, method: bytes) -> None:
+        path, loop = method.decode(), self._event_loop
+        call = await self._request_registered_call(method)  # raises when the server stops
+        life = self._engine.drive(call, path, self._methods[path], loop)
+        work = cygrpc._schedule_rpc_coro(life, call, loop, path)  # noqa: SLF001 (as for any call of grpc.aio)
+        asyncio.Task(work, loop=loop, eager_start=True)
 
     async def _relay(self) -> Never:
         while True:

@@ -1,5 +1,6 @@
 """Calls that come to grpc.aio by each of the ways that there are."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import grpc
@@ -89,3 +90,19 @@ async def test_calls_of_each_type(way):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary(f"/test.Methods/{name}")(b"x")
             assert caught.value.code() is code
+
+
+async def test_names_that_are_not_ascii():
+    """C-core registers no such method; it is served all the same."""
+    handlers = {"Größe": grpc.unary_unary_rpc_method_handler(Methods().echo)}
+    async with serving_handlers(handlers, ENGINE="grpc-aio") as channel:
+        assert await channel.unary_unary("/test.Methods/Größe")(b"x") == b"x"
+
+
+async def test_methods_that_nobody_calls_cost_a_task_each():
+    """A server of many methods does not begin with many tasks for each."""
+    many = {f"M{n}": grpc.unary_unary_rpc_method_handler(Methods().echo) for n in range(200)}
+    before = len(asyncio.all_tasks())
+    async with serving_handlers(many, ENGINE="grpc-aio") as channel:
+        assert await channel.unary_unary("/test.Methods/M7")(b"x") == b"x"
+        assert len(asyncio.all_tasks()) - before < 2 * len(many) + 100

@@ -19,17 +19,32 @@ from grpc_common.server.rpc import CANCELLATION_DELAY, Rpc
 type _Context = grpc.aio.ServicerContext[Any, Any]
 type _MethodHandler = grpc.RpcMethodHandler[Any, Any]
 
+_TURNS = 3
+"""Turns of the loop from the completion of a call's end to the cancellation of its task: a future, a task."""
+
 
 class AioRpc(Rpc):
     """A call of grpc.aio."""
 
-    __slots__ = ("_aborted", "_error", "_left", "_sending", "_taken", "_turn", "context", "is_gone", "task")
+    __slots__ = (
+        "_aborted",
+        "_error",
+        "_left",
+        "_reading",
+        "_sending",
+        "_taken",
+        "_turn",
+        "context",
+        "is_gone",
+        "task",
+    )
 
     def __init__(self, context: _Context) -> None:
         self.context = context
         self.task = asyncio.current_task()
         self.is_gone = False
-        self._aborted: grpc.aio.BaseError | None = None
+        self._aborted: BaseException | None = None
+        self._reading = asyncio.Lock()
         self._left: list[Callable[[], None]] = []
         self._turn: asyncio.Lock | None = None
         self._sending: Coroutine[Any, Any, None] | None = None
@@ -39,10 +54,15 @@ class AioRpc(Rpc):
 
     @override
     async def read(self) -> bytes | None:
-        message = await self.context.read()
-        if message is not grpc.aio.EOF:
-            return cast("bytes", message)
-        await asyncio.sleep(CANCELLATION_DELAY)
+        async with self._reading:
+            message = await self.context.read()
+            if message is not grpc.aio.EOF:
+                return cast("bytes", message)
+            await asyncio.sleep(CANCELLATION_DELAY)
+            # It completes behind all that has completed by now; a cancellation has its turn in the loop then.
+            await self.context.read()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         return None
 
     @override
@@ -125,6 +145,8 @@ class AioRpc(Rpc):
         await self._quiet()
         try:
             await self.context.abort_with_status(status)
+        except grpc.aio.InternalError:
+            self._aborted = asyncio.CancelledError()  # the caller is gone
         except grpc.aio.BaseError as error:
             self._aborted = error
 

@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
+import structlog
 from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # compiled
+
+log = structlog.get_logger()
 
 _FOREVER = 1e11
 """Seconds since 1970. C-core gives calls without a deadline one in the far future."""
@@ -32,7 +35,8 @@ class QueueContext:
         self._call = request.call
         self._metadata = request.invocation_metadata
         self._deadline: float = request.call_details.deadline
-        self._peer: str | None = None
+        # Of a call that is over C-core knows it no more.
+        self._peer: str = request.call.peer().decode()
         self._code: grpc.StatusCode | None = None
         self._details = ""
         self._trailers: tuple[tuple[str, str | bytes], ...] = ()
@@ -48,8 +52,6 @@ class QueueContext:
 
     def peer(self) -> str:
         """Return the caller's address."""
-        if self._peer is None:
-            self._peer = self._call.peer().decode()
         return self._peer
 
     def time_remaining(self) -> float | None:
@@ -117,10 +119,14 @@ class QueueContext:
         return self.is_done
 
     def forget(self) -> None:
-        """Let go of C-core's call, and run the callbacks."""
-        self.peer()  # for those who ask later
+        """Let go of C-core's call, and run the callbacks, none of which can harm the call."""
         self.is_done = True
         self._call = None
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # SystemExit would end the event loop
+                log.exception("a done callback of a call failed", peer=self._peer)

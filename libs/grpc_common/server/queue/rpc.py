@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast, override
 
 import grpc
@@ -33,6 +34,11 @@ _MORE_FOLLOWS = cygrpc.WriteFlag.buffer_hint
 
 _INLINE = 64
 """Messages of a stream that are written before other tasks have their turn."""
+
+
+def _see(seen: asyncio.Future[None], _event: Any) -> None:
+    if not seen.done():
+        seen.set_result(None)
 
 
 class QueueRpc(Rpc):
@@ -142,20 +148,35 @@ class QueueRpc(Rpc):
 
     @override
     async def read(self) -> bytes | None:
+        while self._arrived is not None:  # another task reads, and has the next message
+            await asyncio.wait([self._arrived])
         if self._message is None:
             if not self._is_receiving:
                 self._receive()
             self._arrived = self._loop.create_future()
-            await self._arrived
+            try:
+                await self._arrived
+            finally:
+                self._arrived = None
         message, self._message = self._message, None
         if message is None:
             await asyncio.sleep(CANCELLATION_DELAY)
+            await self._read_past_the_end()
         return message
+
+    async def _read_past_the_end(self) -> None:
+        """Return behind all that C-core does with the call by now, of which its cancellation may be."""
+        seen = self._loop.create_future()
+        operations = (cygrpc.ReceiveMessageOperation(0),)
+        if self._call is not None and not self._call.start_server_batch(operations, partial(_see, seen)):
+            await seen
 
     @override
     async def open(self, headers: tuple[tuple[str, str | bytes], ...]) -> None:
         async with self._writing():
             await self._room()
+            if self._has_headers:
+                raise grpc.aio.UsageError("the initial metadata was sent before")
             self._start(self._headers(headers))
             await self._room()
 
@@ -327,10 +348,10 @@ class QueueRpc(Rpc):
         self._call = self._sent = None
         if self._task is not None and self._task.done():
             self._task = None
-        self._context.forget()
         left, self._left = self._left, []
         for callback in left:
             callback()
+        self._context.forget()
 
     @override
     def interrupt(self) -> None:
