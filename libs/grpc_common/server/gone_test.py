@@ -92,10 +92,14 @@ async def test_calls_without_a_message_are_no_fault_of_the_server(leave):
 
 
 async def test_two_tasks_that_read():
-    """Each has a message of its own."""
+    """Each has a message of its own, and each sees the end."""
 
     async def both(_requests, context):
-        return b"".join(sorted(await asyncio.gather(context.read(), context.read())))
+        messages = await asyncio.gather(context.read(), context.read())
+        for _ in range(3):
+            ends = await asyncio.gather(context.read(), context.read())
+            assert ends == [grpc.aio.EOF] * 2
+        return b"".join(sorted(messages))
 
     methods = {"Both": grpc.stream_unary_rpc_method_handler(both)}
     async with (
@@ -106,6 +110,7 @@ async def test_two_tasks_that_read():
         for message in (b"1", b"2"):
             await call.write(message)
             await asyncio.sleep(0.05)  # the second reader waits, too
+        await call.done_writing()
         assert await call == b"12"
 
 

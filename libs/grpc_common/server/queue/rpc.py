@@ -166,10 +166,13 @@ class QueueRpc(Rpc):
 
     async def _read_past_the_end(self) -> None:
         """Return behind all that C-core does with the call by now, of which its cancellation may be."""
-        seen = self._loop.create_future()
+        seen = self._arrived = self._loop.create_future()
         operations = (cygrpc.ReceiveMessageOperation(0),)
-        if self._call is not None and not self._call.start_server_batch(operations, partial(_see, seen)):
-            await seen
+        try:
+            if self._call is not None and not self._call.start_server_batch(operations, partial(_see, seen)):
+                await seen
+        finally:
+            self._arrived = None
 
     @override
     async def open(self, headers: tuple[tuple[str, str | bytes], ...]) -> None:
