@@ -129,6 +129,7 @@ class Lifecycle:
             call.finish(grpc.StatusCode.OK)
         else:
             await call.end(failure)
+            call.leave()
         return message
 
     async def _respond(self, call: ServerCall, handler: Handler) -> tuple[bytes | None, StatusError | None]:

@@ -123,6 +123,9 @@ class QueueRpc(Rpc):
             if not self._is_answered:  # the caller is gone
                 self._forget()
             raise
+        finally:
+            if self._call is None:
+                self._task = None
 
     def _closed(self, event: Any) -> None:
         task = self._task
