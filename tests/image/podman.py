@@ -121,7 +121,7 @@ class Deployment:
             (config / name).write_text(text)
         (mount,) = (mount for mount in self.container["volumeMounts"] if mount["name"] == "config")
         values = {item["name"]: item["value"] for item in self.container["env"] if "value" in item}
-        values |= {"GRPC_PORT": "0", "METRICS_PORT": "0"}
+        values |= {"GRPC_PORT": "0", "METRICS_PORT": "0", "ENGINE": os.environ.get("ENGINE", "auto")}
         return [
             "--read-only",
             "--read-only-tmpfs=false",
