@@ -58,7 +58,7 @@ class _Application(ConnectASGIApplication[Any]):
 
 
 def _endpoints(_service: object) -> dict[str, Any]:
-    unary = {"Echo": _echo, "EchoLarge": _echo, "Handled": _count}
+    unary = {"Echo": _echo, "Handled": _count}
     stream = _method("Stream", StreamType.SERVER_STREAM)
     return {
         f"/{SERVICE}/{name}": Endpoint.unary(_method(name, StreamType.UNARY), function)

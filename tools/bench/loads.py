@@ -54,7 +54,7 @@ LOADS = [
     Load("one connection, one call at a time", 1, 1),
     Load("200 connections, connecting included", 200, 1, settling=0.5),
     Load("streams of 1 000 messages, 4 at a time", 4, 1, method="Stream", messages=STREAM_MESSAGES),
-    Load("messages of 100 kB, 4 x 4 calls", 4, 4, message=100_000, method="EchoLarge"),
+    Load("messages of 100 kB, 4 x 4 calls", 4, 4, message=100_000),
 ]
 
 RELAYING = [
@@ -70,7 +70,7 @@ CONNECTIONS = [
 
 _METHODS = "CPU time by number of methods"
 FEW_METHODS, MANY_METHODS = (
-    Load("4 methods", 4, 16, series=_METHODS),
+    Load("3 methods", 4, 16, series=_METHODS),
     Load("1 000 more", 4, 16, series=_METHODS),
 )
 

@@ -51,7 +51,6 @@ class _Grpclib:
         unary, stream = Cardinality.UNARY_UNARY, Cardinality.UNARY_STREAM
         return {
             f"/{SERVICE}/Echo": Handler(self._echo, unary, bytes, bytes),
-            f"/{SERVICE}/EchoLarge": Handler(self._echo, unary, bytes, bytes),
             f"/{SERVICE}/Stream": Handler(self._stream, stream, bytes, bytes),
             f"/{SERVICE}/Handled": Handler(self._count, unary, bytes, bytes),
         }

@@ -15,9 +15,6 @@ import grpc_common
 from tools.bench import other_peers
 from tools.bench.ways import SERVICE, STREAM_MESSAGES, WAYS, Way
 
-# EchoLarge is Echo by another name: grpc_common treats a method that has ever sent a large response in
-# another way from then on, so that one load would change what the next ones cost.
-
 type Address = tuple[int, int]
 """The port, and the id of the process that serves there."""
 
@@ -40,7 +37,6 @@ def _generic(
     unused = {f"Unused{number}": grpc.unary_unary_rpc_method_handler(echo) for number in range(way.methods)}
     return unused | {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
-        "EchoLarge": grpc.unary_unary_rpc_method_handler(echo),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
         "Handled": grpc.unary_unary_rpc_method_handler(count),
     }

@@ -69,7 +69,6 @@ func main() {
 		HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{
 			{MethodName: "Echo", Handler: echo},
-			{MethodName: "EchoLarge", Handler: echo},
 			{MethodName: "Handled", Handler: count},
 		},
 		Streams: []grpc.StreamDesc{{StreamName: "Stream", Handler: stream, ServerStreams: true}},
