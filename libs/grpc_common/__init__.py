@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grpc_common.client.bearer import BearerToken
     from grpc_common.client.channel import ChannelConfig, ChannelSection, Keepalive, NotReadyError, channel
-    from grpc_common.client.endpoints import EndpointSource
-    from grpc_common.client.read_all import read_all
+    from grpc_common.client.resolver.endpoint import EndpointSource
+    from grpc_common.client.call.read_all import read_all
     from grpc_common.client.service_config import (
         OutlierDetection,
         RetryPolicy,
@@ -92,8 +92,8 @@ _MODULES = {
     "commands.command": ["command"],
     "client.bearer": ["BearerToken"],
     "client.channel": ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"],
-    "client.read_all": ["read_all"],
-    "client.endpoints": ["EndpointSource"],
+    "client.call.read_all": ["read_all"],
+    "client.resolver.endpoint": ["EndpointSource"],
     "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
     "config.section": ["Section"],
     "config.sections": ["ServerConfig"],

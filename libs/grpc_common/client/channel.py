@@ -12,7 +12,7 @@ import grpc
 from grpc_common.client.bearer import refuse_plaintext
 from grpc_common.client.channel_config import ChannelConfig, ChannelSection, Keepalive
 from grpc_common.client.dialer import Dialer
-from grpc_common.client.endpoints import EndpointSource
+from grpc_common.client.resolver.endpoint import EndpointSource
 from grpc_common.client.swapping import SwappingChannel, first_of
 from grpc_common.core.calls import CallObserver, Interceptor
 from grpc_common.core.errors import StartError

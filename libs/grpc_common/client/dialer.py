@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 import structlog
 
-from grpc_common.client.endpoints import EndpointSource, check_kubernetes
-from grpc_common.client.target import GrpcTarget, KubernetesTarget, Target, endpoints_target, parse_target
-from grpc_common.client.whole_stream import BLOCKING_OPTIONS
+from grpc_common.client.resolver.endpoint import EndpointSource, check_kubernetes
+from grpc_common.client.resolver.target import GrpcTarget, KubernetesTarget, Target, endpoints_target, parse_target
+from grpc_common.client.call.whole_stream import BLOCKING_OPTIONS
 from grpc_common.core.background import supervise
 from grpc_common.tls.credentials import ClientTLS, TlsError
 
@@ -141,7 +141,7 @@ def _source(target: Target) -> EndpointSource | None:
         return None
     check_kubernetes()
     # The client of Kubernetes' API takes longer to import than all the rest.
-    from grpc_common.client.kubernetes import KubernetesEndpoints  # noqa: PLC0415
+    from grpc_common.client.resolver.kubernetes import KubernetesEndpoints  # noqa: PLC0415
 
     return KubernetesEndpoints(target.service, target.namespace, target.port)
 

@@ -17,7 +17,7 @@ import grpc
 import structlog
 
 from grpc_common.client.generation import Generation
-from grpc_common.client.multi_callable import StreamMultiCallable, UnaryMultiCallable, rpc_error
+from grpc_common.client.call.multi_callable import StreamMultiCallable, UnaryMultiCallable, rpc_error
 from grpc_common.core.calls import CallObserver, CallType, Interceptor, Method
 from grpc_common.observe.metrics import CallMetrics
 from grpc_common.observe.observers import Observers

@@ -13,9 +13,9 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # see _subchannels
 from grpc_health.v1 import health_pb2
 
-from grpc_common.client.endpoints import check_kubernetes
+from grpc_common.client.resolver.endpoint import check_kubernetes
 from grpc_common.client.service_config import ServiceConfig
-from grpc_common.client.target import KubernetesTarget, endpoints_target, parse_target
+from grpc_common.client.resolver.target import KubernetesTarget, endpoints_target, parse_target
 from grpc_common.commands.handshake import Handshake, shake_hands
 from grpc_common.core.errors import StartError
 from grpc_common.tls.credentials import ClientTLS
@@ -158,8 +158,8 @@ async def _kubernetes_endpoints(target: KubernetesTarget) -> Sequence[str]:
     except StartError as error:
         raise DiagnosisError(str(error)) from None
     # The client of Kubernetes' API takes longer to import than all the rest.
-    from grpc_common.client import kubernetes_api  # noqa: PLC0415
-    from grpc_common.client.endpoint_slices import (  # noqa: PLC0415
+    from grpc_common.client.resolver import kubernetes_api  # noqa: PLC0415
+    from grpc_common.client.resolver.endpoint_slices import (  # noqa: PLC0415
         ApiError,
         ConfigurationError,
         merge,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grpc_common.client.target import parse_target
+from grpc_common.client.resolver.target import parse_target
 from grpc_common.commands.diagnosis import DiagnosisError, Endpoint, Policy, Report, examine
 from grpc_common.commands.handshake import Handshake
 from grpc_common.config.path_argument import PathArgument

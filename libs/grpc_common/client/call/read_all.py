@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import grpc
 
-from grpc_common.client.multi_callable import UnaryMultiCallable
+from grpc_common.client.call.multi_callable import UnaryMultiCallable
 
 
 async def read_all[Request, Response](

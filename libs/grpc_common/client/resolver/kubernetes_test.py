@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes_asyncio.client import Configuration
 
-from grpc_common.client.endpoint_slices import ConfigurationError
-from grpc_common.client.kubernetes import KubernetesEndpoints, backoff
+from grpc_common.client.resolver.endpoint_slices import ConfigurationError
+from grpc_common.client.resolver.kubernetes import KubernetesEndpoints, backoff
 from grpc_common.testing.api_server import ApiServer, endpoint_slice, event
 
 A, B, C = "10.0.0.1:50051", "10.0.0.2:50051", "10.0.0.3:50051"

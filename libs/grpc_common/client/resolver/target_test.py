@@ -1,6 +1,6 @@
 import pytest
 
-from grpc_common.client.target import GrpcTarget, KubernetesTarget, endpoints_target, parse_target
+from grpc_common.client.resolver.target import GrpcTarget, KubernetesTarget, endpoints_target, parse_target
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from kubernetes_asyncio.config import load_kube_config
 from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
 from pydantic import ValidationError
 
-from grpc_common.client.endpoint_slices import (
+from grpc_common.client.resolver.endpoint_slices import (
     ApiError,
     ConfigurationError,
     EndpointSliceList,

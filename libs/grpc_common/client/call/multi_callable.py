@@ -15,7 +15,7 @@ import structlog
 
 from grpc_common.client.generation import Generation, Generations
 from grpc_common.client.waiting import deferring_channel
-from grpc_common.client.whole_stream import WholeStream
+from grpc_common.client.call.whole_stream import WholeStream
 from grpc_common.core.background import is_cancelled
 from grpc_common.core.calls import Call, CallType, Interceptor, Metadata, Method, ParentCall, parent_call
 from grpc_common.core.errors import StatusError, status_of

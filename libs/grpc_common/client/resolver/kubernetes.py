@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from grpc_common.client.endpoint_slices import (
+from grpc_common.client.resolver.endpoint_slices import (
     ApiError,
     ConfigurationError,
     EndpointSlice,
@@ -33,7 +33,7 @@ from grpc_common.client.endpoint_slices import (
 )
 
 if TYPE_CHECKING:
-    from grpc_common.client.kubernetes_api import Loader
+    from grpc_common.client.resolver.kubernetes_api import Loader
 
 log = structlog.get_logger()
 
@@ -142,7 +142,7 @@ class KubernetesEndpoints:
 
     async def _list_and_watch(self, state: _State) -> None:
         # A third of a second and 47 MB that only this kind of target shall pay for.
-        from grpc_common.client import kubernetes_api  # noqa: PLC0415
+        from grpc_common.client.resolver import kubernetes_api  # noqa: PLC0415
 
         service, namespace = self._service, self._namespace
         async with kubernetes_api.connect(self._load or kubernetes_api.load_configuration) as api:

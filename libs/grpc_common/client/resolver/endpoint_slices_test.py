@@ -1,6 +1,6 @@
 import pytest
 
-from grpc_common.client.endpoint_slices import EndpointSlice, merge
+from grpc_common.client.resolver.endpoint_slices import EndpointSlice, merge
 from grpc_common.testing.api_server import endpoint_slice
 
 

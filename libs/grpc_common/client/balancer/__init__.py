@@ -1,0 +1,1 @@
+"""Subchannels, one for each endpoint, and the pickers that choose one for a call."""

@@ -1,0 +1,1 @@
+"""What a stub calls: deadline, retries, interceptors and observers of each call."""
