@@ -24,7 +24,10 @@ def slow_start[C: Candidate](
         picker = inner(candidates)
         now = clock()
         new = [candidate for candidate in candidates if now < candidate.ready_since + window]
-        return _SlowStart(new, window, picker, clock) if new else picker
+        if not new:
+            return picker
+        oldest = min(candidate.ready_since for candidate in candidates)
+        return _SlowStart(new, oldest, window, picker, clock)
 
     return factory
 
@@ -34,12 +37,16 @@ class _SlowStart[C: Candidate]:
 
     The inner picker knows nothing of it: its weights stay as they are, so a candidate's share follows the
     clock at once, however far away its next turn is. At each turn a new candidate saves up its factor,
-    and takes the turn that makes it a whole one: no dice, so no runs of luck.
+    and takes the turn that makes it a whole one: no dice, so no runs of luck. Factors are relative to that
+    of the oldest candidate, or while all are new most turns would be refused in vain.
     """
 
-    def __init__(self, new: Sequence[C], window: float, inner: Picker[C], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, new: Sequence[C], oldest: float, window: float, inner: Picker[C], clock: Callable[[], float]
+    ) -> None:
         # Begins at random, or all clients of a fleet would take the same turn.
         self._saved = {candidate: random() for candidate in new}  # noqa: S311 (no secret)
+        self._oldest = oldest
         self._window = window
         self._inner = inner
         self._clock = clock
@@ -53,10 +60,14 @@ class _SlowStart[C: Candidate]:
         return chosen
 
     def _takes_turn(self, candidate: C) -> bool:
-        age = self._clock() - candidate.ready_since
-        if age >= self._window:
+        now = self._clock()
+        if now >= candidate.ready_since + self._window:
             del self._saved[candidate]
             return True
-        saved = self._saved[candidate] + max(_LEAST, age / self._window)
+        factor = self._factor(now - candidate.ready_since) / self._factor(now - self._oldest)
+        saved = self._saved[candidate] + factor
         self._saved[candidate] = saved % 1
         return saved >= 1
+
+    def _factor(self, age: float) -> float:
+        return min(max(age / self._window, _LEAST), 1)

@@ -66,12 +66,20 @@ def test_share_follows_the_clock():
     assert got[11:] == [1] * 9
 
 
-def test_all_new():
-    """Candidates that came together share as if they were old."""
+@pytest.mark.parametrize("age", [0, 5])
+def test_all_new(age):
+    """Candidates that came together share exactly as if they were old."""
     candidates = servers(0, 0, 0, 0)
-    picker = slow_start(10, RoundRobin, Clock(0))(candidates)
-    got = Counter(picker.pick() for _ in range(4000))
-    assert all(got[candidate] == pytest.approx(1000, abs=2) for candidate in candidates)
+    picker = slow_start(10, RoundRobin, Clock(age))(candidates)
+    assert [Counter(picker.pick() for _ in candidates) for _ in range(99)] == [Counter(candidates)] * 99
+
+
+def test_new_and_newer():
+    """Among new candidates the shares are as their parts of the window."""
+    new, newer = servers(0, 3)
+    picker = slow_start(10, RoundRobin, Clock(4))([new, newer])
+    got = Counter(picker.pick() for _ in range(5000))
+    assert got[new] / got[newer] == pytest.approx(4, rel=0.02)
 
 
 @pytest.mark.parametrize("age", [10, 11])
