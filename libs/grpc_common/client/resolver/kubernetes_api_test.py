@@ -161,7 +161,10 @@ async def test_certificates_without_key_identifiers_are_taken(tmp_path, monkeypa
 
 async def test_import_is_late():
     """Clients of other targets don't pay for the client of Kubernetes' API."""
-    code = "import sys, grpc_common.client.resolver.kubernetes as _; sys.exit(any(map(sys.modules.get, sys.argv[1:])))"
+    code = (
+        "import sys, grpc_common.client.resolver.kubernetes as _; "
+        "sys.exit(any(map(sys.modules.get, sys.argv[1:])))"
+    )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, "kubernetes_asyncio", "aiohttp"),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
