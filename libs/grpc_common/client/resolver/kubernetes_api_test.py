@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kubernetes_asyncio.client import Configuration
 
-from grpc_common.client.resolver.endpoint_slices import ConfigurationError
+from grpc_common.client.resolver.api_error import ConfigurationError
 from grpc_common.client.resolver.kubernetes_api import connect, list_slices, load_configuration
 from grpc_common.testing.api_server import ApiServer, kubeconfig
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes_asyncio.client import Configuration
 
-from grpc_common.client.resolver.endpoint_slices import ConfigurationError
+from grpc_common.client.resolver.api_error import ConfigurationError
 from grpc_common.client.resolver.kubernetes import KubernetesEndpoints, backoff
 from grpc_common.testing.api_server import ApiServer, endpoint_slice, event
 
@@ -38,15 +38,27 @@ def lines():
     structlog.reset_defaults()
 
 
-@asynccontextmanager
-async def following(server, port=50051, **settings):
-    """Yield the updates of the Service echo in the namespace default."""
+def source_of(server, port=50051, **settings):
+    """Return a source of the Service echo in the namespace default."""
 
     async def load():
         return Configuration(host=server.url)
 
-    source = KubernetesEndpoints("echo", "default", port, **{"load": load} | settings)
-    async with asyncio.timeout(60), aclosing(source.watch()) as updates:
+    return KubernetesEndpoints("echo", "default", port, **{"load": load} | settings)
+
+
+async def addresses_of(source):
+    """Yield the addresses of each update."""
+    async with aclosing(source.watch()) as updates:
+        async for endpoints in updates:
+            yield [endpoint.address for endpoint in endpoints]
+
+
+@asynccontextmanager
+async def following(server, port=50051, **settings):
+    """Yield the updates of the Service echo in the namespace default: addresses alone."""
+    source = source_of(server, port, **settings)
+    async with asyncio.timeout(60), aclosing(addresses_of(source)) as updates:
         yield updates
 
 
@@ -188,7 +200,7 @@ GONE = event("ERROR", {"kind": "Status", "code": 410, "message": "too old resour
         pytest.param(b'{"type": "ADDED"}\n', id="no object"),
         pytest.param(b'{"type": "ADDED", "object": {}}\n', id="object without content"),
         pytest.param(event("BOOKMARK", {"metadata": {"resourceVersion": "x"}}), id="not a version"),
-        pytest.param(event("ADDED", pods("x") | {"metadata": {"name": "a"}}), id="slice without version"),
+        pytest.param(event("ADDED", pods(1) | {"metadata": {"name": "a"}}), id="slice without version"),
         pytest.param(b"x" * 10_000_000, id="endless line"),
         pytest.param(event("BOOKMARK", {"metadata": {"resourceVersion": "3"}}), id="older version"),
     ],
@@ -234,9 +246,24 @@ async def test_false_events_do_not_change_the_endpoints(server):
         assert await anext(updates) == [A, B]
 
 
-@pytest.mark.parametrize("code", [401, 403, 404, 410, 429, 500, 503])
+@pytest.mark.parametrize("code", [401, 403, 429, 502, 503])
+async def test_refused_watch_goes_on_where_it_was(server, code):
+    """What says nothing about the slices costs the API server no list."""
+    server.put(pods(1))
+    async with following(server) as updates:
+        assert await anext(updates) == [A]
+        _, first = await requests(server, "list", "watch")
+        server.refuse(code)
+        server.end_watches()
+        _, second = await requests(server, "watch", "watch")
+        assert first.version == second.version
+        server.put(pods(1, 2))
+        assert await anext(updates) == [A, B]
+
+
+@pytest.mark.parametrize("code", [400, 404, 410, 500, 504])
 async def test_refused_watch_keeps_the_endpoints(server, code):
-    """Whatever the API server answers, the next update is the next truth."""
+    """Whatever else the API server answers, the next update is the next truth."""
     server.put(pods(1))
     async with following(server) as updates:
         assert await anext(updates) == [A]
