@@ -175,7 +175,7 @@ async def _kubernetes_endpoints(target: KubernetesTarget) -> Sequence[str]:
         raise DiagnosisError(
             f"no answer from the API server: {str(error) or type(error).__name__}"
         ) from error
-    slices = [read_slice(item, target.port) for item in listed.items]
+    slices = [await read_slice(item, target.port) for item in listed.items]
     endpoints = merge(slices)
     if not endpoints:
         raise DiagnosisError(why_empty(slices, target.port))

@@ -4,19 +4,24 @@ All that comes from the API server is taken for hostile: what makes no sense is 
 never takes away the rest.
 """
 
+import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from itertools import batched
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from grpc_common.client.resolver.endpoint import Endpoint
-from grpc_common.client.resolver.target import join_host_port
 from grpc_common.core.errors import excerpt
 
 _MAX_PORT = 65535
+
+# Endpoints that are read in one turn of the event loop: a millisecond. A slice has 100 unless the
+# cluster's controller is told otherwise, and 1000 at most.
+_BATCH = 100
 
 
 class Wire(BaseModel):
@@ -57,33 +62,38 @@ class _Hints(Wire):
     for_zones: list[_ForZone] | None = None
 
 
-def _ip(addresses: list[str]) -> list[str]:
+def _hosts(addresses: list[str]) -> list[str]:
+    """Return the first address as it stands before a port: IPv6 in brackets, and both in canonical form."""
     # With a zone (fe80::1%eth0) an address has a meaning on one machine only, and can hold any text.
     if "%" in addresses[0]:
         raise ValueError(f"{excerpt(addresses[0])!r} is an address with a zone")
     try:
-        ip_address(addresses[0])
+        ip = ip_address(addresses[0])
     except ValueError:
         raise ValueError(f"{excerpt(addresses[0])!r} is no IP address") from None
-    return addresses
+    return [f"[{ip}]" if ip.version == 6 else str(ip)]  # noqa: PLR2004
 
 
 class _Pod(Wire):
     """What the API calls an endpoint. Only its first address has a meaning, says the API."""
 
-    addresses: Annotated[list[str], Field(min_length=1), AfterValidator(_ip)]
+    addresses: Annotated[list[str], Field(min_length=1), AfterValidator(_hosts)]
     conditions: _Conditions | None = None
     hints: _Hints | None = None
     node_name: str | None = None
     zone: str | None = None
 
+    @property
+    def takes_calls(self) -> bool:
+        return self.conditions is None or self.conditions.takes_calls()
+
     def endpoint(self, port: int) -> Endpoint:
-        hints = self.hints or _Hints()
+        zones = self.hints.for_zones if self.hints else None
         return Endpoint(
-            join_host_port(ip_address(self.addresses[0]), port),
+            f"{self.addresses[0]}:{port}",
             zone=self.zone or "",
             node=self.node_name or "",
-            for_zones=tuple(zone.name for zone in hints.for_zones or ()),
+            for_zones=tuple([zone.name for zone in zones]) if zones else (),
             terminating=bool(self.conditions and self.conditions.terminating),
         )
 
@@ -140,7 +150,7 @@ class EndpointSlice:
     """Why it is left out, or a part of it; empty if it makes sense."""
 
 
-def read_slice(content: object, port: int | str | None) -> EndpointSlice:
+async def read_slice(content: object, port: int | str | None) -> EndpointSlice:
     """Return what a slice of the API server says of a target's port. Never raises."""
     try:
         piece = _Slice.model_validate(content)
@@ -153,7 +163,7 @@ def read_slice(content: object, port: int | str | None) -> EndpointSlice:
         )
     ports = piece.ports or ()
     number = target_port(ports, port)
-    endpoints, complaint = _endpoints(pods, number)
+    endpoints, complaint = await _endpoints(pods, number)
     return EndpointSlice(name, version, endpoints, len(pods), ports, number, complaint)
 
 
@@ -181,19 +191,24 @@ def target_port(ports: Sequence[Port], wanted: int | str | None) -> int | None:
     return numbers.pop() if len(numbers) == 1 else None
 
 
-def _endpoints(pods: Iterable[object], port: int | None) -> tuple[dict[str, Endpoint], str]:
+async def _endpoints(pods: Sequence[object], port: int | None) -> tuple[dict[str, Endpoint], str]:
     """Return the endpoints that take calls, and a complaint of those that make no sense."""
-    found, failures, first = {}, 0, ""
-    for content in pods:
-        try:
-            pod = _Pod.model_validate(content)
-        except ValidationError as error:
-            failures, first = failures + 1, first or first_error(error)
-        else:
-            if port is not None and (pod.conditions is None or pod.conditions.takes_calls()):
-                endpoint = pod.endpoint(port)
-                found[endpoint.address] = endpoint
-    return found, f"{failures} of its endpoints left out, the first: {first}" if failures else ""
+    found: dict[str, Endpoint] = {}
+    errors: list[ValidationError] = []
+    for batch in batched(pods, _BATCH, strict=False):
+        for content in batch:
+            try:
+                pod = _Pod.model_validate(content)
+            except ValidationError as error:
+                errors.append(error)
+            else:
+                if port is not None and pod.takes_calls:
+                    endpoint = pod.endpoint(port)
+                    found[endpoint.address] = endpoint
+        await asyncio.sleep(0)
+    if not errors:
+        return found, ""
+    return found, f"{len(errors)} of its endpoints left out, the first: {first_error(errors[0])}"
 
 
 def first_error(error: ValidationError) -> str:

@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ def parse(*arguments, port=50051, version=1, change=None, **settings) -> Endpoin
     """Return a slice as it is read from the wire; `change` replaces some of its fields."""
     piece = endpoint_slice(*arguments, **settings)
     piece["metadata"]["resourceVersion"] = str(version)
-    return read_slice(piece | (change or {}), port)
+    return asyncio.run(read_slice(piece | (change or {}), port))
 
 
 def addresses(*slices):
@@ -226,7 +228,7 @@ SLICES = part(
 @given(contents=st.lists(SLICES, max_size=3), port=st.sampled_from([50051, "grpc", None]))
 def test_no_slice_is_an_error(contents, port):
     """Whatever the API server says, the endpoints are valid, each once, and a good slice's among them."""
-    slices = [read_slice(content, port) for content in contents]
+    slices = [asyncio.run(read_slice(content, port)) for content in contents]
     good = parse("good", ["192.0.2.1"], port=port)
     found = merge([*slices, good])
     assert "192.0.2.1:50051" in [endpoint.address for endpoint in found]

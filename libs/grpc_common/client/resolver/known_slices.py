@@ -49,13 +49,12 @@ class KnownSlices:
             raise _WentBackError(f"the API server lists version {listed.version} after {self.version}")
         slices = {}
         for content in listed.items:
-            piece = self._read(content)
+            piece = await self._read(content)
             slices[piece.name] = piece
-            await asyncio.sleep(0)  # up to 1000 endpoints are a few milliseconds
         self.slices, self.version, self.not_before = slices, listed.version, None
         self.changed.set()
 
-    def apply(self, event: WatchEvent) -> None:
+    async def apply(self, event: WatchEvent) -> None:
         """Take note of an event.
 
         Raises:
@@ -66,7 +65,7 @@ class KnownSlices:
         if version < self.version:
             raise _WentBackError(f"the API server went back from version {self.version} to {version}")
         if event.type in ("ADDED", "MODIFIED"):
-            piece = self._read(event.object)
+            piece = await self._read(event.object)
             self.slices[piece.name] = piece
         elif event.type == "DELETED":
             self.slices.pop(name_of(event.object), None)
@@ -87,8 +86,8 @@ class KnownSlices:
         elif isinstance(error, _WentBackError) or (api_error and api_error.version_unavailable):
             self.not_before = ""
 
-    def _read(self, content: object) -> EndpointSlice:
-        piece = read_slice(content, self.port)
+    async def _read(self, content: object) -> EndpointSlice:
+        piece = await read_slice(content, self.port)
         before = self.slices.get(piece.name)
         if piece.complaint and (before is None or piece.complaint != before.complaint):
             log.warning("EndpointSlice makes no sense", slice=excerpt(piece.name), reason=piece.complaint)

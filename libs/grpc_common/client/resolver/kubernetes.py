@@ -164,7 +164,7 @@ class KubernetesEndpoints:
         async with opened as events:
             self._succeeded()
             async for event in events:
-                state.apply(event)
+                await state.apply(event)
                 self._succeeded()
 
     def _succeeded(self) -> None:

@@ -190,11 +190,7 @@ def _ip(text: str | None) -> IPv4Address | IPv6Address | None:
 
 
 def _address(ip: IPv4Address | IPv6Address, match: re.Match[str]) -> str:
-    return join_host_port(ip, int(match["port"]))
-
-
-def join_host_port(ip: IPv4Address | IPv6Address, port: int) -> str:
-    """Return the address of an endpoint: an IPv6 address is in brackets, and in its canonical form."""
+    port = int(match["port"])
     return f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"  # noqa: PLR2004
 
 
