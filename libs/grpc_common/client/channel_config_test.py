@@ -272,9 +272,9 @@ def test_target_is_required_and_checked(load):
     with pytest.raises(grpc_common.ConfigError, match=r":1: payments\.target: 'a': .* is not of the form"):
         load("payments: {target: a}")
     with pytest.raises(
-        grpc_common.ConfigError, match=r"^PAYMENTS_TARGET=.kubernetes:///a.: .* is not of the"
+        grpc_common.ConfigError, match=r"^PAYMENTS_TARGET=.kubernetes:///A.: .* is not of the"
     ):
-        load("payments: {target: 'a:1'}", PAYMENTS_TARGET="kubernetes:///a")
+        load("payments: {target: 'a:1'}", PAYMENTS_TARGET="kubernetes:///A")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, 
 from grpc_health.v1 import health_pb2
 
 from grpc_common.client.resolver.endpoint import check_kubernetes
-from grpc_common.client.service_config import ServiceConfig
 from grpc_common.client.resolver.target import KubernetesTarget, endpoints_target, parse_target
+from grpc_common.client.service_config import ServiceConfig
 from grpc_common.commands.handshake import Handshake, shake_hands
 from grpc_common.core.errors import StartError
 from grpc_common.tls.credentials import ClientTLS
@@ -159,18 +159,15 @@ async def _kubernetes_endpoints(target: KubernetesTarget) -> Sequence[str]:
         raise DiagnosisError(str(error)) from None
     # The client of Kubernetes' API takes longer to import than all the rest.
     from grpc_common.client.resolver import kubernetes_api  # noqa: PLC0415
-    from grpc_common.client.resolver.endpoint_slices import (  # noqa: PLC0415
-        ApiError,
-        ConfigurationError,
-        merge,
-        why_empty,
-    )
+    from grpc_common.client.resolver.api_error import ApiError, ConfigurationError  # noqa: PLC0415
+    from grpc_common.client.resolver.endpoint_slices import merge, read_slice, why_empty  # noqa: PLC0415
 
     try:
         async with kubernetes_api.connect(kubernetes_api.load_configuration) as api:
-            listed = await kubernetes_api.list_slices(api, target.service, target.namespace)
+            namespace = target.namespace or kubernetes_api.own_namespace()
+            listed = await kubernetes_api.list_slices(api, target.service, namespace)
     except ApiError as error:
-        advice = error.advice(target.namespace)
+        advice = error.advice(namespace)
         raise DiagnosisError(
             f"the API server answered {error}" + (advice and f"; needed: {advice}")
         ) from error
@@ -178,10 +175,11 @@ async def _kubernetes_endpoints(target: KubernetesTarget) -> Sequence[str]:
         raise DiagnosisError(
             f"no answer from the API server: {str(error) or type(error).__name__}"
         ) from error
-    addresses = merge(listed.items, target.port)
-    if not addresses:
-        raise DiagnosisError(why_empty(listed.items, target.port))
-    return addresses
+    slices = [await read_slice(item, target.port) for item in listed.items]
+    endpoints = merge(slices)
+    if not endpoints:
+        raise DiagnosisError(why_empty(slices, target.port))
+    return [endpoint.address for endpoint in endpoints]
 
 
 async def _resolve(client: _Client) -> Sequence[str]:

@@ -278,7 +278,7 @@ async def test_kubernetes_without_the_extra(monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nonsense"], ["a:1", "--calls", "0"], ["a:1", "--tls-directory", "/none"], ["kubernetes:///a:1"]],
+    [[], ["nonsense"], ["a:1", "--calls", "0"], ["a:1", "--tls-directory", "/none"], ["kubernetes:///A:1"]],
 )
 async def test_wrong_usage(arguments):
     """Wrong arguments are exit code 2 and an explanation."""

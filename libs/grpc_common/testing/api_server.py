@@ -28,28 +28,33 @@ def endpoint_slice(
     address_type: str = "IPv4",
     conditions: Mapping[str, bool | None] | None = None,
     ports: Iterable[tuple[str, int]] = (("grpc", 50051),),
+    **attributes: Any,
 ) -> Object:
-    """Return a slice whose endpoints all have the same conditions."""
+    """Return a slice whose endpoints all have the same conditions, and attributes such as zone and hints."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
         "addressType": address_type,
         "endpoints": [
-            {"addresses": [address], "conditions": dict(conditions or {})} for address in addresses
+            {"addresses": [address], "conditions": dict(conditions or {})} | attributes
+            for address in addresses
         ],
         "ports": [{"name": name, "port": port, "protocol": "TCP"} for name, port in ports],
     }
 
 
-def kubeconfig(url: str, user: Mapping[str, Any], ca: bytes | None = None) -> str:
+def kubeconfig(
+    url: str, user: Mapping[str, Any], ca: bytes | None = None, *, namespace: str | None = None
+) -> str:
     """Return a kubeconfig for an API server and a user; `ca` is the PEM to trust."""
     trust = {"certificate-authority-data": base64.b64encode(ca).decode()} if ca else {}
+    context = {"cluster": "test", "user": "me"} | ({"namespace": namespace} if namespace else {})
     content = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "me"}}],
+        "contexts": [{"name": "test", "context": context}],
         "clusters": [{"name": "test", "cluster": {"server": url} | trust}],
         "users": [{"name": "me", "user": dict(user)}],
     }
@@ -63,14 +68,15 @@ class Seen:
     verb: str
     """list or watch"""
 
+    namespace: str
     parameters: Mapping[str, str]
     authorization: str
     user_agent: str
 
     @property
     def version(self) -> int:
-        """Where a watch is to start."""
-        return int(self.parameters["resourceVersion"])
+        """Where a watch is to start, or how new a list must be; -1 for a list from the storage."""
+        return int(self.parameters.get("resourceVersion", -1))
 
 
 class ApiServer:
@@ -88,6 +94,12 @@ class ApiServer:
         self._slices: dict[str, Object] = {}
         self._history: list[tuple[int, bytes]] = []
         self._watches: list[asyncio.Queue[Any]] = []
+
+    def restore(self, version: int) -> None:
+        """Go back to an older version, as after a restored backup; the slices stay as they are."""
+        self.version = version
+        self._history.clear()
+        self.drop_watches()
 
     def put(self, piece: Object) -> None:
         """Add or replace a slice."""
@@ -121,8 +133,7 @@ class ApiServer:
 
     def refuse(self, code: int, message: str = "", times: int = 1, **headers: str) -> None:
         """Answer the next requests with a Status."""
-        body = json.dumps({"kind": "Status", "code": code, "message": message})
-        self.answers.extend(web.Response(status=code, text=body, headers=headers) for _ in range(times))
+        self.answers.extend(_refusal(code, message, headers) for _ in range(times))
 
     def _happened(self, kind: str, piece: Object) -> None:
         self.version += 1
@@ -139,10 +150,21 @@ class ApiServer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         verb = "watch" if request.query.get("watch") == "True" else "list"
         headers = request.headers
-        seen = Seen(verb, request.query, headers.get("Authorization", ""), headers.get("User-Agent", ""))
+        seen = Seen(
+            verb,
+            request.match_info["namespace"],
+            request.query,
+            headers.get("Authorization", ""),
+            headers.get("User-Agent", ""),
+        )
         if self.answers:
             self.seen.put_nowait(seen)
             return self.answers.popleft()
+        if seen.version > self.version:
+            self.seen.put_nowait(seen)
+            # The real one waits three seconds for its cache before it says so.
+            text = f"Timeout: Too large resource version: {seen.version}, current: {self.version}"
+            return _refusal(504, text)
         if verb == "watch":
             return await self._watch(request, seen)
         self.seen.put_nowait(seen)
@@ -194,6 +216,11 @@ class ApiServer:
         finally:
             self.end_watches()
             await runner.cleanup()
+
+
+def _refusal(code: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    body = json.dumps({"kind": "Status", "code": code, "message": message})
+    return web.Response(status=code, text=body, headers=headers, content_type="application/json")
 
 
 def event(kind: str, content: Object) -> bytes:

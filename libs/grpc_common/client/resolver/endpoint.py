@@ -43,6 +43,21 @@ class EndpointSource(Protocol):
         """
 
 
+class SourceStatus(Protocol):
+    """What a source may tell of itself besides the endpoints.
+
+    A source of one's own need not have it: `getattr(source, "reason", "")`.
+    """
+
+    @property
+    def reason(self) -> str:
+        """Why there are no endpoints, or why their changes can't be followed; empty if all is well."""
+
+    @property
+    def updated(self) -> float | None:
+        """When the endpoints were last known to be the current ones, by time.monotonic(); None if never."""
+
+
 def check_kubernetes() -> None:
     """Check that the packages for targets of the form kubernetes:/// are there.
 

@@ -14,25 +14,20 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
+from pydantic import ValidationError
 
-from grpc_common.client.resolver.endpoint_slices import (
-    ApiError,
-    ConfigurationError,
-    EndpointSlice,
-    EndpointSliceList,
-    ListMetadata,
-    Metadata,
-    WatchEvent,
-    merge,
-    why_empty,
-)
+from grpc_common.client.resolver.api_error import ApiError, ConfigurationError
+from grpc_common.client.resolver.endpoint import Endpoint
+from grpc_common.client.resolver.endpoint_slices import first_error, merge, why_empty
+from grpc_common.client.resolver.known_slices import KnownSlices
+from grpc_common.core.errors import printable
 
 if TYPE_CHECKING:
+    from kubernetes_asyncio.client import DiscoveryV1Api
+
     from grpc_common.client.resolver.kubernetes_api import Loader
 
 log = structlog.get_logger()
@@ -57,9 +52,9 @@ class KubernetesEndpoints:
 
     Args:
         service: name of the Service.
-        namespace: its namespace.
+        namespace: its namespace; None for one's own.
         port: name of a port of the Service, or number of a port of its pods; a Service with a
-            single port takes any number.
+            single port takes any number, and None.
         load: finds the API server and credentials; by default KUBECONFIG, the pod's service
             account, or ~/.kube/config.
         silence: seconds without an event until the watch is opened anew.
@@ -69,19 +64,29 @@ class KubernetesEndpoints:
     def __init__(
         self,
         service: str,
-        namespace: str,
-        port: int | str,
+        namespace: str | None,
+        port: int | str | None,
         *,
         load: Loader | None = None,
         silence: float = _SILENCE,
     ) -> None:
+        self.updated: float | None = None
+        """When the API server last said something, bookmarks included, by time.monotonic(); None if never."""
+
         self._service = service
         self._namespace = namespace
         self._port = port
         self._load = load
         self._silence = silence
+        self._failure = ""
+        self._empty = ""
 
-    async def watch(self) -> AsyncIterator[list[str]]:
+    @property
+    def reason(self) -> str:
+        """Why the endpoints can't be followed, or why there are none; empty if all is well."""
+        return self._failure or self._empty
+
+    async def watch(self) -> AsyncIterator[list[Endpoint]]:
         """Yield all endpoints that take calls, first at once and then each time they change.
 
         An error never changes the endpoints: the last ones hold until the API server is back.
@@ -90,7 +95,7 @@ class KubernetesEndpoints:
             ConfigurationError: neither service account nor kubeconfig can be used.
 
         """
-        state = _State()
+        state = KnownSlices(self._port)
         follower = asyncio.create_task(self._follow(state))
         follower.add_done_callback(lambda _: state.changed.set())
         published = None
@@ -102,16 +107,17 @@ class KubernetesEndpoints:
                 if published is not None:
                     await asyncio.sleep(_DEBOUNCE)
                 state.changed.clear()
-                endpoints = merge(state.slices.values(), self._port)
+                endpoints = merge(state.slices.values())
+                self._empty = "" if endpoints else why_empty(state.slices.values(), self._port)
                 if endpoints != published:
-                    self._log_endpoints(endpoints, state)
+                    self._log_endpoints(endpoints)
                     yield endpoints
                     published = endpoints
         finally:
             follower.cancel()
             await asyncio.wait([follower])
 
-    async def _follow(self, state: _State) -> None:
+    async def _follow(self, state: KnownSlices) -> None:
         """Keep `state` current, one connection after the other."""
         attempt = 0
         while True:
@@ -122,92 +128,73 @@ class KubernetesEndpoints:
             await asyncio.sleep(max(backoff(attempt), min(retry_after, _LAST_WAIT)))
             attempt += 1
 
-    async def _connection(self, state: _State) -> float:
+    async def _connection(self, state: KnownSlices) -> float:
         """List if need be, then watch until the end; return the seconds to wait at least."""
         try:
             await self._list_and_watch(state)
-        except OSError as error:
-            self._log_error(error)
         except ConfigurationError as error:
-            if not state.version and not state.slices:
+            if self.updated is None:
                 raise
-            self._log_error(error)
-        except Exception as error:  # noqa: BLE001
-            # 410 Gone above all; but whatever else the API server said or we did not understand,
-            # a new list settles it best, and nothing may end the following.
-            state.version = 0
-            self._log_error(error)
+            self._failed(error)
+        except Exception as error:  # noqa: BLE001 (whatever it is, nothing may end the following)
+            state.failed(error)
+            self._failed(error)
             return error.retry_after if isinstance(error, ApiError) else 0.0
         return 0.0
 
-    async def _list_and_watch(self, state: _State) -> None:
+    async def _list_and_watch(self, state: KnownSlices) -> None:
         # A third of a second and 47 MB that only this kind of target shall pay for.
         from grpc_common.client.resolver import kubernetes_api  # noqa: PLC0415
 
-        service, namespace = self._service, self._namespace
         async with kubernetes_api.connect(self._load or kubernetes_api.load_configuration) as api:
-            if not state.version:
-                state.replace(await kubernetes_api.list_slices(api, service, namespace))
-            events = kubernetes_api.watch_slices(api, service, namespace, state.version, self._silence)
-            async with aclosing(events):
-                async for event in events:
-                    state.apply(event)
+            if self._namespace is None:
+                self._namespace = kubernetes_api.own_namespace()
+            if state.not_before is not None:
+                listed = await kubernetes_api.list_slices(
+                    api, self._service, self._namespace, state.not_before
+                )
+                await state.replace(listed)
+                self._succeeded()
+            await self._watch(api, self._namespace, state)
 
-    def _log_endpoints(self, endpoints: list[str], state: _State) -> None:
-        service = f"{self._service}.{self._namespace}"
+    async def _watch(self, api: DiscoveryV1Api, namespace: str, state: KnownSlices) -> None:
+        from grpc_common.client.resolver import kubernetes_api  # noqa: PLC0415
+
+        opened = kubernetes_api.watch_slices(api, self._service, namespace, state.version, self._silence)
+        async with opened as events:
+            self._succeeded()
+            async for event in events:
+                await state.apply(event)
+                self._succeeded()
+
+    def _succeeded(self) -> None:
+        self.updated, self._failure = time.monotonic(), ""
+
+    def _log_endpoints(self, endpoints: list[Endpoint]) -> None:
         if endpoints:
-            log.info("endpoints changed", service=service, endpoints=len(endpoints))
+            log.info("endpoints changed", service=self._name, endpoints=len(endpoints))
         else:
-            reason = why_empty(state.slices.values(), self._port)
-            log.warning("no endpoints", service=service, reason=reason)
+            log.warning("no endpoints", service=self._name, reason=self._empty)
 
-    def _log_error(self, error: Exception) -> None:
-        advice = error.advice(self._namespace) if isinstance(error, ApiError) else ""
+    def _failed(self, error: Exception) -> None:
+        advice = error.advice(self._namespace or "") if isinstance(error, ApiError) else ""
+        text = first_error(error) if isinstance(error, ValidationError) else printable(str(error))
+        text = f"{type(error).__name__}: {text}"
+        self._failure = f"the endpoints of {self._name} can't be followed: {text}"
+        self._failure += f"; needed: {advice}" if advice else ""
         log.warning(
             "endpoints can't be watched, the last ones stay in use",
-            service=f"{self._service}.{self._namespace}",
-            error=f"{type(error).__name__}: {error}",
+            service=self._name,
+            error=text,
             **({"needs": advice} if advice else {}),
         )
+
+    @property
+    def _name(self) -> str:
+        return f"{self._service}.{self._namespace}" if self._namespace else self._service
 
 
 def backoff(attempt: int) -> float:
     """Return the seconds to wait after the failure number `attempt`, from 0: at random, to spread a fleet."""
     bound = min(_LAST_WAIT, _FIRST_WAIT * 2 ** min(attempt, 10))
     return random.uniform(0, bound)  # noqa: S311
-
-
-@dataclass
-class _State:
-    """The slices of a service as the API server told them."""
-
-    slices: dict[str, EndpointSlice] = field(default_factory=dict)
-    version: int = 0
-    """Where the next watch starts; 0 for a new list."""
-
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def replace(self, listed: EndpointSliceList) -> None:
-        """Take a list as the truth, whatever was known before."""
-        self.slices = {piece.metadata.name: piece for piece in listed.items}
-        self.version = listed.metadata.resource_version
-        self.changed.set()
-
-    def apply(self, event: WatchEvent) -> None:
-        """Take note of an event.
-
-        Raises:
-            ValueError: it makes no sense, or is older than what is known, as after a
-                restored backup.
-
-        """
-        version = ListMetadata.model_validate(event.object.get("metadata")).resource_version
-        if version < self.version:
-            raise ValueError(f"the API server went back from version {self.version} to {version}")
-        if event.type in ("ADDED", "MODIFIED"):
-            piece = EndpointSlice.model_validate(event.object)
-            self.slices[piece.metadata.name] = piece
-        elif event.type == "DELETED":
-            self.slices.pop(Metadata.model_validate(event.object["metadata"]).name, None)
-        self.version = version
-        self.changed.set()

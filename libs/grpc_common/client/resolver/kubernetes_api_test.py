@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kubernetes_asyncio.client import Configuration
 
-from grpc_common.client.resolver.endpoint_slices import ConfigurationError
+from grpc_common.client.resolver.api_error import ConfigurationError
 from grpc_common.client.resolver.kubernetes_api import connect, list_slices, load_configuration
 from grpc_common.testing.api_server import ApiServer, kubeconfig
 
@@ -161,7 +161,10 @@ async def test_certificates_without_key_identifiers_are_taken(tmp_path, monkeypa
 
 async def test_import_is_late():
     """Clients of other targets don't pay for the client of Kubernetes' API."""
-    code = "import sys, grpc_common.client.resolver.kubernetes as _; sys.exit(any(map(sys.modules.get, sys.argv[1:])))"
+    code = (
+        "import sys, grpc_common.client.resolver.kubernetes as _; "
+        "sys.exit(any(map(sys.modules.get, sys.argv[1:])))"
+    )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", code, "kubernetes_asyncio", "aiohttp"),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
