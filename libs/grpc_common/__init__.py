@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grpc_common.client.bearer import BearerToken
-    from grpc_common.client.channel import ChannelConfig, ChannelSection, Keepalive, NotReadyError, channel
-    from grpc_common.client.resolver.endpoint import EndpointSource
     from grpc_common.client.call.read_all import read_all
+    from grpc_common.client.channel import ChannelConfig, ChannelSection, Keepalive, NotReadyError, channel
+    from grpc_common.client.resolver.endpoint import Endpoint, EndpointSource
     from grpc_common.client.service_config import (
         OutlierDetection,
         RetryPolicy,
@@ -56,6 +56,7 @@ __all__ = [
     "ClientTLS",
     "ConfigError",
     "CredentialUrl",
+    "Endpoint",
     "EndpointSource",
     "Errors",
     "Interceptor",
@@ -93,7 +94,7 @@ _MODULES = {
     "client.bearer": ["BearerToken"],
     "client.channel": ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"],
     "client.call.read_all": ["read_all"],
-    "client.resolver.endpoint": ["EndpointSource"],
+    "client.resolver.endpoint": ["Endpoint", "EndpointSource"],
     "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
     "config.section": ["Section"],
     "config.sections": ["ServerConfig"],

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+import functools
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from grpc_common.client.balanced_channel import BalancedChannel
+from grpc_common.client.balancer.balancer import Balancer
+from grpc_common.client.balancer.dialer import Dialer
+from grpc_common.client.balancer.outlier_detection import OutlierDetector
+from grpc_common.client.balancer.policy import choice_of, policy_of
 from grpc_common.client.bearer import refuse_plaintext
+from grpc_common.client.call.calls import Calls
+from grpc_common.client.call.retry import Throttle
 from grpc_common.client.channel_config import ChannelConfig, ChannelSection, Keepalive
-from grpc_common.client.dialer import Dialer
+from grpc_common.client.following import Following
+from grpc_common.client.renewal import Renewal
 from grpc_common.client.resolver.endpoint import EndpointSource
-from grpc_common.client.swapping import SwappingChannel, first_of
+from grpc_common.client.resolver.source import source_of
+from grpc_common.client.resolver.target import DnsTarget, KubernetesTarget, Target, parse_target
+from grpc_common.client.service_config import ServiceConfig
+from grpc_common.core.background import supervise
 from grpc_common.core.calls import CallObserver, Interceptor
 from grpc_common.core.errors import StartError
+from grpc_common.observe.metrics import CallMetrics
+from grpc_common.observe.observers import Observers
 from grpc_common.observe.setup import client_observers
 from grpc_common.tls.credentials import ClientTLS
 
@@ -87,35 +101,96 @@ async def channel(
         tls, config, target = target.client_tls(), target, target.target
     refuse_plaintext(interceptors, target, tls=tls is not None, target_is_address=endpoints is None)
     config = config or ChannelConfig()
-    dialer = Dialer(target, tls, config.options(), endpoints)
-    swapping = SwappingChannel(
-        target,
-        dialer.open,
-        open_blocking=dialer.open_blocking,
+    meant = parse_target(target)
+    source = endpoints or source_of(meant)
+    balancer, renewal = _balancer(target, meant, tls, config)
+    following = Following(target, source, balancer)
+    told = client_observers(tracing) if observers is None else list(observers)
+    calls = Calls(
+        target=target,
+        balancer=balancer,
+        observers=Observers(told),
+        interceptors=tuple(interceptors),
+        throttle=Throttle(config.service.retry_throttling),
+        reason=following.reason,
+    )
+    opened = BalancedChannel(
+        calls,
+        config.service,
         deadlines=config.deadlines(),
         method_deadlines=config.method_deadlines,
-        observers=client_observers(tracing) if observers is None else list(observers),
-        interceptors=interceptors,
+        metrics=[observer for observer in told if isinstance(observer, CallMetrics)],
     )
-    async with swapping:
-        tasks = [asyncio.create_task(work) for work in (swapping.follow(dialer.changed), *dialer.followers())]
-        try:
-            if ready_timeout is not None:
-                await _wait_until_ready(swapping, dialer, ready_timeout)
-            yield swapping
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            dialer.close()
+    async with opened, _running(*_work(config.service, balancer, following, renewal)):
+        if ready_timeout is not None:
+            await _wait_until_ready(opened, following, ready_timeout)
+        yield opened
 
 
-async def _wait_until_ready(swapping: SwappingChannel, dialer: Dialer, seconds: float) -> None:
+def _balancer(
+    name: str, target: Target, tls: ClientTLS | None, config: ChannelConfig
+) -> tuple[Balancer, Renewal | None]:
+    options = [*config.options(), *_authority(target, tls)]
+    fingerprint, credentials = (tls.fingerprint(), tls.credentials()) if tls else (None, None)
+    service = config.service
+    outliers = None if service.outlier_detection is None else OutlierDetector(service.outlier_detection)
+    balancer = Balancer(Dialer(options, credentials), policy_of(service), choice_of(service), outliers)
+    return balancer, Renewal(name, tls, balancer, fingerprint) if tls else None
+
+
+def _authority(target: Target, tls: ClientTLS | None) -> list[tuple[str, str]]:
+    """Return the option for the name in the server's certificate: IP addresses stand in few.
+
+    Servers see it as :authority too.
+    """
+    if tls is not None and tls.server_name is not None:
+        return [("grpc.default_authority", tls.server_name)]
+    match target:
+        case KubernetesTarget():
+            return [("grpc.default_authority", target.name)]
+        case DnsTarget():
+            return [("grpc.default_authority", f"{target.name}:{target.port}")]
+    return []
+
+
+def _work(
+    service: ServiceConfig, balancer: Balancer, following: Following, renewal: Renewal | None
+) -> Iterator[Callable[[], Coroutine[Any, Any, None]]]:
+    yield following.run
+    if service.outlier_detection is not None:
+        yield functools.partial(balancer.sweep, service.outlier_detection.interval)
+    if renewal is not None:
+        yield functools.partial(supervise, f"certificate of the channel to {following.target}", renewal.run)
+
+
+@asynccontextmanager
+async def _running(*work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(each()) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _wait_until_ready(opened: BalancedChannel, following: Following, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
-            await first_of(swapping.channel_ready(), dialer.source_failed.wait())
+            await _first_of(opened.channel_ready(), following.failed.wait())
     except TimeoutError:
-        reason = await swapping.why_not_ready()
-        raise NotReadyError(f"{swapping.target} was not ready within {seconds:g} s: {reason}") from None
-    if dialer.source_error is not None:
-        raise dialer.source_error
+        reason = following.reason() or await opened.why_not_ready()
+        raise NotReadyError(f"{opened.target} was not ready within {seconds:g} s: {reason}") from None
+    if following.error is not None:
+        raise following.error
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Wait until one of `waits` is over, and end the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

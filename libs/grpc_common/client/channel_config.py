@@ -8,8 +8,8 @@ from google.protobuf.descriptor import ServiceDescriptor
 from pydantic import AfterValidator, Field, model_validator
 
 from grpc_common.client.bearer import BearerToken, is_local
-from grpc_common.client.service_config import MethodPath, ServiceConfig
 from grpc_common.client.resolver.target import parse_target
+from grpc_common.client.service_config import MethodPath, ServiceConfig
 from grpc_common.config.channel_args import ArgValue, without
 from grpc_common.config.section import Section
 from grpc_common.config.units import PositiveDuration, Size

@@ -275,7 +275,7 @@ async def test_certificate_must_be_for_the_name_of_the_target(ca, tmp_path):
 
 async def test_hundred_rotations_of_the_client_certificate_under_load(ca, tmp_path, monkeypatch):
     """Each new certificate is soon the one that the server sees, and no call fails."""
-    monkeypatch.setattr("grpc_common.client.dialer._CERTIFICATE_INTERVAL", 0.01)
+    monkeypatch.setattr("grpc_common.client.renewal._INTERVAL", 0.01)
     CertificateDirectory(tmp_path / "server", ca, "backend.test")
     files = CertificateDirectory(tmp_path / "client", ca, "client.test")
     credentials = server_credentials(tmp_path / "server", require_client_certificate=True)
@@ -294,7 +294,7 @@ async def test_hundred_rotations_of_the_client_certificate_under_load(ca, tmp_pa
 
 async def test_unusable_certificate_files_change_nothing(ca, tmp_path, monkeypatch):
     """Files that don't belong together are left until better ones come."""
-    monkeypatch.setattr("grpc_common.client.dialer._CERTIFICATE_INTERVAL", 0.01)
+    monkeypatch.setattr("grpc_common.client.renewal._INTERVAL", 0.01)
     CertificateDirectory(tmp_path / "server", ca)
     files = CertificateDirectory(tmp_path / "client", ca, "client.test")
     credentials = server_credentials(tmp_path / "server", require_client_certificate=True)
@@ -317,7 +317,7 @@ async def test_unusable_certificate_files_change_nothing(ca, tmp_path, monkeypat
 
 async def test_follower_of_the_certificate_survives_any_exception(ca, tmp_path, monkeypatch):
     """After an error that nobody expected new certificates are taken as before, and the log has it."""
-    monkeypatch.setattr("grpc_common.client.dialer._CERTIFICATE_INTERVAL", 0.01)
+    monkeypatch.setattr("grpc_common.client.renewal._INTERVAL", 0.01)
     CertificateDirectory(tmp_path / "server", ca)
     files = CertificateDirectory(tmp_path / "client", ca, "client.test")
     credentials = server_credentials(tmp_path / "server", require_client_certificate=True)

@@ -3,12 +3,13 @@
 import json
 from typing import Annotated, Any, Literal, Self
 
+import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from pydantic import AfterValidator, Field
 
 from grpc_common.config.section import Section
-from grpc_common.config.units import Count, Factor, Percent, PositiveDuration, TextOrNone
+from grpc_common.config.units import Count, Duration, Factor, Percent, PositiveDuration, TextOrNone
 
 _IDEMPOTENT = {MethodOptions.NO_SIDE_EFFECTS, MethodOptions.IDEMPOTENT}
 
@@ -43,20 +44,28 @@ MethodPath = Annotated[str, AfterValidator(_checked)]
 """A method, written as in `user.UserService/GetUser`."""
 
 
-class RetryPolicy(Section):
-    """How often and when a call that ended UNAVAILABLE is made again.
+def _code(name: str) -> str:
+    if name not in grpc.StatusCode.__members__ or name == "OK":
+        raise ValueError(f"{name!r} is no code of an error, such as UNAVAILABLE or ABORTED")
+    return name
 
-    Only UNAVAILABLE: it is the one code that says that another server, or the same one later, may
-    well do it. Every other code is an answer, or (DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED) a
-    repetition makes it worse. A server's trailer `grpc-retry-pushback-ms` overrules the waiting
-    time, or forbids the repetition with a negative number.
+
+Code = Annotated[str, AfterValidator(_code)]
+"""The name of a status code of an error."""
+
+
+class RetryPolicy(Section):
+    """How often and when a failed call is made again, on another endpoint if there is one.
+
+    A server's trailer `grpc-retry-pushback-ms` overrules the waiting time, or forbids the repetition with a
+    negative number.
     """
 
     max_attempts: Annotated[Count, Field(ge=2, le=_MOST_ATTEMPTS)] = 4
     """Attempts in all, the first one included: 2 to 5, gRPC's own bound."""
 
     initial_backoff: PositiveDuration = 0.1
-    """The wait before the second attempt; gRPC adds 20 % of jitter."""
+    """The wait before the second attempt; 20 % of it, up and down, are left to chance."""
 
     max_backoff: PositiveDuration = 1
     """The longest wait."""
@@ -64,15 +73,10 @@ class RetryPolicy(Section):
     backoff_multiplier: Factor = 2
     """How much longer each wait is than the one before it."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the value of `retryPolicy`."""
-        return {
-            "maxAttempts": self.max_attempts,
-            "initialBackoff": _duration(self.initial_backoff),
-            "maxBackoff": _duration(self.max_backoff),
-            "backoffMultiplier": self.backoff_multiplier,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
+    retryable_codes: tuple[Code, ...] = ("UNAVAILABLE",)
+    """The codes, by name, that a call is repeated after. UNAVAILABLE is the one code that says that another
+    server, or the same one later, may well do it. Every other code is an answer, or (DEADLINE_EXCEEDED,
+    RESOURCE_EXHAUSTED) a repetition makes it worse, unless a service means something else by it."""
 
 
 class RetryThrottling(Section):
@@ -88,17 +92,12 @@ class RetryThrottling(Section):
     token_ratio: Factor = 0.1
     """Tokens for a success."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the value of `retryThrottling`."""
-        return {"maxTokens": self.max_tokens, "tokenRatio": self.token_ratio}
-
 
 class OutlierDetection(Section):
     """Leaves a server out for a while when too many of its calls fail.
 
     What health checks can't see: a server that says it is SERVING and fails. A failure is any code
-    but OK, so a service whose callers often get NOT_FOUND wants a high threshold. The memory of
-    failures begins anew when the set of endpoints changes.
+    but OK, so a service whose callers often get NOT_FOUND wants a high threshold.
     """
 
     interval: PositiveDuration = 10
@@ -119,33 +118,41 @@ class OutlierDetection(Section):
     request_volume: Count = 50
     """With fewer calls in an interval a server is not judged."""
 
-    def to_json(self, child: str) -> dict[str, Any]:
-        """Return the load balancing policy around the policy `child`."""
-        ejection = {
-            "threshold": self.failure_percentage,
-            "enforcementPercentage": 100,
-            "minimumHosts": self.minimum_hosts,
-            "requestVolume": self.request_volume,
-        }
-        policy = {
-            "interval": _duration(self.interval),
-            "baseEjectionTime": _duration(self.base_ejection_time),
-            "maxEjectionPercent": self.max_ejection_percent,
-            "failurePercentageEjection": ejection,
-            "childPolicy": [{child: {}}],
-        }
-        return {"outlier_detection_experimental": policy}
+
+class Subset(Section):
+    """Each client connects to some of the servers, and all clients together to all of them.
+
+    For fleets so large that a connection from every client to every server costs too much.
+    """
+
+    size: Annotated[Count, Field(ge=2)] = 20
+    """How many servers a client takes; all if there are no more."""
+
+    client: str = ""
+    """What tells this client from the others; the host name, which is a pod's, if empty. With names that end
+    in a number, as in a StatefulSet, the clients are spread evenly; with others as if by dice."""
 
 
 class ServiceConfig(Section):
     """What a client does with a service; `for_services` reads in the proto which methods may be repeated."""
 
-    load_balancing: Literal["round_robin", "pick_first"] = "round_robin"
-    """`round_robin` takes all servers in turn, `pick_first` stays with one."""
+    load_balancing: Literal["least_request", "round_robin", "pick_first"] = "least_request"
+    """`least_request` takes all servers in turn, but of a busy one and a random other one the less busy;
+    `round_robin` takes them in turn whatever happens, `pick_first` stays with one."""
+
+    zone: str = ""
+    """The client's own zone, as in topology.kubernetes.io/zone: calls stay there while enough servers do.
+    Empty for no preference."""
+
+    slow_start: Duration = 0
+    """How long a server that has just come gets less than its share; `0s` gives it all at once."""
+
+    subset: Subset | None = None
+    """Which part of a large fleet a client connects to; `none` connects to all."""
 
     health_check_service: TextOrNone = ""
     """Whose health a server must report: "" for the server as a whole, a name like `user.UserService`, or
-    `none` for no check. A server without a health service counts as healthy. Only round_robin checks."""
+    `none` for no check. A server without a health service counts as healthy. pick_first does not check."""
 
     retryable_methods: tuple[MethodPath, ...] = ()
     """The methods, as `user.UserService/GetUser`, that `retry` is for."""
@@ -177,30 +184,17 @@ class ServiceConfig(Section):
         return cls(retryable_methods=tuple(retryable), **settings)
 
     def to_json(self) -> str:
-        """Return the value of the channel option `grpc.service_config`."""
-        config: dict[str, Any] = {"loadBalancingConfig": [self._balancing()]}
+        """Return the value of the channel option `grpc.service_config` for one endpoint.
+
+        C-core checks the health of a server only with round_robin, for one address as well.
+        """
+        balancing = "pick_first" if self.load_balancing == "pick_first" else "round_robin"
+        config: dict[str, Any] = {"loadBalancingConfig": [{balancing: {}}]}
         if self.health_check_service is not None:
             config["healthCheckConfig"] = {"serviceName": self.health_check_service}
-        if self.retry is not None and self.retryable_methods:
-            names = [
-                dict(zip(("service", "method"), split_path(path), strict=True))
-                for path in self.retryable_methods
-            ]
-            config["methodConfig"] = [{"name": names, "retryPolicy": self.retry.to_json()}]
-            if self.retry_throttling is not None:
-                config["retryThrottling"] = self.retry_throttling.to_json()
         return json.dumps(config)
-
-    def _balancing(self) -> dict[str, Any]:
-        if self.outlier_detection is None:
-            return {self.load_balancing: {}}
-        return self.outlier_detection.to_json(self.load_balancing)
 
 
 def _is_idempotent(method: MethodDescriptor) -> bool:
     options = method.GetOptions()
     return options.idempotency_level in _IDEMPOTENT
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.9f}s"

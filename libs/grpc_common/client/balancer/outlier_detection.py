@@ -16,13 +16,12 @@ class Outcomes:
     successes: int = 0
     failures: int = 0
 
-    def success(self) -> None:
-        """Count a call that ended OK."""
-        self.successes += 1
-
-    def failure(self) -> None:
-        """Count a call that ended otherwise."""
-        self.failures += 1
+    def count(self, *, is_ok: bool) -> None:
+        """Count a call that ended OK, or otherwise."""
+        if is_ok:
+            self.successes += 1
+        else:
+            self.failures += 1
 
 
 @dataclass(slots=True)

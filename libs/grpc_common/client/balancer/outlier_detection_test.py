@@ -27,7 +27,7 @@ class Service:
         """Let calls to one endpoint end."""
         outcomes = self.detector.outcomes(address)
         for n in range(calls):
-            outcomes.failure() if n < failed else outcomes.success()
+            outcomes.count(is_ok=False) if n < failed else outcomes.count(is_ok=True)
 
     def times_out(self, sweeps, **failures):
         """Return how long, in sweeps, the endpoint `a` was out each time."""

@@ -154,9 +154,12 @@ async def test_observer_sees_the_end_of_the_channel():
 
 
 async def test_observer_sees_a_call_that_cannot_be_made(setup):
-    """Arguments that grpc refuses raise its error, and the call has ended."""
+    """Metadata of another type raises its error where it is awaited, and the call has ended."""
     client, _backend, recorder = setup
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="int"):
+        await client.unary_unary(path("Echo"))(b"", metadata=(("key", 5),))
+    assert recorder.codes() == [grpc.StatusCode.INTERNAL]
+    with pytest.raises(TypeError, match="unknown"):
         client.unary_unary(path("Echo"))(b"", unknown=1)
     assert recorder.codes() == [grpc.StatusCode.INTERNAL]
 

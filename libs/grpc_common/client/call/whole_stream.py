@@ -5,18 +5,14 @@ next one itself (10 µs).
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Generator
 from typing import Any
 
 import grpc
-from grpc.experimental import ChannelOptions  # type: ignore[attr-defined]  # not in types-grpcio
-
-BLOCKING_OPTIONS = ((ChannelOptions.SingleThreadedUnaryStream, 1),)
-"""Options of a channel whose streams are read in the thread that iterates; other threads may cancel them."""
 
 
 class WholeStream:
-    """A call whose messages come all at once; for its observers it is like a call of grpc.aio.
+    """A call whose messages come all at once, to whom awaits it.
 
     Args:
         call: what grpc's blocking stub has returned; it may be iterated and cancelled.
@@ -33,27 +29,21 @@ class WholeStream:
         except grpc.RpcError:  # it stands in the call
             return None
 
-    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
-        """Call `callback` with this call in the event loop, once it has ended."""
-        self._reading.add_done_callback(lambda _reading: callback(self))
-
     def cancel(self) -> bool:
         """Cancel the call."""
         cancelled: bool = self._call.cancel()
         return cancelled
 
-    async def code(self) -> grpc.StatusCode:
-        """Return the code with which the call has ended."""
-        code: grpc.StatusCode = self._call.code()
-        return code
-
-    async def read(self) -> tuple[list[Any], grpc.aio.Metadata]:
-        """Return the messages and the trailing metadata; who is cancelled while it waits cancels the call.
+    def __await__(self) -> Generator[Any, None, tuple[list[Any], grpc.aio.Metadata]]:
+        """Wait for the messages and the trailing metadata; who is cancelled meanwhile cancels the call.
 
         Raises:
             grpc.aio.AioRpcError: the call's error.
 
         """
+        return self._read_to_the_end().__await__()
+
+    async def _read_to_the_end(self) -> tuple[list[Any], grpc.aio.Metadata]:
         try:
             messages = await asyncio.shield(self._reading)
         except asyncio.CancelledError:

@@ -195,8 +195,8 @@ def _address(ip: IPv4Address | IPv6Address, match: re.Match[str]) -> str:
 
 
 def endpoint_uri(address: str) -> str:
-    """Return C-core's target for an endpoint's address: `ipv4:...`, `ipv6:...`, `unix:...`."""
-    if address.startswith(("unix:", "unix-abstract:")):
+    """Return C-core's target for an endpoint's address: `ipv4:...`, `ipv6:...`, `unix:...`, `dns:...`."""
+    if address.startswith(("unix:", "unix-abstract:", "dns:")):
         return address
     # C-core decodes the zone of a link-local address as a part of a URI.
     return "ipv6:" + address.replace("%", "%25") if address.startswith("[") else f"ipv4:{address}"

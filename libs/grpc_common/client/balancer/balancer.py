@@ -1,0 +1,194 @@
+"""Keeps a subchannel for each endpoint, and chooses one for each call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import grpc
+
+from grpc_common.client.balancer.dialer import Dialer
+from grpc_common.client.balancer.outlier_detection import OutlierDetector
+from grpc_common.client.balancer.picker import Picker
+from grpc_common.client.balancer.policy import Choice, Policy
+from grpc_common.client.balancer.subchannel import Subchannel
+from grpc_common.client.resolver.endpoint import Endpoint
+
+_READY = grpc.ChannelConnectivity.READY
+_CONNECTING = grpc.ChannelConnectivity.CONNECTING
+_FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+_SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
+
+_BATCH = 20
+"""Subchannels that are opened without a turn of the event loop, each of which takes 0.1 to 1 ms."""
+
+
+class Balancer:
+    """Connects to what its resolver finds, once for each endpoint.
+
+    Args:
+        dialer: opens channels.
+        policy: makes pickers.
+        choice: which of the endpoints that are found this client connects to.
+        outliers: leaves out those whose calls fail.
+
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        policy: Policy,
+        choice: Choice,
+        outliers: OutlierDetector | None = None,
+    ) -> None:
+        self.dialer = dialer
+        self.subchannels: dict[str, Subchannel] = {}
+        """Those that take new calls, by address."""
+
+        self._policy = policy
+        self._choose = choice
+        self._outliers = outliers
+        self._retired: set[Subchannel] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._picker: Picker[Subchannel] | None = None
+        self._is_known = self._is_closed = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def update(self, found: Sequence[Endpoint]) -> None:
+        """Take these endpoints as the truth: no call begins on any other one from now on."""
+        chosen = {endpoint.address: endpoint for endpoint in self._choose(_serving(found))}
+        for address in self.subchannels.keys() - chosen.keys():
+            self._retire(self.subchannels.pop(address))
+        self._is_known = True
+        self.changed()
+        for number, endpoint in enumerate(chosen.values(), 1):
+            self._take(endpoint)
+            if number % _BATCH == 0:
+                await asyncio.sleep(0)
+        self.changed()
+
+    def _take(self, endpoint: Endpoint) -> None:
+        known = self.subchannels.get(endpoint.address) or self._revived(endpoint.address)
+        if known is None:
+            known = self.open(endpoint)
+        known.endpoint = endpoint
+        self._use(known)
+
+    def _use(self, subchannel: Subchannel) -> None:
+        address = subchannel.endpoint.address
+        if self._outliers is not None:
+            subchannel.outcomes = self._outliers.outcomes(address)
+        self.subchannels[address] = subchannel
+
+    async def sweep(self, interval: float) -> None:
+        """Judge the endpoints each `interval` seconds by how their calls have ended; never returns."""
+        while self._outliers is not None:
+            await asyncio.sleep(interval)
+            if self._outliers.sweep(time.monotonic(), self.subchannels.keys()):
+                self.changed()
+
+    def open(self, endpoint: Endpoint, credentials: grpc.ChannelCredentials | None = None) -> Subchannel:
+        """Return a new subchannel, which is not in use yet."""
+        return Subchannel(endpoint, self.dialer, credentials or self.dialer.credentials, self.changed)
+
+    def _revived(self, address: str) -> Subchannel | None:
+        """Return a subchannel that was let go and still has calls."""
+        for old in self._retired:
+            if old.endpoint.address == address and old.credentials is self.dialer.credentials:
+                old.when_idle(None)
+                self._retired.discard(old)
+                return old
+        return None
+
+    def replace(self, new: Subchannel) -> None:
+        """Have `new` take the calls of the subchannel to the same endpoint, if that is still there."""
+        old = self.subchannels.get(new.endpoint.address)
+        if old is None:
+            self._retire(new)
+            return
+        self._use(new)
+        self._retire(old)
+        self.changed()
+
+    def _retire(self, subchannel: Subchannel) -> None:
+        self._retired.add(subchannel)
+        subchannel.when_idle(lambda: self._close(subchannel))
+
+    def _close(self, subchannel: Subchannel) -> None:
+        self._retired.discard(subchannel)
+        task = asyncio.ensure_future(subchannel.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def changed(self) -> None:
+        """Have the next call see what has changed, and calls that wait look again."""
+        self._picker = None
+        if self._waiting is not None:
+            self._waiting.set_result(None)
+            self._waiting = None
+
+    async def wait_for_change(self) -> None:
+        """Wait until `changed` is called; any number may wait, and stop to."""
+        if self._waiting is None:
+            self._waiting = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._waiting)
+
+    def pick(self, tried: Collection[Subchannel] = ()) -> Subchannel | None:
+        """Return the READY subchannel for a call, or None if there is none.
+
+        Args:
+            tried: on which it has failed; another one is taken if there is any.
+
+        """
+        while True:
+            if self._picker is None:
+                ready = self._ready()
+                if not ready:
+                    return None
+                self._picker = self._policy(ready, [each.endpoint for each in self.subchannels.values()])
+            picked = self._picker.pick(tried)
+            if picked.is_ready():
+                return picked
+            picked.refresh()
+
+    def _ready(self) -> list[Subchannel]:
+        ready = [each for each in self.subchannels.values() if each.state is _READY]
+        if self._outliers is None:
+            return ready
+        ejected = self._outliers.ejected(self.subchannels.keys())
+        return [each for each in ready if each.endpoint.address not in ejected] or ready
+
+    def failing(self) -> Subchannel | None:
+        """Return a subchannel on which a call fails at once, with the reason."""
+        return next((each for each in self.subchannels.values() if each.state is _FAILURE), None)
+
+    def state(self) -> grpc.ChannelConnectivity:
+        """Return the state of all together: READY if one is, and TRANSIENT_FAILURE if all are."""
+        if self._is_closed:
+            return _SHUTDOWN
+        if not self._is_known:
+            return _CONNECTING
+        states = {each.state for each in self.subchannels.values()}
+        if _READY in states:
+            return _READY
+        return _CONNECTING if states - {_FAILURE} else _FAILURE
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the endpoints are known."""
+        return self._is_known
+
+    async def close(self) -> None:
+        """Close every subchannel; calls on them are cancelled."""
+        self._is_closed = True
+        every: list[Any] = [*self.subchannels.values(), *self._retired]
+        self.subchannels, self._retired = {}, set()
+        self.changed()
+        await asyncio.gather(*(each.close() for each in every), *self._closing)
+
+
+def _serving(found: Sequence[Endpoint]) -> Sequence[Endpoint]:
+    """Leave out what is on its way out, unless nothing else is there: kube-proxy does the same."""
+    return [endpoint for endpoint in found if not endpoint.terminating] or found

@@ -1,0 +1,58 @@
+"""The calls of one channel, and what they have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+
+from grpc_common.client.balancer.balancer import Balancer
+from grpc_common.client.call.errors import rpc_error
+from grpc_common.client.call.retry import Throttle
+from grpc_common.core.calls import Interceptor
+from grpc_common.observe.observers import Observers
+
+
+class Running(Protocol):
+    """A call that has not ended."""
+
+    def abort(self, error: Exception) -> None:
+        """End it at once, with an error."""
+
+
+@dataclass(slots=True, eq=False)
+class Calls:
+    """What the calls of a channel share."""
+
+    target: str
+    """The channel's name in errors and for observers."""
+
+    balancer: Balancer
+    observers: Observers
+    interceptors: Sequence[Interceptor]
+    throttle: Throttle
+    reason: Callable[[], str]
+    """Says why there is no endpoint, if that is known."""
+    running: set[Running] = field(default_factory=set)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def begun(self, call: Running) -> None:
+        """Take note of a call that begins."""
+        self.running.add(call)
+
+    def ended(self, call: Running) -> None:
+        """Take note of a call that has ended."""
+        self.running.discard(call)
+        if not self.running:
+            self.idle.set()
+
+    async def close(self, grace: float | None) -> None:
+        """Wait for the calls at most `grace` seconds, and cancel those that are left."""
+        if grace and self.running:
+            self.idle.clear()
+            await asyncio.wait([asyncio.ensure_future(self.idle.wait())], timeout=grace)
+        for call in list(self.running):
+            call.abort(rpc_error(grpc.StatusCode.CANCELLED, f"the channel to {self.target} is closed"))

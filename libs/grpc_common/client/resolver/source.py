@@ -1,0 +1,44 @@
+"""Which source finds the endpoints of a target."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from grpc_common.client.resolver.endpoint import Endpoint, EndpointSource, check_kubernetes
+from grpc_common.client.resolver.target import DnsTarget, KubernetesTarget, StaticTarget, Target
+
+
+class StaticEndpoints:
+    """Endpoints that never change.
+
+    Args:
+        addresses: as in Endpoint.address.
+
+    """
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = addresses
+
+    async def watch(self) -> AsyncIterator[Sequence[Endpoint]]:
+        """Yield the endpoints; never ends."""
+        yield [Endpoint(address) for address in self._addresses]
+        await asyncio.Event().wait()
+
+
+def source_of(target: Target) -> EndpointSource:
+    """Return what finds the endpoints of `target`.
+
+    Raises:
+        StartError: the target is kubernetes:///, and the packages for it are missing.
+
+    """
+    match target:
+        case StaticTarget():
+            return StaticEndpoints(target.addresses)
+        case DnsTarget():
+            return StaticEndpoints([target.uri])
+        case KubernetesTarget():
+            check_kubernetes()
+            # The client of Kubernetes' API takes longer to import than all the rest.
+            from grpc_common.client.resolver.kubernetes import KubernetesEndpoints  # noqa: PLC0415
+
+            return KubernetesEndpoints(target.service, target.namespace, target.port)
