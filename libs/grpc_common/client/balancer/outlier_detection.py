@@ -31,7 +31,7 @@ class _Record:
     outcomes: Outcomes = field(default_factory=Outcomes)
     ejected_at: float | None = None
     times: int = 0
-    """How often it was ejected, less one for each sweep that it was not."""
+    """How often it was ejected, less one for each sweep that found it well; above 0 while it is ejected."""
 
 
 class OutlierDetector:
@@ -118,9 +118,7 @@ class OutlierDetector:
         """Forget those that are gone for good, after the time in which they would be well again."""
         current = set(addresses)
         self._records = {
-            address: record
-            for address, record in self._records.items()
-            if address in current or record.times or record.ejected_at is not None
+            address: record for address, record in self._records.items() if address in current or record.times
         }
 
     def _is_ejected(self, address: str) -> bool:

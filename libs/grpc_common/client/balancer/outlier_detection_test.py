@@ -85,6 +85,24 @@ def test_worst_ones():
     assert Service(failure_percentage=50).interval(a=60, b=90, c=80) == {"b", "c"}
 
 
+def test_no_more_than_may_be():
+    """At least one may be left out; while as many are out as may be, no other takes a place of theirs."""
+    assert Service(max_ejection_percent=10).interval(a=100) == {"a"}
+    service = Service()
+    service.interval(a=100, b=100)
+    assert service.interval(c=100) == {"a", "b"}
+
+
+def test_calls_that_end_late():
+    """Calls that were in flight at the ejection and fail don't make it longer."""
+    service = Service()
+    service.interval(a=100)
+    for _ in range(2):
+        service.count("a", 100, 100)
+        assert service.interval() == {"a"}
+    assert service.interval() == set()
+
+
 def test_again_and_again():
     """Each ejection is longer than the one before, up to 300 s."""
     assert Service().times_out(120, a=100)[:8] == [3, 6, 9, 12, 15, 18, 21, 24]
@@ -114,6 +132,7 @@ def test_memory():
     assert service.interval(["b", "c", "d"]) == set()
     assert service.interval(["a", "b", "c", "d", "e"]) == {"a"}
     assert service.interval() == set()
+    assert service.times_out(4, a=100) == [4]
 
 
 def test_endpoints_that_are_gone():

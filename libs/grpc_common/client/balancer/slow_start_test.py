@@ -74,6 +74,20 @@ def test_all_new(age):
     assert [Counter(picker.pick() for _ in candidates) for _ in range(99)] == [Counter(candidates)] * 99
 
 
+@pytest.mark.parametrize("age", [0, 5])
+def test_cost_of_all_new(age):
+    """Candidates that came together refuse no turn."""
+    turns = []
+
+    class Counting(RoundRobin):
+        def pick(self, tried=()):
+            turns.append(super().pick(tried))
+            return turns[-1]
+
+    picker = slow_start(10, Counting, Clock(age))(servers(0, 0, 0, 0))
+    assert [picker.pick() for _ in range(100)] == turns
+
+
 def test_new_and_newer():
     """Among new candidates the shares are as their parts of the window."""
     new, newer = servers(0, 3)

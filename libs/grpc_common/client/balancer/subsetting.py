@@ -24,6 +24,9 @@ def subset(endpoints: Sequence[Endpoint], size: int, client: str) -> list[Endpoi
     one (`web-3`): with the numbers from 0 on, an endpoint's clients are no more than four above or below
     the mean, however many of up to a thousand clients there are. Any other name is hashed, which is dice
     again: with few clients there are endpoints without any.
+
+    Where prefer_zone picks among them, most calls go to the few of the client's own zone: with three zones
+    a `size` three times as great is as even as without it.
     """
     if len(endpoints) <= size:
         return list(endpoints)
