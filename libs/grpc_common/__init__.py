@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         RetryPolicy,
         RetryThrottling,
         ServiceConfig,
+        Subset,
     )
     from grpc_common.commands.command import command
     from grpc_common.config.document import ConfigError
@@ -71,6 +72,7 @@ __all__ = [
     "ServiceConfig",
     "StartError",
     "StatusError",
+    "Subset",
     "TlsError",
     "already_exists",
     "channel",
@@ -95,7 +97,7 @@ _MODULES = {
     "client.channel": ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"],
     "client.call.read_all": ["read_all"],
     "client.resolver.endpoint": ["Endpoint", "EndpointSource"],
-    "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig"],
+    "client.service_config": ["OutlierDetection", "RetryPolicy", "RetryThrottling", "ServiceConfig", "Subset"],
     "config.section": ["Section"],
     "config.sections": ["ServerConfig"],
     "config.loading": ["load"],

@@ -38,7 +38,11 @@ payments:
     load_balancing: pick_first
     health_check_service: pay.Payments
     retryable_methods: [pay.Payments/Get]
-    retry: {max_attempts: 5, initial_backoff: 50ms, max_backoff: 2s, backoff_multiplier: 1.5}
+    retry: {max_attempts: 5, initial_backoff: 50ms, max_backoff: 2s, backoff_multiplier: 1.5,
+            retryable_codes: [UNAVAILABLE, ABORTED]}
+    zone: eu-1a
+    slow_start: 30s
+    subset: {size: 50, client: web-3}
     retry_throttling: {max_tokens: 1000, token_ratio: 0.5}
     outlier_detection:
       interval: 5s
@@ -95,8 +99,15 @@ def test_every_setting_can_stand_in_the_file(load):
             health_check_service="pay.Payments",
             retryable_methods=("pay.Payments/Get",),
             retry=grpc_common.RetryPolicy(
-                max_attempts=5, initial_backoff=0.05, max_backoff=2, backoff_multiplier=1.5
+                max_attempts=5,
+                initial_backoff=0.05,
+                max_backoff=2,
+                backoff_multiplier=1.5,
+                retryable_codes=("UNAVAILABLE", "ABORTED"),
             ),
+            zone="eu-1a",
+            slow_start=30,
+            subset=grpc_common.Subset(size=50, client="web-3"),
             retry_throttling=grpc_common.RetryThrottling(max_tokens=1000, token_ratio=0.5),
             outlier_detection=grpc_common.OutlierDetection(
                 interval=5,
@@ -233,10 +244,14 @@ MISTAKES = {
     "channel_args: {grpc.enable_retries: 2147483648}": "2147483648: write a text, or a whole number",
     'channel_args: {grpc.primary_user_agent: "a\\0b"}': "write a text, or a whole number of at most 32 bits",
     'channel_args: {"": 1}': "write the name of an option, such as grpc.http2.max_frame_size",
-    "service: {load_balancing: random}": "load_balancing: 'random': Input should be 'round_robin' or",
+    "service: {load_balancing: random}": "load_balancing: 'random': Input should be 'least_request', 'round_robin' or",
     "service: {retryable_methods: [Pay]}": "retryable_methods.0: 'Pay': method 'Pay' is not of the form",
     "service: {retry: {max_attempts: 6}}": "retry.max_attempts: 6: Input should be less than or equal to 5",
     "service: {retry: {max_attempts: 1}}": "max_attempts: 1: Input should be greater than or equal to 2",
+    "service: {retry: {retryable_codes: [BUSY]}}": "'BUSY' is no code of an error, such as UNAVAILABLE",
+    "service: {retry: {retryable_codes: [OK]}}": "'OK' is no code of an error, such as UNAVAILABLE",
+    "service: {subset: {size: 1}}": "subset.size: 1: Input should be greater than or equal to 2",
+    "service: {slow_start: 30}": "slow_start: 30: write a duration with its unit",
     "service: {retry: never}": "payments.service.retry: 'never': Input should be a valid dictionary",
     "service: {retry_throttling: {max_tokens: 1001}}": "1001: Input should be less than or equal to 1000",
     "service: {retry_throttling: {token_ratio: 0}}": "token_ratio: 0: Input should be greater than 0",

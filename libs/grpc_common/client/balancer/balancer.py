@@ -157,8 +157,8 @@ class Balancer:
         ready = [each for each in self.subchannels.values() if each.state is _READY]
         if self._outliers is None:
             return ready
-        ejected = self._outliers.ejected(self.subchannels.keys())
-        return [each for each in ready if each.endpoint.address not in ejected] or ready
+        ejected = self._outliers.ejected([each.endpoint.address for each in ready])
+        return [each for each in ready if each.endpoint.address not in ejected]
 
     def failing(self) -> Subchannel | None:
         """Return a subchannel on which a call fails at once, with the reason."""
