@@ -244,7 +244,7 @@ MISTAKES = {
     "channel_args: {grpc.enable_retries: 2147483648}": "2147483648: write a text, or a whole number",
     'channel_args: {grpc.primary_user_agent: "a\\0b"}': "write a text, or a whole number of at most 32 bits",
     'channel_args: {"": 1}': "write the name of an option, such as grpc.http2.max_frame_size",
-    "service: {load_balancing: random}": "load_balancing: 'random': Input should be 'least_request', 'round_robin' or",
+    "service: {load_balancing: random}": "load_balancing: 'random': Input should be 'least_request', ",
     "service: {retryable_methods: [Pay]}": "retryable_methods.0: 'Pay': method 'Pay' is not of the form",
     "service: {retry: {max_attempts: 6}}": "retry.max_attempts: 6: Input should be less than or equal to 5",
     "service: {retry: {max_attempts: 1}}": "max_attempts: 1: Input should be greater than or equal to 2",
