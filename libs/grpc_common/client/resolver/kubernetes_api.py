@@ -19,7 +19,7 @@ from kubernetes_asyncio.config import list_kube_config_contexts, load_kube_confi
 from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
 from pydantic import Field, ValidationError
 
-from grpc_common.client.resolver.api_error import ApiError, ConfigurationError, Status
+from grpc_common.client.resolver.api_error import ApiError, ConfigurationError, SilenceError, Status
 from grpc_common.client.resolver.endpoint_slices import Version, Wire
 from grpc_common.client.resolver.no_proxy import bypasses_proxy
 from grpc_common.core.errors import printable
@@ -214,7 +214,8 @@ async def watch_slices(
 ) -> AsyncIterator[AsyncGenerator[WatchEvent]]:
     """Open a watch on the slices of a service; it yields what happens after `version`, until it is ended.
 
-    `silence` is how many seconds may pass without an event. Errors are those of `list_slices`.
+    `silence` is how many seconds may pass without an event, until a SilenceError. The other errors are
+    those of `list_slices`.
     """
     limits = aiohttp.ClientTimeout(total=None, connect=_REQUEST_TIMEOUT, sock_read=silence)
     watch = {
@@ -225,17 +226,20 @@ async def watch_slices(
     }
     async with (
         _get(api, service, namespace, limits, **watch) as response,
-        aclosing(_events(response)) as events,
+        aclosing(_events(response, silence)) as events,
     ):
         yield events
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[WatchEvent]:
-    async for line in response.content:
-        event = WatchEvent.model_validate_json(line)
-        if event.type == "ERROR":
-            raise ApiError(Status.model_validate(event.object))
-        yield event
+async def _events(response: aiohttp.ClientResponse, silence: float) -> AsyncGenerator[WatchEvent]:
+    try:
+        async for line in response.content:
+            event = WatchEvent.model_validate_json(line)
+            if event.type == "ERROR":
+                raise ApiError(Status.model_validate(event.object))
+            yield event
+    except aiohttp.ServerTimeoutError:
+        raise SilenceError(f"the API server said nothing for {silence:g} s, not even a bookmark") from None
 
 
 @asynccontextmanager

@@ -613,11 +613,24 @@ async def test_many_endpoints_do_not_stop_the_event_loop(server, record_property
 
 
 async def test_silent_watch_is_opened_anew(server):
-    """A watch without any byte counts as dead, and the next one starts where it was."""
+    """A watch without any byte counts as dead, and what it may have missed is listed."""
+    server.put(pods(1))
     async with following(server, silence=0.3) as updates:
-        await anext(updates)
-        _, first, second = await requests(server, "list", "watch", "watch")
-    assert first.version == second.version
+        assert await anext(updates) == [A]
+        _, first, listed, second = await requests(server, "list", "watch", "list", "watch")
+    assert first.version == listed.version == second.version
+
+
+async def test_restored_backup_that_waits_in_silence_is_found(server):
+    """A watch from a version that is yet to come tells nothing, as seen with a real API server."""
+    server.put(pods(1))
+    async with following(server, silence=0.3) as updates:
+        assert await anext(updates) == [A]
+        await requests(server, "list", "watch")
+        server.waits_in_silence = True
+        server.restore(7)
+        server.put(pods(2))
+        assert await anext(updates) == [B]
 
 
 async def test_lost_api_server_keeps_the_endpoints(server):
