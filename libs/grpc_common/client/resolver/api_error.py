@@ -62,5 +62,13 @@ class ApiError(Exception):
         return _ADVICE.get(self.code, "").format(namespace=namespace)
 
 
+class SilenceError(Exception):
+    """A watch is open and tells nothing.
+
+    Either the connection is dead, or the API server has not reached the version from which it is watched:
+    after a restored backup it waits for that, without a word.
+    """
+
+
 class ConfigurationError(StartError):
     """There is no usable way to the API server; the text says what was tried."""

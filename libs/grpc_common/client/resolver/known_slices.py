@@ -76,7 +76,8 @@ class KnownSlices:
         """Choose where the next connection starts.
 
         A broken connection or an overloaded API server says nothing about the slices, so the watch
-        goes on where it was. Whatever else was said, or not understood, a new list settles it best.
+        goes on where it was. Whatever else was said, not understood, or not said at all, a new list
+        settles it best.
         """
         api_error = error if isinstance(error, ApiError) else None
         if isinstance(error, OSError) or (api_error and api_error.passing):

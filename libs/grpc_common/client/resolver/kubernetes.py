@@ -43,7 +43,8 @@ _FIRST_WAIT, _LAST_WAIT = 0.2, 30.0
 # Seconds after which a connection counts as good, so that the next wait is the first again.
 _STABLE = 5.0
 
-# Seconds without an event until a watch counts as broken; the API server sends bookmarks every minute.
+# Seconds without an event until a watch counts as broken. The API server sends bookmarks every minute, if
+# its storage has changed since; in a cluster that is so quiet, a list from the cache costs little.
 _SILENCE = 90.0
 
 

@@ -11,15 +11,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import aiohttp
 from kubernetes_asyncio.client import ApiClient, Configuration, DiscoveryV1Api
 from kubernetes_asyncio.config import list_kube_config_contexts, load_kube_config
 from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from grpc_common.client.resolver.api_error import ApiError, ConfigurationError, Status
+from grpc_common.client.resolver.api_error import ApiError, ConfigurationError, SilenceError, Status
 from grpc_common.client.resolver.endpoint_slices import Version, Wire
 from grpc_common.client.resolver.no_proxy import bypasses_proxy
 from grpc_common.core.errors import printable
@@ -38,8 +38,8 @@ _REQUEST_TIMEOUT = 10.0
 # Bytes, as kubernetes_asyncio has it: the longest line of a watch is twice that, a slice has up to 1.5 MiB.
 _READ_BUFFER = 2**21
 
-_ITEMS = re.compile(r'"items":\s*\[')
-_NEXT = re.compile(r"[\s,]*(?=[^\s,])")
+_ITEMS = re.compile(r'"items"\s*:\s*\[')
+_BETWEEN_ITEMS = re.compile(r"[\s,]+")
 
 
 async def load_configuration(service_account: Path = _SERVICE_ACCOUNT) -> Configuration:
@@ -188,22 +188,24 @@ async def list_slices(api: DiscoveryV1Api, service: str, namespace: str, not_bef
 
 class _Envelope(Wire):
     metadata: Version
+    items: Annotated[list[object], Field(max_length=0)] | None
 
 
 async def _read_list(text: str) -> SliceList:
     """Parse a list, with a turn of the event loop after each slice: 3000 endpoints take over 10 ms."""
     decoder, items = json.JSONDecoder(), list[object]()
-    start = _ITEMS.search(text)
-    place = start and _NEXT.match(text, start.end())
-    while place and text[place.end()] != "]":
-        item, end = decoder.raw_decode(text, place.end())
+    start = end = match.end() if (match := _ITEMS.search(text)) else 0
+    while start and not text.startswith("]", end := _skip(text, end)):
+        item, end = decoder.raw_decode(text, end)
         items.append(item)
-        place = _NEXT.match(text, end)
         await asyncio.sleep(0)
-    if start is None or place is None:
-        raise ValueError("the answer is no list of the Kubernetes API")
-    envelope = _Envelope.model_validate_json(text[: start.end()] + text[place.end() :])
+    envelope = _Envelope.model_validate_json(text[:start] + text[end:])
     return SliceList(envelope.metadata.resource_version, items)
+
+
+def _skip(text: str, start: int) -> int:
+    match = _BETWEEN_ITEMS.match(text, start)
+    return match.end() if match else start
 
 
 @asynccontextmanager
@@ -212,7 +214,8 @@ async def watch_slices(
 ) -> AsyncIterator[AsyncGenerator[WatchEvent]]:
     """Open a watch on the slices of a service; it yields what happens after `version`, until it is ended.
 
-    `silence` is how many seconds may pass without an event. Errors are those of `list_slices`.
+    `silence` is how many seconds may pass without an event, until a SilenceError. The other errors are
+    those of `list_slices`.
     """
     limits = aiohttp.ClientTimeout(total=None, connect=_REQUEST_TIMEOUT, sock_read=silence)
     watch = {
@@ -223,17 +226,20 @@ async def watch_slices(
     }
     async with (
         _get(api, service, namespace, limits, **watch) as response,
-        aclosing(_events(response)) as events,
+        aclosing(_events(response, silence)) as events,
     ):
         yield events
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[WatchEvent]:
-    async for line in response.content:
-        event = WatchEvent.model_validate_json(line)
-        if event.type == "ERROR":
-            raise ApiError(Status.model_validate(event.object))
-        yield event
+async def _events(response: aiohttp.ClientResponse, silence: float) -> AsyncGenerator[WatchEvent]:
+    try:
+        async for line in response.content:
+            event = WatchEvent.model_validate_json(line)
+            if event.type == "ERROR":
+                raise ApiError(Status.model_validate(event.object))
+            yield event
+    except aiohttp.ServerTimeoutError:
+        raise SilenceError(f"the API server said nothing for {silence:g} s, not even a bookmark") from None
 
 
 @asynccontextmanager

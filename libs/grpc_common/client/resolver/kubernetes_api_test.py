@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from kubernetes_asyncio.client import Configuration
 
 from grpc_common.client.resolver.api_error import ConfigurationError
-from grpc_common.client.resolver.kubernetes_api import connect, list_slices, load_configuration
+from grpc_common.client.resolver.kubernetes_api import connect, list_slices, load_configuration, own_namespace
 from grpc_common.testing.api_server import ApiServer, kubeconfig
 
 
@@ -63,6 +63,59 @@ async def test_rotated_token_is_used(service_account, monkeypatch, tls):
         assert (await list_with(load, server)).authorization == "Bearer second"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "  ", "\n\n"])
+async def test_end_of_line_is_no_part_of_a_token(service_account, monkeypatch, tls, write_kubeconfig, end):
+    """A token is taken as it is meant, in the service account's file and in both places of a kubeconfig."""
+    load = partial(load_configuration, service_account)
+    (service_account / "token").write_text(f"secret{end}")
+    async with ApiServer().serve(tls) as server:
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", server.url.rpartition(":")[2])
+        assert (await list_with(load, server)).authorization == "Bearer secret"
+        for user in ({"token": f"secret{end}"}, {"tokenFile": str(service_account / "token")}):
+            write_kubeconfig(server.url, user)
+            assert (await list_with(load_configuration, server)).authorization == "Bearer secret"
+
+
+async def test_empty_token_is_told(service_account, monkeypatch):
+    """A file with an end of line alone is an error that names the directory."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    (service_account / "token").write_text("\n")
+    with pytest.raises(ConfigurationError, match=f"{service_account}: the token is empty"):
+        await load_configuration(service_account)
+
+
+async def test_token_that_no_header_can_hold_stays_secret(service_account, monkeypatch, tls):
+    """The error does not quote it."""
+    load = partial(load_configuration, service_account)
+    (service_account / "token").write_text("sec\nret")
+    async with ApiServer().serve(tls) as server:
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", server.url.rpartition(":")[2])
+        with pytest.raises(ValueError, match="header") as caught:
+            await list_with(load, server)
+    assert "ret" not in str(caught.value).replace("return", "")
+
+
+@pytest.mark.parametrize(("content", "expected"), [("shop", "shop"), ("shop\n", "shop"), ("", "default")])
+def test_namespace_of_a_pod(service_account, content, expected):
+    """It stands beside the token."""
+    (service_account / "namespace").write_text(content)
+    assert own_namespace(service_account) == expected
+
+
+def test_pod_without_a_namespace_file(service_account):
+    """As for client-go, it is the namespace default then."""
+    assert own_namespace(service_account) == "default"
+
+
+@pytest.mark.parametrize(("namespace", "expected"), [("shop", "shop"), (None, "default")])
+def test_namespace_of_a_kubeconfig(tmp_path, monkeypatch, namespace, expected):
+    """It is that of the current context, which counts before a pod's."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    (tmp_path / "config").write_text(kubeconfig("http://localhost", {}, namespace=namespace))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    assert own_namespace(tmp_path / "none") == expected
+
+
 @pytest.mark.parametrize("missing", ["token", "ca.crt"])
 async def test_pod_without_service_account_is_told(service_account, monkeypatch, missing):
     """A file that is not there is an error that names the directory."""
@@ -70,6 +123,39 @@ async def test_pod_without_service_account_is_told(service_account, monkeypatch,
     (service_account / missing).unlink()
     with pytest.raises(ConfigurationError, match=str(service_account)):
         await load_configuration(service_account)
+
+
+@pytest.fixture
+async def proxy(monkeypatch):
+    """A proxy for HTTP and HTTPS that counts whoever comes, and serves nobody."""
+    seen = []
+
+    async def refuse(reader, writer):
+        seen.append(await reader.readline())
+        writer.write(b"HTTP/1.1 502 no\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1") as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        yield seen
+
+
+@pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
+async def test_no_proxy_takes_cidrs(proxy, tls, write_kubeconfig, monkeypatch, variable):
+    """An API server that is known by its address is reached directly, and else by the proxy."""
+    async with ApiServer().serve(tls) as server:
+        write_kubeconfig(server.url, {"token": "secret"})
+        monkeypatch.setenv(variable, "10.0.0.0/8, 127.0.0.0/8")
+        assert (await list_with(load_configuration, server)).verb == "list"
+        assert not proxy
+        monkeypatch.setenv(variable, "10.0.0.0/8")
+        with pytest.raises(OSError, match="502"):
+            await list_with(load_configuration, server)
+        assert proxy == [f"CONNECT {server.url.removeprefix('https://')} HTTP/1.1\r\n".encode()]
 
 
 @pytest.fixture

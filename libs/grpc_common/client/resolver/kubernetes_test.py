@@ -293,6 +293,25 @@ def stored(piece, version="9"):
     return piece
 
 
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ('{"kind":"EndpointSliceList","metadata":{"resourceVersion":"9"},"items":[SLICE]}', [A]),
+        ('{ "items" : [ SLICE , SLICE ] , "metadata" : { "resourceVersion" : "9" } }', [A]),
+        ('{"items":[{"x":"]"},{"items":[[]]},SLICE],"metadata":{"resourceVersion":"9"}}\n', [A]),
+        ('{"metadata":{"resourceVersion":"9"},"items":[]}', []),
+        ('{"metadata":{"resourceVersion":"9"},"items":null}', []),
+    ],
+)
+async def test_forms_of_a_list(server, form, expected):
+    """Any JSON that means a list is one."""
+    text = form.replace("SLICE", json.dumps(stored(pods(1))))
+    server.answers.append(web.Response(text=text))
+    async with following(server) as updates:
+        assert await anext(updates) == expected
+        await requests(server, "list", "watch")
+
+
 async def test_false_events_do_not_change_the_endpoints(server):
     """Old events, repeated ones, a deletion of what was never there, and unknown kinds."""
     server.put(pods(1))
@@ -338,7 +357,25 @@ async def test_refused_watch_keeps_the_endpoints(server, code):
         assert await anext(updates) == [A, B]
 
 
-@pytest.mark.parametrize("answer", ["", "<html>", "{}", '{"metadata": {}, "items": null}', '{"items": []}'])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "<html>",
+        "{}",
+        "[]",
+        "\xff",
+        '{"metadata": {"resourceVersion": "9"}}',
+        '{"metadata": {}, "items": null}',
+        '{"items": []}',
+        '[{"metadata": {"resourceVersion": "9"}, "items": []}]',
+        '{"metadata": {"resourceVersion": "9"}, "items": ["cut off',
+        '{"metadata": {"resourceVersion": "9"}, "items": [7',
+        '{"metadata": {"resourceVersion": "9"}, "items": []',
+        '{"metadata": {"resourceVersion": "-9"}, "items": []}',
+        pytest.param('{"metadata": {"resourceVersion": "9"}, "items": [' + "[" * 100_000, id="deep"),
+    ],
+)
 async def test_list_that_makes_no_sense_is_asked_again(server, answer):
     """A proxy's page with status 200 is not an empty list."""
     server.put(pods(1))
@@ -571,15 +608,29 @@ async def test_many_endpoints_do_not_stop_the_event_loop(server, record_property
         measured.cancel()
         longest = await measured
     record_property("milliseconds of the longest turn", longest * 1000)
-    assert longest < 0.05  # as measured: 1 to 12 ms, and the whole list in one turn 60
+    # Measured: 7 to 13 ms, half of it to load the machine's CAs; 33 to 39 ms if lists are read at once.
+    assert longest < 0.025
 
 
 async def test_silent_watch_is_opened_anew(server):
-    """A watch without any byte counts as dead, and the next one starts where it was."""
+    """A watch without any byte counts as dead, and what it may have missed is listed."""
+    server.put(pods(1))
     async with following(server, silence=0.3) as updates:
-        await anext(updates)
-        _, first, second = await requests(server, "list", "watch", "watch")
-    assert first.version == second.version
+        assert await anext(updates) == [A]
+        _, first, listed, second = await requests(server, "list", "watch", "list", "watch")
+    assert first.version == listed.version == second.version
+
+
+async def test_restored_backup_that_waits_in_silence_is_found(server):
+    """A watch from a version that is yet to come tells nothing, as seen with a real API server."""
+    server.put(pods(1))
+    async with following(server, silence=0.3) as updates:
+        assert await anext(updates) == [A]
+        await requests(server, "list", "watch")
+        server.waits_in_silence = True
+        server.restore(7)
+        server.put(pods(2))
+        assert await anext(updates) == [B]
 
 
 async def test_lost_api_server_keeps_the_endpoints(server):
