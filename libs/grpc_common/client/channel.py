@@ -71,7 +71,8 @@ async def channel(
         target: `kubernetes:///SERVICE.NAMESPACE:PORT`, `dns:///NAME:PORT`, `dns://RESOLVER/NAME:PORT`,
             `NAME:PORT`, `ipv4:ADDRESS:PORT[,...]`, `ipv6:[ADDRESS]:PORT[,...]` or `unix:PATH`.
             The server's certificate must be for SERVICE.NAMESPACE as it is written here, or for NAME.
-            DNS is asked again when a connection ends, which a maximal age of connections sees to.
+            A kubernetes:/// target may have other forms, and dns:/// is asked again when its records' TTL is
+            over: see docs/balancing.md.
             Or a section of a service's configuration, which holds `tls`, `config` and a token as well.
         tls: certificates; plaintext without.
         config: balancing, deadlines, limits; the defaults without.
@@ -102,7 +103,7 @@ async def channel(
     refuse_plaintext(interceptors, target, tls=tls is not None, target_is_address=endpoints is None)
     config = config or ChannelConfig()
     meant = parse_target(target)
-    source = endpoints or source_of(meant)
+    source = endpoints or source_of(meant, config.channel_args)
     balancer, renewal = _balancer(target, meant, tls, config)
     following = Following(target, source, balancer)
     told = client_observers(tracing) if observers is None else list(observers)

@@ -1,7 +1,7 @@
 """Has a balancer follow the endpoints that a source finds."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -34,6 +34,19 @@ class Following:
 
     async def run(self) -> None:
         """Follow the source; never returns."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_for_ever())
+            group.create_task(self._hint())
+
+    async def _hint(self) -> None:
+        """Tell the source that connections are lost: it may look for other endpoints at once."""
+        resolve_now: Callable[[], object] | None = getattr(self._source, "resolve_now", None)
+        while resolve_now is not None:
+            await self._balancer.wait_for_change()
+            if not self._balancer.all_ready():
+                resolve_now()
+
+    async def _follow_for_ever(self) -> None:
         while True:
             try:
                 await self._follow()

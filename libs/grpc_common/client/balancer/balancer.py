@@ -175,10 +175,9 @@ class Balancer:
             return _READY
         return _CONNECTING if states - {_FAILURE} else _FAILURE
 
-    @property
-    def is_known(self) -> bool:
-        """Whether the endpoints are known."""
-        return self._is_known
+    def all_ready(self) -> bool:
+        """Return whether every endpoint takes calls."""
+        return all(each.state is _READY for each in self.subchannels.values())
 
     async def close(self) -> None:
         """Close every subchannel; calls on them are cancelled."""

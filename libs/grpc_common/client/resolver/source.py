@@ -1,9 +1,11 @@
 """Which source finds the endpoints of a target."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
+from grpc_common.client.resolver.dns import DnsEndpoints
 from grpc_common.client.resolver.endpoint import Endpoint, EndpointSource, check_kubernetes
+from grpc_common.client.resolver.proxy import proxied
 from grpc_common.client.resolver.target import DnsTarget, KubernetesTarget, StaticTarget, Target
 
 
@@ -24,8 +26,12 @@ class StaticEndpoints:
         await asyncio.Event().wait()
 
 
-def source_of(target: Target) -> EndpointSource:
+def source_of(target: Target, args: Mapping[str, object]) -> EndpointSource:
     """Return what finds the endpoints of `target`.
+
+    Args:
+        target: what to dial.
+        args: the channel's arguments; they may have a proxy, which then resolves names.
 
     Raises:
         StartError: the target is kubernetes:///, and the packages for it are missing.
@@ -35,7 +41,9 @@ def source_of(target: Target) -> EndpointSource:
         case StaticTarget():
             return StaticEndpoints(target.addresses)
         case DnsTarget():
-            return StaticEndpoints([target.uri])
+            if proxied(target.name, target.port, args):
+                return StaticEndpoints([target.uri])
+            return DnsEndpoints(target.name, target.port, resolver=target.resolver)
         case KubernetesTarget():
             check_kubernetes()
             # The client of Kubernetes' API takes longer to import than all the rest.
