@@ -1,9 +1,14 @@
-"""One call of a stub, from its start to its end, over as many attempts as it takes."""
+"""One call of a stub, from its start to its end, over as many attempts as it takes.
+
+Most calls have one attempt, which begins at once and ends well: they need no task of their own. All others,
+which wait, fail or have interceptors, are driven by one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -11,10 +16,11 @@ import structlog
 
 from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.calls import Calls
-from grpc_common.client.call.errors import error_of, rpc_error
+from grpc_common.client.call.errors import code_of, error_of, rpc_error
 from grpc_common.client.call.interception import intercepted
 from grpc_common.client.call.requests import Requests
 from grpc_common.client.call.retry import PREVIOUS_ATTEMPTS, Retries, reached_no_server
+from grpc_common.core.background import is_cancelled
 from grpc_common.core.calls import Call
 from grpc_common.core.errors import StatusError
 
@@ -34,7 +40,7 @@ _LATE = 1.0
 
 
 class ClientCall:
-    """What is behind the call that a stub's caller holds: a task makes its attempts.
+    """What is behind the call that a stub's caller holds.
 
     Args:
         calls: what it has in common with the others of its channel.
@@ -43,6 +49,7 @@ class ClientCall:
         request: a request, or a stream of them; None for a stream that the caller writes.
         retries: of this call alone.
         streams: whether there is more than one response, so that it is not `response` that has them.
+        in_thread: whether a thread makes its attempts, which tells nobody of their ends.
         wait_for_ready: whether it waits for an endpoint as long as its deadline allows.
         options: further arguments of an attempt.
 
@@ -57,6 +64,7 @@ class ClientCall:
         retries: Retries,
         *,
         streams: bool,
+        in_thread: bool,
         wait_for_ready: bool,
         options: dict[str, Any],
     ) -> None:
@@ -67,6 +75,7 @@ class ClientCall:
         self._request = request
         self._retries = retries
         self._streams = streams
+        self._may_begin_alone = not in_thread and not calls.interceptors
         self._wait_for_ready = wait_for_ready
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -80,23 +89,55 @@ class ClientCall:
         self.is_committed = False
         """Whether a caller or a server has seen something of it, so that it can't be made again."""
         self._moved: asyncio.Future[None] | None = None
-        self.ended: asyncio.Future[None] = self._loop.create_future()
-        """For those who wait for the one response; each of them may cancel it."""
+        self._task: asyncio.Task[None] | None = None
+        self._late: asyncio.TimerHandle | None = None
         self._on_end: list[Callable[[], object]] = []
 
     def begin(self) -> None:
         """Start the call; it is on its way when this returns, unless it must wait."""
         self._calls.begun(self)
         self._calls.observers.started(self._call)
-        self._task = asyncio.Task(self._drive(), loop=self._loop, eager_start=True)
+        if self._streams:
+            text = "the call did not end by its deadline"
+            late = rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+            self._late = self._loop.call_at(self.deadline + _LATE, self.abort, late)
+        subchannel = self._calls.balancer.pick() if self._may_begin_alone else None
+        if subchannel is None:
+            self._task = asyncio.Task(self._drive(None), loop=self._loop, eager_start=True)
+        else:
+            self._begin_alone(subchannel)
 
-    async def _drive(self) -> None:
+    def _begin_alone(self, subchannel: Subchannel) -> None:
+        """Make the first attempt without a task."""
+        subchannel.begin()
+        try:
+            self._start(subchannel)
+        except BaseException as error:
+            subchannel.end(is_ok=False)
+            self._finish(error)
+            raise
+        self.attempt.add_done_callback(partial(self._first_ended, subchannel))
+
+    def _first_ended(self, subchannel: Subchannel, attempt: grpc.aio.Call) -> None:
+        is_ok = code_of(attempt) is grpc.StatusCode.OK
+        subchannel.end(is_ok=is_ok)
+        if self.is_done:
+            return
+        if is_ok:
+            self._retries.succeeded()
+            self._finish(None)
+        else:
+            self._task = self._loop.create_task(self._drive(subchannel))
+
+    async def _drive(self, first: Subchannel | None) -> None:
+        """Make attempts to the end; on `first` one has been made."""
         error: BaseException | None = None
+        run = partial(self._run, first)
         try:
             if self._calls.interceptors:
-                await intercepted(self._calls.interceptors, self._call, self.deadline, self._run)
+                await intercepted(self._calls.interceptors, self._call, self.deadline, run)
             else:
-                await self._run()
+                await run()
         except asyncio.CancelledError:
             error = rpc_error(grpc.StatusCode.CANCELLED, "the call was cancelled")
         except KeyboardInterrupt:
@@ -106,9 +147,9 @@ class ClientCall:
             error = caught
         self._finish(error)
 
-    async def _run(self) -> None:
+    async def _run(self, first: Subchannel | None) -> None:
         try:
-            error: BaseException | None = await self._attempts()
+            error: BaseException | None = await self._attempts(first)
         except Exception as caught:  # noqa: BLE001 (as above)
             error = caught
         if self._streams:  # its caller does not wait for interceptors
@@ -116,12 +157,15 @@ class ClientCall:
         if error is not None:
             raise error
 
-    async def _attempts(self) -> grpc.aio.AioRpcError | None:
+    async def _attempts(self, first: Subchannel | None) -> grpc.aio.AioRpcError | None:
         """Make one attempt after the other; return the error of the last one."""
         tried: list[Subchannel] = []
         while True:
-            subchannel = self._calls.balancer.pick(tried) or await self._wait_for_subchannel(tried)
-            error = await self._attempt_on(subchannel)
+            if first is not None and not tried:
+                subchannel, error = first, await self._end_of_attempt()
+            else:
+                subchannel = self._calls.balancer.pick(tried) or await self._wait_for_subchannel(tried)
+                error = await self._attempt_on(subchannel)
             if error is None:
                 self._retries.succeeded()
                 return None
@@ -136,13 +180,7 @@ class ClientCall:
         error: BaseException | None = None
         subchannel.begin()
         try:
-            start = self._bind(subchannel)
-            self.attempt = start(
-                self._request.attempt() if isinstance(self._request, Requests) else self._request,
-                timeout=self.deadline - self._loop.time(),
-                metadata=self._metadata(),
-                **self._options,
-            )
+            self._start(subchannel)
             self._move()
             error = await self._end_of_attempt()
         except BaseException as caught:
@@ -152,13 +190,17 @@ class ClientCall:
             subchannel.end(is_ok=error is None)
         return error
 
+    def _start(self, subchannel: Subchannel) -> None:
+        self.attempt = self._bind(subchannel)(
+            self._request.attempt() if isinstance(self._request, Requests) else self._request,
+            timeout=self.deadline - self._loop.time(),
+            metadata=self._metadata(),
+            **self._options,
+        )
+
     async def _end_of_attempt(self) -> grpc.aio.AioRpcError | None:
         if self._streams:
-            try:
-                async with asyncio.timeout_at(max(self.deadline, self._loop.time()) + _LATE):
-                    return await error_of(self.attempt)
-            except TimeoutError:
-                return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "the call was not sent in time")
+            return await error_of(self.attempt)
         try:
             self.response = await self.attempt
         except grpc.aio.AioRpcError as error:
@@ -225,8 +267,8 @@ class ClientCall:
         self.is_done = True
         self.error = error.with_traceback(None) if isinstance(error, grpc.aio.AioRpcError) else error
         self._move()
-        if not self.ended.done():
-            self.ended.set_result(None)
+        if self._late is not None:
+            self._late.cancel()
         if isinstance(self._request, Requests):
             self._request.close()
         self._call.code = self.code()
@@ -265,7 +307,8 @@ class ClientCall:
         self._finish(error)
         if self.attempt is not None:
             self.attempt.cancel()
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Call `callback` once the call has ended, or now."""
@@ -296,6 +339,30 @@ class ClientCall:
         while self.attempt is attempt and not self.is_done:
             await self.move()
         return self.attempt is attempt
+
+    async def wait(self) -> Any:
+        """Return the one response; who is cancelled meanwhile cancels the call.
+
+        Raises:
+            grpc.aio.AioRpcError: the call's error.
+
+        """
+        try:
+            if self._task is None:  # the first attempt is all there is, as long as it does not fail
+                self.response = await self.attempt
+            await self.end()
+        except grpc.aio.AioRpcError:
+            await self.end()  # of the attempts that have followed
+        except asyncio.CancelledError:
+            if is_cancelled():
+                self.cancel()
+                raise
+            await self.end()
+        except Exception as error:
+            self.abort(error)
+            raise
+        self.raise_error()
+        return self.response
 
     async def end(self) -> None:
         """Wait for the end."""

@@ -17,6 +17,16 @@ def rpc_error_of(error: StatusError) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), trailers, status.details)
 
 
+def code_of(ended: grpc.aio.Call) -> grpc.StatusCode:
+    """Return the code of a call that has ended, for which its coroutine does not have to wait."""
+    try:
+        ended.code().send(None)
+    except StopIteration as stop:
+        code: grpc.StatusCode = stop.value
+        return code
+    raise AssertionError(f"{ended} has not ended")
+
+
 async def error_of(ended: grpc.aio.Call) -> grpc.aio.AioRpcError | None:
     """Return the error of a call that has ended, or is about to; None if it has ended well."""
     code = await ended.code()

@@ -90,15 +90,7 @@ def _status(error: BaseException | None) -> grpc.aio.AioRpcError:
 
 class _OneResponse(_Handle):
     def __await__(self) -> Generator[Any, None, Any]:
-        call = self._call
-        if not call.is_done:
-            try:
-                yield from call.ended
-            except asyncio.CancelledError:
-                call.cancel()
-                raise
-        call.raise_error()
-        return call.response
+        return self._call.wait().__await__()
 
 
 class _ManyResponses(_Handle):

@@ -72,7 +72,8 @@ class MultiCallable:
         *,
         wrap: Callable[[ClientCall], Any],
         bind: Callable[[Subchannel], Start],
-        streams: bool,
+        streams: bool = False,
+        in_thread: bool = False,
     ) -> Any:
         parent = parent_call()
         if parent is not None and parent.has_answered:
@@ -88,6 +89,7 @@ class MultiCallable:
             request,
             Retries(self._retry, self._calls.throttle),
             streams=streams,
+            in_thread=in_thread,
             wait_for_ready=bool(wait_for_ready),
             options=_options(credentials, compression),
         )
@@ -130,7 +132,7 @@ class UnaryMultiCallable(MultiCallable):
             metadata,
             wrap=HANDLES[CallType.UNARY],
             bind=self._bind_blocking,
-            streams=False,
+            in_thread=True,
         )
         return whole
 
