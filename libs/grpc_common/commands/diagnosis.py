@@ -162,9 +162,10 @@ async def _kubernetes_endpoints(target: KubernetesTarget) -> Sequence[str]:
     from grpc_common.client.resolver.api_error import ApiError, ConfigurationError  # noqa: PLC0415
     from grpc_common.client.resolver.endpoint_slices import merge, read_slice, why_empty  # noqa: PLC0415
 
+    namespace = target.namespace or ""
     try:
         async with kubernetes_api.connect(kubernetes_api.load_configuration) as api:
-            namespace = target.namespace or kubernetes_api.own_namespace()
+            namespace = namespace or kubernetes_api.own_namespace()
             listed = await kubernetes_api.list_slices(api, target.service, namespace)
     except ApiError as error:
         advice = error.advice(namespace)

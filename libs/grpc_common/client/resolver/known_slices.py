@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class _WentBackError(ValueError):
+class WentBackError(ValueError):
     """The API server knows less than it did, as after a restored backup, or is another one."""
 
 
@@ -46,7 +46,7 @@ class KnownSlices:
 
         """
         if self.not_before and listed.version < self.version:
-            raise _WentBackError(f"the API server lists version {listed.version} after {self.version}")
+            raise WentBackError(f"the API server lists version {listed.version} after {self.version}")
         slices = {}
         for content in listed.items:
             piece = await self._read(content)
@@ -63,7 +63,7 @@ class KnownSlices:
         """
         version = Version.model_validate(event.object.get("metadata")).resource_version
         if version < self.version:
-            raise _WentBackError(f"the API server went back from version {self.version} to {version}")
+            raise WentBackError(f"the API server went back from version {self.version} to {version}")
         if event.type in ("ADDED", "MODIFIED"):
             piece = await self._read(event.object)
             self.slices[piece.name] = piece
@@ -84,7 +84,7 @@ class KnownSlices:
             return
         if self.not_before is None:
             self.not_before = str(self.version)
-        elif isinstance(error, _WentBackError) or (api_error and api_error.version_unavailable):
+        elif isinstance(error, WentBackError) or (api_error and api_error.version_unavailable):
             self.not_before = ""
 
     async def _read(self, content: object) -> EndpointSlice:

@@ -11,6 +11,7 @@ The pod's service account needs a Role in the namespace of the Service:
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
 import time
 from collections.abc import AsyncIterator
@@ -144,7 +145,9 @@ class KubernetesEndpoints:
         return 0.0
 
     async def _list_and_watch(self, state: KnownSlices) -> None:
-        # A third of a second and 47 MB that only this kind of target shall pay for.
+        # A third of a second and 47 MB that only this kind of target shall pay for; in a thread, since
+        # calls may be served meanwhile.
+        await asyncio.to_thread(importlib.import_module, "grpc_common.client.resolver.kubernetes_api")
         from grpc_common.client.resolver import kubernetes_api  # noqa: PLC0415
 
         async with kubernetes_api.connect(self._load or kubernetes_api.load_configuration) as api:

@@ -71,11 +71,14 @@ async def has_no_traffic(backend):
             return
 
 
-async def test_calls_are_even_over_the_pods(api_server, pods):
+@pytest.mark.parametrize(
+    "target", ["///echo.default:grpc", "///echo", "//default/echo", "//echo.default.svc/"]
+)
+async def test_calls_are_even_over_the_pods(api_server, pods, target):
     """Each of the Service's pods has the same share of the calls."""
     backends, port = pods
     put(api_server, port, 1, 2, 3, 4)
-    async with channel("kubernetes:///echo.default:grpc") as opened:
+    async with channel(f"kubernetes:{target}") as opened:
         echo = opened.unary_unary("/test.Backend/Echo")
         while not all(backend.calls for backend in backends):
             await echo(b"hello")

@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 
 def bypasses_proxy(url: str) -> bool:
@@ -14,7 +14,7 @@ def bypasses_proxy(url: str) -> bool:
     parts = urlsplit(url)
     host = parts.hostname or ""
     entries = [entry.strip() for entry in getproxies_environment().get("no", "").split(",")]
-    if "*" in entries or proxy_bypass_environment(parts.netloc.rpartition("@")[2]):
+    if "*" in entries or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return True
     try:
         ip = ip_address(host)
