@@ -183,6 +183,7 @@ async def test_resolve_now(zone):
         for _ in range(100):
             source.resolve_now()
         assert await following() == ["10.0.0.2:50051"]
+        await asyncio.sleep(1.2)  # after which a third question would have come
     first, second = zone.questions()
     assert 0.95 <= second - first < 5
 
@@ -248,8 +249,9 @@ async def test_failure_keeps_the_last_endpoints(zone, code, reason):
             zone.addresses = ("10.0.0.2",)
             zone.fail(RCODE.NOERROR)
             assert await following() == ["10.0.0.2:50051"]
-    (warning,) = (line for line in lines if line["log_level"] == "warning")
-    assert re.search(reason, warning["reason"])
+    # When the zone changes between the questions for A and AAAA, there may be one for that mixture, too.
+    warnings = [line["reason"] for line in lines if line["log_level"] == "warning"]
+    assert len([each for each in warnings if re.search(reason, each)]) == 1
     assert source.reason == ""
     assert source.updated > updated
 
