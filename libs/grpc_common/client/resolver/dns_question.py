@@ -96,8 +96,8 @@ class Question:
                 if _code(error) not in _GONE:
                     addresses.update(address for address in known if _family(address) == family)
                     failed = f"{self.name} has no answer for {family.name}: {self._reason(error)}"
-        ttl = min(record.ttl for record in (*result.nodes, *result.cnames))
-        return Answer(sorted(addresses), ttl, failed)
+        ttls = [node.ttl for node in result.nodes] + [cname.ttl for cname in result.cnames]
+        return Answer(sorted(addresses), min(ttls), failed)
 
     async def _records(
         self, resolver: aiodns.DNSResolver, family: socket.AddressFamily

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -74,30 +74,38 @@ class _Silent:
         return lambda *_arguments: None
 
 
-@contextmanager
-def serving(zone):
-    """Serve the zone by UDP and TCP."""
-    by_tcp = DNSServer(zone, address="127.0.0.1", port=0, tcp=True, logger=_Silent())
+class _Current:
+    """The zone of the test that runs."""
+
+    zone = Zone()
+
+    def resolve(self, request, handler):
+        return self.zone.resolve(request, handler)
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Serve the zones of all tests, as a server takes a second to end, by UDP and TCP."""
+    current = _Current()
+    by_tcp = DNSServer(current, address="127.0.0.1", port=0, tcp=True, logger=_Silent())
     host, port = by_tcp.server.server_address
-    by_udp = DNSServer(zone, address=host, port=port, logger=_Silent())
-    zone.server = f"{host}:{port}"
-    for server in (by_tcp, by_udp):
-        server.start_thread()
-    try:
-        yield
-    finally:
-        zone.go_on.set()
-        for server in (by_tcp, by_udp):
-            server.stop()
-            server.server.server_close()
+    by_udp = DNSServer(current, address=host, port=port, logger=_Silent())
+    for each in (by_tcp, by_udp):
+        each.start_thread()
+    yield f"{host}:{port}", current
+    for each in (by_tcp, by_udp):
+        each.stop()
+        each.server.server_close()
 
 
 @pytest.fixture
-def zone():
+def zone(server):
     """A zone with one address at first."""
-    zone = Zone("10.0.0.1")
-    with serving(zone):
-        yield zone
+    address, current = server
+    current.zone = zone = Zone("10.0.0.1")
+    zone.server = address
+    yield zone
+    zone.go_on.set()
 
 
 @asynccontextmanager
@@ -175,6 +183,7 @@ async def test_resolve_now(zone):
         for _ in range(100):
             source.resolve_now()
         assert await following() == ["10.0.0.2:50051"]
+        await asyncio.sleep(1.2)  # after which a third question would have come
     first, second = zone.questions()
     assert 0.95 <= second - first < 5
 
@@ -215,8 +224,8 @@ async def test_failure_before_the_first_answer(zone, code, reason):
         assert source.updated is None
         assert source.reason.startswith(f"backend.test can't be resolved by {zone.server}: ")
         assert re.search(reason, source.reason)
-        zone.fail(RCODE.NOERROR)
         zone.addresses = ("10.0.0.1",)
+        zone.fail(RCODE.NOERROR)
         assert await following() == ["10.0.0.1:50051"]
         assert source.reason == ""
 
@@ -237,11 +246,12 @@ async def test_failure_keeps_the_last_endpoints(zone, code, reason):
             await until(lambda: len(zone.questions()) > asked)
             assert source.reason.endswith("; its last 1 endpoints stay in use")
             assert source.updated == updated
-            zone.fail(RCODE.NOERROR)
             zone.addresses = ("10.0.0.2",)
+            zone.fail(RCODE.NOERROR)
             assert await following() == ["10.0.0.2:50051"]
-    (warning,) = (line for line in lines if line["log_level"] == "warning")
-    assert re.search(reason, warning["reason"])
+    # When the zone changes between the questions for A and AAAA, there may be one for that mixture, too.
+    warnings = [line["reason"] for line in lines if line["log_level"] == "warning"]
+    assert len([each for each in warnings if re.search(reason, each)]) == 1
     assert source.reason == ""
     assert source.updated > updated
 
