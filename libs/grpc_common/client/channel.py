@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from grpc_common.client.channel_config import ChannelConfig, ChannelSection, Kee
 from grpc_common.client.following import Following
 from grpc_common.client.renewal import Renewal
 from grpc_common.client.resolver.endpoint import EndpointSource
-from grpc_common.client.resolver.source import source_of
+from grpc_common.client.resolver.source import StaticEndpoints, source_of
 from grpc_common.client.resolver.target import DnsTarget, KubernetesTarget, Target, parse_target
 from grpc_common.client.service_config import ServiceConfig
 from grpc_common.core.background import supervise
@@ -104,7 +104,11 @@ async def channel(
     config = config or ChannelConfig()
     meant = parse_target(target)
     source = endpoints or source_of(meant, config.channel_args)
-    balancer, renewal = _balancer(target, meant, tls, config)
+    options = dict(config.options()) | dict(_authority(meant, tls))
+    if not (endpoints or isinstance(source, StaticEndpoints)):
+        # No proxy is for what was resolved here: gRPC would look for an address among the names in no_proxy.
+        options.setdefault("grpc.enable_http_proxy", 0)
+    balancer, renewal = _balancer(target, options, tls, config.service)
     following = Following(target, source, balancer)
     told = client_observers(tracing) if observers is None else list(observers)
     calls = Calls(
@@ -129,14 +133,14 @@ async def channel(
 
 
 def _balancer(
-    name: str, target: Target, tls: ClientTLS | None, config: ChannelConfig
+    target: str, options: Mapping[str, Any], tls: ClientTLS | None, service: ServiceConfig
 ) -> tuple[Balancer, Renewal | None]:
-    options = [*config.options(), *_authority(target, tls)]
     fingerprint, credentials = (tls.fingerprint(), tls.credentials()) if tls else (None, None)
-    service = config.service
     outliers = None if service.outlier_detection is None else OutlierDetector(service.outlier_detection)
-    balancer = Balancer(Dialer(options, credentials), policy_of(service), choice_of(service), outliers)
-    return balancer, Renewal(name, tls, balancer, fingerprint) if tls else None
+    balancer = Balancer(
+        Dialer(list(options.items()), credentials), policy_of(service), choice_of(service), outliers
+    )
+    return balancer, Renewal(target, tls, balancer, fingerprint) if tls else None
 
 
 def _authority(target: Target, tls: ClientTLS | None) -> list[tuple[str, str]]:

@@ -288,8 +288,9 @@ class ClientCall:
         """Return the code with which it has ended."""
         if self.error is None:
             return grpc.StatusCode.OK
-        is_status = isinstance(self.error, grpc.aio.AioRpcError)
-        return self.error.code() if is_status else grpc.StatusCode.INTERNAL
+        if isinstance(self.error, grpc.aio.AioRpcError):
+            return self.error.code()
+        return grpc.StatusCode.INTERNAL
 
     def cancel(self) -> bool:
         """End the call because its caller wants no more of it; return whether it had not ended."""
