@@ -8,14 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 
 import grpc
 import pytest
 import structlog
 import trustme
-from dnslib import QTYPE, RR, A
-from dnslib.server import DNSServer
 
 from grpc_common.client.channel import ChannelConfig, Keepalive, NotReadyError, channel
 from grpc_common.config.sections import ServerConfig
@@ -141,48 +138,6 @@ async def test_start_without_waiting():
     """With no ready_timeout the block begins before the server does."""
     async with channel("127.0.0.1:1", ready_timeout=None) as client:
         assert client.get_state() is not grpc.ChannelConnectivity.READY
-
-
-@contextmanager
-def dns(name: str, addresses: list[str]):
-    """Serve A records of `name` that follow the list `addresses`; yield the server's address."""
-
-    class Resolver:
-        def resolve(self, request, _handler):
-            reply = request.reply()
-            if request.q.qtype == QTYPE.A and request.q.qname.matchGlob(name):
-                reply.add_answer(
-                    *(RR(request.q.qname, QTYPE.A, rdata=A(address), ttl=0) for address in addresses)
-                )
-            return reply
-
-    class Silent:
-        def __getattr__(self, _name):
-            return lambda *_arguments: None
-
-    server = DNSServer(Resolver(), address="127.0.0.1", port=0, logger=Silent())
-    server.start_thread()
-    host, port = server.server.server_address
-    yield f"{host}:{port}"
-    server.stop()
-    server.server.server_close()
-
-
-async def test_dns_is_asked_again():
-    """A record that is added gets traffic, with no failed call and though no connection has ended."""
-    addresses = ["127.0.0.1"]
-    async with Backend.serving() as (first, address):
-        port = address.rpartition(":")[2]
-        async with Backend.serving(f"127.0.0.2:{port}") as (second, _address):
-            with dns("backend.test", addresses) as resolver:
-                async with channel(f"dns://{resolver}/backend.test:{port}") as client:
-                    echo = client.unary_unary(ECHO)
-                    await echo(b"")
-                    addresses.append("127.0.0.2")
-                    async with asyncio.timeout(20):
-                        while not second.calls:
-                            await echo(b"")
-    assert first.calls
 
 
 async def test_stopped_server_is_found():
