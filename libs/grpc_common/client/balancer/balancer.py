@@ -186,6 +186,7 @@ class Balancer:
         self.subchannels, self._retired = {}, set()
         self.changed()
         await asyncio.gather(*(each.close() for each in every), *self._closing)
+        self.dialer.credentials = None
 
 
 def _serving(found: Sequence[Endpoint]) -> Sequence[Endpoint]:

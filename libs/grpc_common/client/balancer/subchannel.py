@@ -103,3 +103,4 @@ class Subchannel:
         blocking: grpc.Channel | None = self.__dict__.get("blocking")
         if blocking is not None:
             blocking.close()
+        self.credentials = None  # the metric of their expiry has them for as long as they are held
