@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,7 +39,7 @@ class BalancedChannel(grpc.aio.Channel):
         *,
         deadlines: Mapping[CallType, float],
         method_deadlines: Mapping[str, float],
-        metrics: list[CallMetrics],
+        metrics: Sequence[CallMetrics],
     ) -> None:
         self._calls = calls
         self._balancer = calls.balancer
