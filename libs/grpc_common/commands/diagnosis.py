@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import batched
@@ -77,6 +77,9 @@ class Report:
     target: str
     client: Client
     endpoints: Sequence[Examined]
+    channel_args: Mapping[str, int] = field(default_factory=dict)
+    """With which its channels are opened."""
+
     reason: str = ""
     """What the source of the endpoints says is wrong; empty if all is well."""
 
@@ -122,7 +125,7 @@ class Client:
     calls: int = 1000
     """How many health checks it makes over one channel."""
 
-    def open(self, target: str, source: EndpointSource, policy: Policy) -> Any:
+    def open(self, target: str, source: EndpointSource, policy: Policy, args: Mapping[str, int]) -> Any:
         """Return what opens a channel, in an `async with`."""
         service = ServiceConfig(
             load_balancing=policy,
@@ -130,7 +133,7 @@ class Client:
             zone=self.zone,
             subset=Subset(size=self.subset) if self.subset else None,
         )
-        config = ChannelConfig(service=service)
+        config = ChannelConfig(service=service, channel_args=dict(args))
         return channel(
             target, tls=self.tls, config=config, endpoints=source, observers=(), ready_timeout=None
         )
@@ -161,9 +164,11 @@ async def examine(target: str, client: Client = Client()) -> Report:
         source = OverheardEndpoints(source_of(parse_target(target)))
     except StartError as error:
         raise DiagnosisError(str(error)) from None
-    async with client.open(target, source, client.policy) as opened:
+    args = _channel_args(source.source)
+    async with client.open(target, source, client.policy, args) as opened:
         assert isinstance(opened, BalancedChannel)
-        report = Report(target, client, [Examined(endpoint) for endpoint in await source.first()])
+        endpoints = [Examined(endpoint) for endpoint in await source.first()]
+        report = Report(target, client, endpoints, args)
         await _examine_all(report)
         await _spread(report, opened)
         balancer = opened.balancer
@@ -171,6 +176,11 @@ async def examine(target: str, client: Client = Client()) -> Report:
     report.age = None if known_at is None else time.monotonic() - known_at
     report.reason, report.numbers = source.reason, balancer.numbers
     return report
+
+
+def _channel_args(source: EndpointSource) -> Mapping[str, int]:
+    """Return what a channel adds where it knows the source: no proxy is for what was resolved here."""
+    return {} if isinstance(source, StaticEndpoints) else {"grpc.enable_http_proxy": 0}
 
 
 async def _examine_all(report: Report) -> None:
@@ -186,7 +196,8 @@ async def _examine_all(report: Report) -> None:
 async def _examine_endpoint(report: Report, examined: Examined) -> None:
     address, client, round_trips = examined.endpoint.address, report.client, []
     # With any other policy an endpoint that is NOT_SERVING would only seem to be unreachable.
-    async with client.open(report.target, StaticEndpoints([address]), "pick_first") as opened:
+    source = StaticEndpoints([address])
+    async with client.open(report.target, source, "pick_first", report.channel_args) as opened:
         try:
             for _ in range(1 + _ROUND_TRIPS):
                 start = time.perf_counter()

@@ -103,6 +103,7 @@ async def test_name_with_several_addresses():
     assert "endpoints confirmed" in out
 
 
+@needs_dns
 async def test_name_with_a_single_address():
     """A name that looks like a ClusterIP Service is a problem, with the way out."""
     async with serving("SERVING") as port:

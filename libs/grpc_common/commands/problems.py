@@ -42,9 +42,10 @@ def notes(report: Report) -> Iterator[str]:
 
 def _balance_problems(report: Report) -> Iterator[str]:
     total, policy = len(report.endpoints), report.client.policy
-    if total == 1 and isinstance(parse_target(report.target), DnsTarget):
+    address = report.endpoints[0].endpoint.address
+    if total == 1 and isinstance(parse_target(report.target), DnsTarget) and not address.startswith("dns:"):
         yield (
-            f"{report.target} resolves to the single address {report.endpoints[0].endpoint.address}: if that "
+            f"{report.target} resolves to the single address {address}: if that "
             "is the virtual IP of a ClusterIP Service, it balances connections and not calls, so that all "
             "calls of a client go to one pod; use a headless Service (clusterIP: None) with dns:///, or "
             "kubernetes:///SERVICE.NAMESPACE:PORT"
