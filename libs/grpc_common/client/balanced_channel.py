@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,10 +39,11 @@ class BalancedChannel(grpc.aio.Channel):
         *,
         deadlines: Mapping[CallType, float],
         method_deadlines: Mapping[str, float],
-        metrics: list[CallMetrics],
+        metrics: Sequence[CallMetrics],
     ) -> None:
         self._calls = calls
-        self._balancer = calls.balancer
+        self.balancer = calls.balancer
+        """Has the connections; for those who tell how they are."""
         self._service = service
         self._deadlines = deadlines
         self._method_deadlines = method_deadlines
@@ -62,23 +63,23 @@ class BalancedChannel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Close every connection; calls that have not ended after `grace` seconds are cancelled."""
         await self._calls.close(grace)
-        await self._balancer.close()
+        await self.balancer.close()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: ARG002, FBT001, FBT002 (grpc's signature)
         """Return the state of all endpoints together; without one it is TRANSIENT_FAILURE."""
-        return self._balancer.state()
+        return self.balancer.state()
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """Wait until the state is another one."""
-        while self._balancer.state() is last_observed_state:
-            await self._balancer.wait_for_change()
+        while self.balancer.state() is last_observed_state:
+            await self.balancer.wait_for_change()
 
     async def channel_ready(self) -> None:
         """Wait until calls can be made, for as long as it takes."""
-        while (state := self._balancer.state()) is not _READY:
+        while (state := self.balancer.state()) is not _READY:
             if state is _SHUTDOWN:
                 raise asyncio.CancelledError
-            await self._balancer.wait_for_change()
+            await self.balancer.wait_for_change()
 
     @property
     def target(self) -> str:
@@ -87,12 +88,10 @@ class BalancedChannel(grpc.aio.Channel):
 
     async def why_not_ready(self) -> str:
         """Return the reason why calls would fail now."""
-        failing = self._balancer.failing()
+        failing = self.balancer.failing()
         if failing is None:
-            known = "no" if self._balancer.state() is _FAILURE else "not yet known which"
-            return (
-                "no connection came in time" if self._balancer.subchannels else f"{known} endpoint is ready"
-            )
+            known = "no" if self.balancer.state() is _FAILURE else "not yet known which"
+            return "no connection came in time" if self.balancer.subchannels else f"{known} endpoint is ready"
         # C-core tells its reason to calls only; which method it is doesn't matter.
         check: Callable[..., Any] = failing.channel.unary_unary("/grpc.health.v1.Health/Check")
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -19,6 +19,7 @@ from grpc_common.client.bearer import refuse_plaintext
 from grpc_common.client.call.calls import Calls
 from grpc_common.client.call.retry import Throttle
 from grpc_common.client.channel_config import ChannelConfig, ChannelSection, Keepalive
+from grpc_common.client.channel_state import OpenChannel
 from grpc_common.client.following import Following
 from grpc_common.client.renewal import Renewal
 from grpc_common.client.resolver.endpoint import EndpointSource
@@ -28,7 +29,7 @@ from grpc_common.client.service_config import ServiceConfig
 from grpc_common.core.background import supervise
 from grpc_common.core.calls import CallObserver, Interceptor
 from grpc_common.core.errors import StartError
-from grpc_common.observe.metrics import CallMetrics
+from grpc_common.observe.metrics import ClientMetrics
 from grpc_common.observe.observers import Observers
 from grpc_common.observe.setup import client_observers
 from grpc_common.tls.credentials import ClientTLS
@@ -111,6 +112,7 @@ async def channel(
     balancer, renewal = _balancer(target, options, tls, config.service)
     following = Following(target, source, balancer)
     told = client_observers(tracing) if observers is None else list(observers)
+    metrics = [observer for observer in told if isinstance(observer, ClientMetrics)]
     calls = Calls(
         target=target,
         balancer=balancer,
@@ -124,12 +126,13 @@ async def channel(
         config.service,
         deadlines=config.deadlines(),
         method_deadlines=config.method_deadlines,
-        metrics=[observer for observer in told if isinstance(observer, CallMetrics)],
+        metrics=metrics,
     )
-    async with opened, _running(*_work(config.service, balancer, following, renewal)):
-        if ready_timeout is not None:
-            await _wait_until_ready(opened, following, ready_timeout)
-        yield opened
+    with _shown(OpenChannel(target, balancer, source), metrics):
+        async with opened, _running(*_work(config.service, balancer, following, renewal)):
+            if ready_timeout is not None:
+                await _wait_until_ready(opened, following, ready_timeout)
+            yield opened
 
 
 def _balancer(
@@ -166,6 +169,14 @@ def _work(
         yield functools.partial(balancer.sweep, service.outlier_detection.interval)
     if renewal is not None:
         yield functools.partial(supervise, f"certificate of the channel to {following.target}", renewal.run)
+
+
+@contextmanager
+def _shown(state: OpenChannel, metrics: Sequence[ClientMetrics]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for each in metrics:
+            stack.callback(each.channels.show(state))
+        yield
 
 
 @asynccontextmanager

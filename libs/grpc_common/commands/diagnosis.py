@@ -1,26 +1,37 @@
 """What a client meets behind a target: endpoints, their health and TLS, and how calls spread over them."""
 
+from __future__ import annotations
+
 import asyncio
-import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import batched
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import grpc
-from grpc._cython import cygrpc  # type: ignore[import-not-found, attr-defined, unused-ignore]  # see _subchannels
 from grpc_health.v1 import health_pb2
 
-from grpc_common.client.resolver.endpoint import check_kubernetes
-from grpc_common.client.resolver.target import KubernetesTarget, endpoints_target, parse_target
-from grpc_common.client.service_config import ServiceConfig
+from grpc_common.client.balanced_channel import BalancedChannel
+from grpc_common.client.balancer.balancer import Balancer
+from grpc_common.client.channel import ChannelConfig, channel
+from grpc_common.client.channel_state import OpenChannel
+from grpc_common.client.resolver.endpoint import Endpoint, EndpointSource
+from grpc_common.client.resolver.source import StaticEndpoints, source_of
+from grpc_common.client.resolver.target import DnsTarget, KubernetesTarget, endpoint_uri, parse_target
+from grpc_common.client.service_config import ServiceConfig, Subset
+from grpc_common.commands.finding import DiagnosisError, OverheardEndpoints
 from grpc_common.commands.handshake import Handshake, shake_hands
 from grpc_common.core.errors import StartError
+from grpc_common.observe.channel_metrics import ChannelNumbers
 from grpc_common.tls.credentials import ClientTLS
 
-type Policy = Literal["round_robin", "pick_first"]
+type Policy = Literal["least_request", "round_robin", "pick_first"]
+
+UNUSED = "unused"
+"""The state of an endpoint that the client does not connect to."""
 
 # Seconds for a connection, and for one health check.
 _TIMEOUT = 5.0
@@ -28,19 +39,17 @@ _TIMEOUT = 5.0
 # Health checks on the way at the same time while the spread is measured.
 _CONCURRENCY = 10
 
+# Endpoints that are examined at the same time: each has a connection, and a process 1024 files.
+_EXAMINED = 100
+
 _ROUND_TRIPS = 20
 
 
-class DiagnosisError(Exception):
-    """There is nothing to examine; the text says why, and what would help."""
-
-
 @dataclass(slots=True)
-class Endpoint:
-    """One address of the target."""
+class Examined:
+    """One endpoint of the target, and what was found of it."""
 
-    address: str
-    """As gRPC writes it: ipv4:10.0.0.7:50051."""
+    endpoint: Endpoint
 
     health: str = ""
     """SERVING, NOT_SERVING and so on, or the name of the status that the check ended with."""
@@ -54,6 +63,9 @@ class Endpoint:
     handshake: Handshake | None = None
     """None if it does not speak TLS, or plaintext did."""
 
+    state: str = UNUSED
+    """That of the channel's connection to it, as in the metric `grpc_client_endpoints`."""
+
     calls: int = 0
     """How many of the calls over one channel came here."""
 
@@ -63,36 +75,84 @@ class Report:
     """All that was found."""
 
     target: str
-    policy: Policy
-    has_tls: bool
-    endpoints: Sequence[Endpoint]
-    failures: Sequence[str]
+    client: Client
+    endpoints: Sequence[Examined]
+    channel_args: Mapping[str, int] = field(default_factory=dict)
+    """With which its channels are opened."""
+
+    reason: str = ""
+    """What the source of the endpoints says is wrong; empty if all is well."""
+
+    age: float | None = None
+    """Seconds since the source last said that the endpoints are right; None if they never change."""
+
+    failures: Sequence[str] = ()
     """Why calls over one channel failed; one text a call."""
+
+    numbers: ChannelNumbers = field(default_factory=ChannelNumbers)
+    """What this channel has counted, the calls that warm it up included."""
+
+    @property
+    def used(self) -> list[Examined]:
+        """The endpoints that the channel connects to."""
+        return [each for each in self.endpoints if each.state != UNUSED]
 
     @property
     def fairness(self) -> float:
-        """Jain's index of the calls over the endpoints: 1 is even, 1/n all to one of n, 0 without calls."""
-        calls = [endpoint.calls for endpoint in self.endpoints]
+        """Jain's index of the calls over the endpoints in use: 1 is even, 1/n all to one of n, 0 no calls."""
+        calls = [each.calls for each in self.used]
         squares = sum(count**2 for count in calls)
         return sum(calls) ** 2 / (len(calls) * squares) if squares else 0.0
 
 
-async def examine(
-    target: str,
-    *,
-    tls: ClientTLS | None = None,
-    service: str = "",
-    policy: Policy = "round_robin",
-    calls: int = 1000,
-) -> Report:
-    """Resolve a target, examine each of its endpoints, and make health checks over one channel.
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The client as which a target is examined."""
 
-    Args:
-        target: as for a channel.
-        tls: as for a channel; None is plaintext.
-        service: whose health is asked for; "" is the server's.
-        policy: how the one channel balances.
-        calls: how many health checks it makes.
+    policy: Policy = "least_request"
+    tls: ClientTLS | None = None
+    """As for a channel; None is plaintext."""
+
+    service: str = ""
+    """Whose health is asked for; "" is the server's."""
+
+    zone: str = ""
+    """Its own zone; "" for no preference."""
+
+    subset: int | None = None
+    """How many endpoints it connects to; None for all."""
+
+    calls: int = 1000
+    """How many health checks it makes over one channel."""
+
+    def open(self, target: str, source: EndpointSource, policy: Policy, args: Mapping[str, int]) -> Any:
+        """Return what opens a channel, in an `async with`."""
+        service = ServiceConfig(
+            load_balancing=policy,
+            health_check_service=self.service,
+            zone=self.zone,
+            subset=Subset(size=self.subset) if self.subset else None,
+        )
+        config = ChannelConfig(service=service, channel_args=dict(args))
+        return channel(
+            target, tls=self.tls, config=config, endpoints=source, observers=(), ready_timeout=None
+        )
+
+    async def check(self, opened: grpc.aio.Channel) -> str:
+        """Check the health over a channel, and return the status."""
+        method: grpc.aio.UnaryUnaryMultiCallable[Any, Any] = opened.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            health_pb2.HealthCheckRequest.SerializeToString,
+            health_pb2.HealthCheckResponse.FromString,
+        )
+        request = health_pb2.HealthCheckRequest(service=self.service)
+        answer = await method(request, timeout=_TIMEOUT)
+        status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        return status
+
+
+async def examine(target: str, client: Client = Client()) -> Report:
+    """Find the endpoints of a target, examine each of them, and make health checks over one channel.
 
     Raises:
         ValueError: the target has no known form.
@@ -100,179 +160,124 @@ async def examine(
         DiagnosisError: the target leads to no endpoint.
 
     """
-    client = await _client(target, tls, service)
-    endpoints = [Endpoint(address) for address in await _resolve(client)]
-    await asyncio.gather(*(_examine_endpoint(client, endpoint) for endpoint in endpoints))
-    failures = await _spread(client, policy, endpoints, calls)
-    return Report(target, policy, tls is not None, endpoints, failures)
-
-
-@dataclass(frozen=True, slots=True)
-class _Client:
-    """Opens channels as the client of a target would."""
-
-    uri: str
-    name: str
-    """What the certificate must be for; "" for the address itself."""
-
-    tls: ClientTLS | None
-    service: str
-
-    def channel(self, uri: str, policy: Policy = "round_robin") -> grpc.aio.Channel:
-        config = ServiceConfig(load_balancing=policy, health_check_service=self.service)
-        options: list[tuple[str, Any]] = [
-            ("grpc.service_config", config.to_json()),
-            # Connections, and their counts, for this channel alone.
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.enable_channelz", 1),
-        ]
-        if self.name:
-            options.append(("grpc.default_authority", self.name))
-        if self.tls is None:
-            return grpc.aio.insecure_channel(uri, options)
-        return grpc.aio.secure_channel(uri, self.tls.credentials(), options)
-
-    def check(self, channel: grpc.aio.Channel) -> grpc.aio.UnaryUnaryCall[Any, Any]:
-        method: grpc.aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
-            health_pb2.HealthCheckRequest.SerializeToString,
-            health_pb2.HealthCheckResponse.FromString,
-        )
-        return method(health_pb2.HealthCheckRequest(service=self.service), timeout=_TIMEOUT)
-
-
-async def _client(target: str, tls: ClientTLS | None, service: str) -> _Client:
-    parsed = parse_target(target)
-    if isinstance(parsed, KubernetesTarget):
-        uri, name = endpoints_target(await _kubernetes_endpoints(parsed)), parsed.name
-    elif parsed.uri.startswith(("ipv4:", "ipv6:", "unix:", "unix-abstract:")):
-        uri, name = parsed.uri, ""
-    else:
-        uri, name = parsed.uri, parsed.uri.rpartition("/")[2].removeprefix("dns:").rpartition(":")[0]
-    return _Client(uri, (tls and tls.server_name) or name, tls, service)
-
-
-async def _kubernetes_endpoints(target: KubernetesTarget) -> Sequence[str]:
     try:
-        check_kubernetes()
+        source = OverheardEndpoints(source_of(parse_target(target), {}))
     except StartError as error:
         raise DiagnosisError(str(error)) from None
-    # The client of Kubernetes' API takes longer to import than all the rest.
-    from grpc_common.client.resolver import kubernetes_api  # noqa: PLC0415
-    from grpc_common.client.resolver.api_error import ApiError, ConfigurationError  # noqa: PLC0415
-    from grpc_common.client.resolver.endpoint_slices import merge, read_slice, why_empty  # noqa: PLC0415
-
-    namespace = target.namespace or ""
-    try:
-        async with kubernetes_api.connect(kubernetes_api.load_configuration) as api:
-            namespace = namespace or kubernetes_api.own_namespace()
-            listed = await kubernetes_api.list_slices(api, target.service, namespace)
-    except ApiError as error:
-        advice = error.advice(namespace)
-        raise DiagnosisError(
-            f"the API server answered {error}" + (advice and f"; needed: {advice}")
-        ) from error
-    except (ConfigurationError, OSError, ValueError) as error:
-        raise DiagnosisError(
-            f"no answer from the API server: {str(error) or type(error).__name__}"
-        ) from error
-    slices = [await read_slice(item, target.port) for item in listed.items]
-    endpoints = merge(slices)
-    if not endpoints:
-        raise DiagnosisError(why_empty(slices, target.port))
-    return [endpoint.address for endpoint in endpoints]
+    args = _channel_args(source.source)
+    async with client.open(target, source, client.policy, args) as opened:
+        assert isinstance(opened, BalancedChannel)
+        endpoints = [Examined(endpoint) for endpoint in await source.first()]
+        report = Report(target, client, endpoints, args)
+        await _examine_all(report)
+        await _spread(report, opened)
+        balancer = opened.balancer
+        known_at = OpenChannel(target, balancer, source.source).known_at()
+    report.age = None if known_at is None else time.monotonic() - known_at
+    report.reason, report.numbers = source.reason, balancer.numbers
+    return report
 
 
-async def _resolve(client: _Client) -> Sequence[str]:
-    """Return what gRPC itself, with its own resolver, makes of the target."""
-    async with client.channel(client.uri) as channel:
-        state = channel.get_state(try_to_connect=True)
-        try:
-            async with asyncio.timeout(_TIMEOUT):
-                while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
-                    await channel.wait_for_state_change(state)
-                    state = channel.get_state()
-        except TimeoutError:
-            pass  # an endpoint that does not answer is an endpoint
-        addresses = sorted({unquote(data["target"]) for data in _subchannels()})
-        if not addresses:
-            raise DiagnosisError(await _reason(client, channel))
-    return addresses
+def _channel_args(source: EndpointSource) -> Mapping[str, int]:
+    """Return what a channel adds where it knows the source: no proxy is for what was resolved here."""
+    return {} if isinstance(source, StaticEndpoints) else {"grpc.enable_http_proxy": 0}
 
 
-async def _reason(client: _Client, channel: grpc.aio.Channel) -> str:
-    try:
-        await client.check(channel)
-    except grpc.aio.AioRpcError as error:
-        return error.details() or error.code().name
-    return "it leads to no endpoint"
+async def _examine_all(report: Report) -> None:
+    turns = asyncio.Semaphore(_EXAMINED)
+
+    async def in_turn(examined: Examined) -> None:
+        async with turns:
+            await _examine_endpoint(report, examined)
+
+    await asyncio.gather(*(in_turn(each) for each in report.endpoints))
 
 
-def _subchannels() -> Iterator[dict[str, Any]]:
-    """Yield the counts for each endpoint of the newest channel.
-
-    A call of grpc.aio does not know its peer, but C-core counts calls: this is what the package
-    grpcio-channelz calls to serve the counts by gRPC, which nobody needs here.
-    """
-    channels = json.loads(cygrpc.channelz_get_top_channels(0))["channel"]
-    newest = max(channels, key=lambda channel: int(channel["ref"]["channelId"]))
-    for reference in newest.get("subchannelRef", ()):
-        yield json.loads(cygrpc.channelz_get_subchannel(int(reference["subchannelId"])))["subchannel"]["data"]
-
-
-async def _examine_endpoint(client: _Client, endpoint: Endpoint) -> None:
-    round_trips = []
-    # With round_robin an endpoint that is NOT_SERVING would only seem to be unreachable.
-    async with client.channel(endpoint.address, "pick_first") as channel:
+async def _examine_endpoint(report: Report, examined: Examined) -> None:
+    address, client, round_trips = examined.endpoint.address, report.client, []
+    # With any other policy an endpoint that is NOT_SERVING would only seem to be unreachable.
+    source = StaticEndpoints([address])
+    async with client.open(report.target, source, "pick_first", report.channel_args) as opened:
         try:
             for _ in range(1 + _ROUND_TRIPS):
                 start = time.perf_counter()
-                status = (await client.check(channel)).status
+                examined.health = await client.check(opened)
                 round_trips.append(time.perf_counter() - start)
-                endpoint.health = health_pb2.HealthCheckResponse.ServingStatus.Name(status)
         except grpc.aio.AioRpcError as error:
-            endpoint.health, endpoint.failure = error.code().name, error.details() or ""
-    endpoint.round_trips = round_trips[1:]
-    if client.tls is not None or endpoint.failure:
-        endpoint.handshake = await shake_hands(endpoint.address, client.name, client.tls)
+            examined.health, examined.failure = error.code().name, error.details() or ""
+    examined.round_trips = round_trips[1:]
+    if client.tls is not None or examined.failure:
+        name = _name_of(report.target, client.tls)
+        examined.handshake = await shake_hands(endpoint_uri(address), name, client.tls)
 
 
-async def _spread(
-    client: _Client, policy: Policy, endpoints: Sequence[Endpoint], calls: int
-) -> Sequence[str]:
-    """Count the calls of one channel at each endpoint; return why calls failed."""
+def _name_of(target: str, tls: ClientTLS | None) -> str:
+    """Return what a certificate must be for; "" for the address itself."""
+    if tls is not None and tls.server_name is not None:
+        return tls.server_name
+    meant = parse_target(target)
+    return meant.name if isinstance(meant, KubernetesTarget | DnsTarget) else ""
+
+
+async def _spread(report: Report, opened: BalancedChannel) -> None:
+    """Count the calls of one channel at each endpoint."""
     failures: list[str] = []
 
     async def check() -> None:
         try:
-            await client.check(channel)
+            await report.client.check(opened)
         except grpc.aio.AioRpcError as error:
             failures.append(f"{error.code().name}: {error.details()}")
 
-    async with client.channel(client.uri, policy) as channel:
-        await _settle(channel)
-        for _ in range(_ROUND_TRIPS):
-            await check()
-        failures.clear()
-        before = _counts()
-        for batch in batched(range(calls), _CONCURRENCY, strict=False):
-            await asyncio.gather(*(check() for _ in batch))
-        after = _counts()
-    for endpoint in endpoints:
-        endpoint.calls = after.get(endpoint.address, 0) - before.get(endpoint.address, 0)
-    return failures
+    await _settle(opened.balancer)
+    for _ in range(_ROUND_TRIPS):
+        await check()
+    failures.clear()
+    before = _picks(opened.balancer)
+    for batch in batched(range(report.client.calls), _CONCURRENCY, strict=False):
+        await asyncio.gather(*(check() for _ in batch))
+    counts = _picks(opened.balancer) - before
+    report.failures = failures
+    _count(report, counts, opened.balancer.states())
 
 
-async def _settle(channel: grpc.aio.Channel) -> None:
+async def _settle(balancer: Balancer) -> None:
     """Wait until every connection is there or has failed, so that the count does not favour the first."""
-    channel.get_state(try_to_connect=True)
-    deadline = time.monotonic() + _TIMEOUT
-    while time.monotonic() < deadline:
-        states = [data["state"]["state"] for data in _subchannels()]
-        if states and "CONNECTING" not in states:
-            return
-        await asyncio.sleep(0.01)  # channelz tells of no change
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_TIMEOUT):
+            while not balancer.subchannels or {"connecting", "idle"} & set(balancer.states().values()):
+                await balancer.wait_for_change()
 
 
-def _counts() -> dict[str, int]:
-    return {unquote(data["target"]): int(data["callsStarted"]) for data in _subchannels()}
+def _picks(balancer: Balancer) -> Counter[str]:
+    return Counter({address: each.picks for address, each in balancer.subchannels.items()})
+
+
+def _count(report: Report, calls: Counter[str], states: dict[str, str]) -> None:
+    if report.client.policy == "pick_first":
+        calls, states = _of_first(report, calls, states)
+    for each in report.endpoints:
+        each.state = states.get(each.endpoint.address, UNUSED)
+        # Where there is no connection at all, the balancer gives calls to a dead one, for the reason.
+        is_dead = is_unreachable(each) and each.state == "transient_failure"
+        each.calls = 0 if is_dead else calls[each.endpoint.address]
+
+
+def _of_first(
+    report: Report, calls: Counter[str], states: dict[str, str]
+) -> tuple[Counter[str], dict[str, str]]:
+    """Return calls and states by single addresses, where all of them are one for the balancer.
+
+    C-core does not tell which one it has: it takes the first in their order that it can connect to.
+    """
+    addresses = [address for together in states for address in together.split(",")]
+    dead = {each.endpoint.address for each in report.endpoints if is_unreachable(each)}
+    first = next((address for address in addresses if address not in dead), "")
+    state = next(iter(states.values()), UNUSED)
+    others = "idle" if first else state
+    return Counter({first: calls.total()}), dict.fromkeys(addresses, others) | {first: state}
+
+
+def is_unreachable(examined: Examined) -> bool:
+    """Return whether there was no answer from an endpoint."""
+    return examined.health in ("UNAVAILABLE", "DEADLINE_EXCEEDED")

@@ -1,64 +1,23 @@
-import asyncio
-import os
+import importlib.util
 import sys
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import dnslib.server
-import grpc
 import pytest
 import trustme
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from grpc_common.commands.diagnosis import DiagnosisError, Endpoint, Report, examine
-from grpc_common.commands.doctor import problems
-from grpc_common.core.errors import printable
-from grpc_common.testing.api_server import ApiServer, endpoint_slice, kubeconfig
+from grpc_common.client.resolver.endpoint import Endpoint
+from grpc_common.commands.diagnosis import Client, Examined, Report, examine
+from grpc_common.commands.finding import DiagnosisError
+from grpc_common.commands.problems import problems
 from grpc_common.testing.certificates import CertificateDirectory
+from grpc_common.testing.doctor import addresses, doctor, serving
 from grpc_common.tls.credentials import server_credentials
 
-
-async def doctor(*arguments: str) -> tuple[int | None, str, str]:
-    """Run the doctor as a process of its own; return exit code, standard output and error."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "grpc_common.commands.doctor", *arguments),
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert b"Traceback" not in err
-    return process.returncode, out.decode(), err.decode()
-
-
-@asynccontextmanager
-async def serving(*statuses, credentials=None, has_health=True):
-    """Serve one status each on 127.0.0.1, 127.0.0.2, ... at the same port, which is yielded."""
-    port = 0
-    servers = []
-    for number, status in enumerate(statuses, 1):
-        server = grpc.aio.server()
-        if has_health:
-            servicer = health.aio.HealthServicer()
-            await servicer.set("", health_pb2.HealthCheckResponse.ServingStatus.Value(status))
-            health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        address = f"127.0.0.{number}:{port}"
-        if credentials:
-            port = server.add_secure_port(address, credentials())
-        else:
-            port = server.add_insecure_port(address)
-        await server.start()
-        servers.append(server)
-    try:
-        yield port
-    finally:
-        await asyncio.gather(*(server.stop(None) for server in servers))
-
-
-def addresses(port, count):
-    """Return a target of several servers."""
-    return "ipv4:" + ",".join(f"127.0.0.{number}:{port}" for number in range(1, count + 1))
+needs_dns = pytest.mark.skipif(
+    importlib.util.find_spec("grpc_common.client.resolver.dns") is None, reason="gRPC resolves names itself"
+)
 
 
 @contextmanager
@@ -120,6 +79,7 @@ async def test_no_endpoint_is_reached():
     assert code == 1
     assert "cannot be reached" in out
     assert "10 calls over one channel failed" in out
+    assert "fairness index: 0.000" in out
 
 
 async def test_pick_first_is_blamed():
@@ -132,15 +92,18 @@ async def test_pick_first_is_blamed():
     assert "fairness index: 0.500" in out
 
 
+@needs_dns
 async def test_name_with_several_addresses():
     """All addresses of a name are endpoints, as for a headless Service."""
     async with serving("SERVING", "SERVING") as port:
         with name_server("127.0.0.1", "127.0.0.2") as dns:
             code, out, _ = await doctor(f"dns://{dns}/echo.test:{port}", "--calls", "100")
     assert code == 0, out
-    assert f"ipv4:127.0.0.2:{port}" in out
+    assert f"127.0.0.2:{port}" in out
+    assert "endpoints confirmed" in out
 
 
+@needs_dns
 async def test_name_with_a_single_address():
     """A name that looks like a ClusterIP Service is a problem, with the way out."""
     async with serving("SERVING") as port:
@@ -151,6 +114,7 @@ async def test_name_with_a_single_address():
     assert "clusterIP: None" in out
 
 
+@needs_dns
 async def test_unresolvable_name():
     """A name without an address is an error with the name in it."""
     with name_server() as dns:
@@ -232,43 +196,6 @@ async def test_plaintext_to_a_server_with_tls(tmp_path, ca):
     assert "give --tls-directory" in out
 
 
-@pytest.fixture
-async def api_server(tmp_path, monkeypatch):
-    """A fake API server that KUBECONFIG leads to."""
-    async with ApiServer().serve() as server:
-        path = tmp_path / "kubeconfig"
-        path.write_text(kubeconfig(server.url, {"token": "secret"}))
-        monkeypatch.setenv("KUBECONFIG", str(path))
-        yield server
-
-
-async def test_kubernetes(api_server):
-    """The endpoints of a Kubernetes Service come from its EndpointSlices."""
-    async with serving("SERVING", "SERVING") as port:
-        slices = endpoint_slice("echo-1", ["127.0.0.1", "127.0.0.2"], ports=[("grpc", port)])
-        api_server.put(slices)
-        code, out, _ = await doctor("kubernetes:///echo.default:grpc", "--calls", "100")
-    assert code == 0, out
-    assert f"ipv4:127.0.0.2:{port}" in out
-
-
-async def test_kubernetes_without_endpoints(api_server):
-    """An empty Service is told with the likely reason."""
-    api_server.put(endpoint_slice("echo-1", ["127.0.0.1"], conditions={"ready": False}))
-    code, _, err = await doctor("kubernetes:///echo.default:50051")
-    assert code == 1
-    assert "no pod of the Service is ready" in err
-
-
-async def test_kubernetes_forbidden(api_server):
-    """A missing Role is told in the words of RBAC."""
-    api_server.refuse(403, 'User "me" cannot list resource "endpointslices"')
-    code, _, err = await doctor("kubernetes:///echo.default:50051")
-    assert code == 1
-    assert "cannot list" in err
-    assert "verbs [get, list, watch]" in err
-
-
 async def test_kubernetes_without_the_extra(monkeypatch):
     """Without the packages for it, one line says what to install."""
     monkeypatch.setitem(sys.modules, "aiohttp", None)
@@ -294,21 +221,58 @@ async def test_unusable_certificate_files(tmp_path):
     assert "ca.crt" in err
 
 
+def examined(number, **found):
+    """Return an endpoint that is well but for what is said."""
+    well = {"health": "SERVING", "state": "ready", "calls": 100} | found
+    attributes = {name: well.pop(name) for name in ("zone", "terminating") if name in well}
+    return Examined(Endpoint(f"10.0.0.{number}:1", **attributes), **well)
+
+
+def report(*endpoints, policy="round_robin", **found):
+    """Return a report on these endpoints."""
+    return Report("kubernetes:///a.b:1", Client(policy), endpoints, **found)
+
+
+def test_all_is_well():
+    """Endpoints that are well, evenly used and in their zones are no problem."""
+    assert list(problems(report(examined(1, zone="a"), examined(2, zone="b")))) == []
+
+
 def test_uneven_without_a_known_reason():
     """Healthy endpoints with uneven calls are a problem of their own."""
-    endpoints = [
-        Endpoint("ipv4:10.0.0.1:1", "SERVING", calls=900),
-        Endpoint("ipv4:10.0.0.2:1", "SERVING", calls=100),
-    ]
-    (problem,) = problems(
-        Report("dns:///a:1", "round_robin", has_tls=False, endpoints=endpoints, failures=[])
-    )
+    (problem,) = problems(report(examined(1, calls=900), examined(2, calls=100)))
     assert "0.61" in problem
+    assert "least_request" not in problem
+    (problem,) = problems(report(examined(1, calls=900), examined(2, calls=100), policy="least_request"))
+    assert "the slower ones get fewer by least_request" in problem
 
 
-def test_terminal_is_safe():
-    """What a server says can't move the cursor."""
-    assert printable("a\x1b[2Jb\n") == "a\\x1b[2Jb\\n"
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"state": "connecting"}, "10.0.0.2:1, one endpoint of 2, is not connected (connecting)"),
+        ({"state": "ejected"}, "10.0.0.2:1, one endpoint of 2, is ejected"),
+        ({"zone": ""}, "10.0.0.2:1, one endpoint of 2, is in no zone"),
+    ],
+)
+def test_an_endpoint_that_differs(found, words):
+    """An endpoint that answers, but that the channel does not use as the others, is named."""
+    (problem,) = problems(report(examined(1, zone="a"), examined(2, **{"zone": "a"} | found)))
+    assert words in problem
+
+
+def test_endpoints_that_may_be_old():
+    """What the source says is wrong is a problem, though the endpoints it had are well."""
+    (problem,) = problems(report(examined(1), reason="403 Forbidden"))
+    assert "403 Forbidden" in problem
+
+
+def test_all_are_terminating():
+    """Endpoints that are all on their way out are a problem; some are none."""
+    (problem,) = problems(report(examined(1, terminating=True)))
+    assert "all 1 endpoints are terminating" in problem
+    some = report(examined(1), examined(2, terminating=True, state="unused", calls=0))
+    assert list(problems(some)) == []
 
 
 async def test_relative_path_under_bazel_run(monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.core.errors import StartError
 from grpc_common.core.registries import per_registry
 from grpc_common.core.sockets import connections
+from grpc_common.observe.channel_metrics import ChannelMetrics
 from grpc_common.observe.numbers import Families, MethodNumbers
 
 UNKNOWN_METHOD = Method("unknown", "unknown", CallType.UNARY)
@@ -105,6 +106,24 @@ class CallMetrics(Collector):
         return numbers
 
 
+class ClientMetrics(CallMetrics):
+    """Counts the calls of all channels that have one registry, and tells of the channels themselves."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.channels = ChannelMetrics()
+        super().__init__("client", registry)
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        yield from super().collect()
+        yield from self.channels.collect()
+
+    @override
+    def describe(self) -> Iterable[Metric]:
+        yield from super().describe()
+        yield from ChannelMetrics().collect()
+
+
 @per_registry
 def observer_failures(registry: CollectorRegistry) -> prometheus_client.Counter:
     """Return the counter `grpc_observer_failures_total{observer="..."}` of a registry."""
@@ -144,9 +163,9 @@ def _shown(buckets: Sequence[float]) -> str:
 
 
 @per_registry
-def client_metrics(registry: CollectorRegistry) -> CallMetrics:
+def client_metrics(registry: CollectorRegistry) -> ClientMetrics:
     """Return the metrics `grpc_client_*` of a registry."""
-    return CallMetrics("client", registry)
+    return ClientMetrics(registry)
 
 
 @per_registry

@@ -15,6 +15,7 @@ from grpc_common.client.balancer.picker import Picker
 from grpc_common.client.balancer.policy import Choice, Policy
 from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.resolver.endpoint import Endpoint
+from grpc_common.observe.channel_metrics import ChannelNumbers
 
 _READY = grpc.ChannelConnectivity.READY
 _CONNECTING = grpc.ChannelConnectivity.CONNECTING
@@ -46,6 +47,7 @@ class Balancer:
         self.dialer = dialer
         self.subchannels: dict[str, Subchannel] = {}
         """Those that take new calls, by address."""
+        self.numbers = ChannelNumbers()
 
         self._policy = policy
         self._choose = choice
@@ -87,11 +89,13 @@ class Balancer:
         while self._outliers is not None:
             await asyncio.sleep(interval)
             if self._outliers.sweep(time.monotonic(), self.subchannels.keys()):
+                self.numbers.ejections = self._outliers.ejections
                 self.changed()
 
     def open(self, endpoint: Endpoint, credentials: grpc.ChannelCredentials | None = None) -> Subchannel:
         """Return a new subchannel, which is not in use yet."""
-        return Subchannel(endpoint, self.dialer, credentials or self.dialer.credentials, self.changed)
+        credentials = credentials or self.dialer.credentials
+        return Subchannel(endpoint, self.dialer, credentials, self.changed, self.numbers)
 
     def _revived(self, address: str) -> Subchannel | None:
         """Return a subchannel that was let go and still has calls."""
@@ -178,6 +182,14 @@ class Balancer:
     def all_ready(self) -> bool:
         """Return whether every endpoint takes calls."""
         return all(each.state is _READY for each in self.subchannels.values())
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each endpoint, by address: gRPC's, or ejected; in any thread."""
+        subchannels = list(self.subchannels.values())
+        addresses = [each.endpoint.address for each in subchannels]
+        ejected = self._outliers.ejected(addresses) if self._outliers is not None else ()
+        states = {each.endpoint.address: each.state.name.lower() for each in subchannels}
+        return states | dict.fromkeys(ejected, "ejected")
 
     async def close(self) -> None:
         """Close every subchannel; calls on them are cancelled."""

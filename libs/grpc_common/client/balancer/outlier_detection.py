@@ -48,6 +48,8 @@ class OutlierDetector:
     """
 
     def __init__(self, settings: OutlierDetection) -> None:
+        self.ejections = 0
+        """How often an endpoint was ejected."""
         self._settings = settings
         self._records: dict[str, _Record] = {}
 
@@ -89,6 +91,7 @@ class OutlierDetector:
             record = self._records[address]
             record.ejected_at = now
             record.times += 1
+            self.ejections += 1
 
     def _judged(self, addresses: Iterable[str]) -> tuple[list[str], int]:
         """Return the endpoints to eject, the worst first, and the number of those that are well."""

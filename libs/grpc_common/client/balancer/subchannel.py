@@ -13,6 +13,7 @@ from grpc_common.client.balancer.dialer import Dialer
 from grpc_common.client.balancer.outlier_detection import Outcomes
 from grpc_common.client.resolver.endpoint import Endpoint
 from grpc_common.client.resolver.target import endpoint_uri
+from grpc_common.observe.channel_metrics import ChannelNumbers
 
 _READY = grpc.ChannelConnectivity.READY
 
@@ -25,6 +26,7 @@ class Subchannel:
         dialer: opens it.
         credentials: what it is opened with; None for plaintext.
         on_change: is called each time that its state has changed.
+        numbers: of the whole channel that it is a part of.
 
     """
 
@@ -34,16 +36,20 @@ class Subchannel:
         dialer: Dialer,
         credentials: grpc.ChannelCredentials | None,
         on_change: Callable[[], object],
+        numbers: ChannelNumbers,
     ) -> None:
         self.endpoint = endpoint
         self.credentials = credentials
         self.uri = endpoint_uri(endpoint.address)
         self.in_flight = 0
+        self.picks = 0
+        """How many calls have begun on it."""
         self.outcomes: Outcomes | None = None
         """Where the ends of its calls are counted, if anyone wants to know."""
         self.ready_since = 0.0
         self._dialer = dialer
         self._on_change = on_change
+        self._numbers = numbers
         self._on_idle: Callable[[], object] | None = None
         self.channel = dialer.open(self.uri, credentials)
         self.state = self.channel.get_state(try_to_connect=True)
@@ -66,6 +72,7 @@ class Subchannel:
         self.state = now
         if now is _READY:
             self.ready_since = time.monotonic()
+            self._numbers.connections += 1
         self._on_change()
 
     async def _follow(self) -> None:
@@ -76,6 +83,8 @@ class Subchannel:
     def begin(self) -> None:
         """Count a call that begins."""
         self.in_flight += 1
+        self.picks += 1
+        self._numbers.picks += 1
 
     def end(self, *, is_ok: bool) -> None:
         """Count a call that has ended."""

@@ -246,10 +246,12 @@ class ClientCall:
     def _wait_after(self, error: grpc.aio.AioRpcError, tried: list[Subchannel]) -> float | None:
         """Return the seconds until the next attempt; None if there is none."""
         if reached_no_server(error, tried[-1].uri) and self._may_go_elsewhere(tried):
+            self._calls.balancer.numbers.transparent_retries += 1
             return 0
         wait = self._retries.wait_after(error)
         if wait is None or self._loop.time() + wait >= self.deadline:
             return None
+        self._calls.balancer.numbers.retries += 1
         return wait
 
     def _is_committed(self) -> bool:
