@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.calls import Calls
 from grpc_common.client.call.errors import error_of, rpc_error
 from grpc_common.client.call.interception import intercepted
-from grpc_common.client.call.requests import Requests
+from grpc_common.client.call.requests import Requests, check_metadata
 from grpc_common.client.call.retry import PREVIOUS_ATTEMPTS, Retries, reached_no_server
 from grpc_common.core.calls import Call
 from grpc_common.core.errors import StatusError
@@ -113,6 +114,7 @@ class ClientCall:
             error = caught
         if self._streams:  # its caller does not wait for interceptors
             self._finish(error)
+            error = self.error
         if error is not None:
             raise error
 
@@ -126,7 +128,7 @@ class ClientCall:
                 self._retries.succeeded()
                 return None
             tried.append(subchannel)
-            wait = None if self._is_committed() else self._wait_after(error, tried)
+            wait = self._wait_after(error, tried) if self._can_be_made_again() else None
             if wait is None:
                 return error
             if wait:
@@ -134,12 +136,15 @@ class ClientCall:
 
     async def _attempt_on(self, subchannel: Subchannel) -> grpc.aio.AioRpcError | None:
         error: BaseException | None = None
+        left = self.deadline - self._loop.time()
+        if left <= 0:  # C-core would send it, and whether the answer or the deadline wins is chance
+            return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         subchannel.begin()
         try:
             start = self._bind(subchannel)
             self.attempt = start(
                 self._request.attempt() if isinstance(self._request, Requests) else self._request,
-                timeout=self.deadline - self._loop.time(),
+                timeout=left,
                 metadata=self._metadata(),
                 **self._options,
             )
@@ -155,9 +160,10 @@ class ClientCall:
     async def _end_of_attempt(self) -> grpc.aio.AioRpcError | None:
         if self._streams:
             try:
-                async with asyncio.timeout_at(max(self.deadline, self._loop.time()) + _LATE):
+                async with asyncio.timeout_at(self.deadline + _LATE):
                     return await error_of(self.attempt)
             except TimeoutError:
+                self.attempt.cancel()
                 return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "the call was not sent in time")
         try:
             self.response = await self.attempt
@@ -166,6 +172,7 @@ class ClientCall:
         return None
 
     def _metadata(self) -> list[tuple[str, str | bytes]]:
+        check_metadata(self._call.metadata)
         if not self._retries.made:
             return self._call.metadata
         return [*self._call.metadata, (PREVIOUS_ATTEMPTS, str(self._retries.made))]
@@ -203,15 +210,17 @@ class ClientCall:
 
     def _wait_after(self, error: grpc.aio.AioRpcError, tried: list[Subchannel]) -> float | None:
         """Return the seconds until the next attempt; None if there is none."""
-        if reached_no_server(error, tried[-1].uri) and self._may_go_elsewhere(tried):
+        if reached_no_server(error, tried[-1]) and self._may_go_elsewhere(tried):
             return 0
         wait = self._retries.wait_after(error)
         if wait is None or self._loop.time() + wait >= self.deadline:
             return None
         return wait
 
-    def _is_committed(self) -> bool:
-        return self.is_committed or (isinstance(self._request, Requests) and self._request.sent)
+    def _can_be_made_again(self) -> bool:
+        if self.is_committed:
+            return False
+        return not isinstance(self._request, Requests) or self._request.take_back()
 
     def _may_go_elsewhere(self, tried: list[Subchannel]) -> bool:
         if self._wait_for_ready:
@@ -223,17 +232,20 @@ class ClientCall:
             self._too_late(error)
             return
         self.is_done = True
+        if isinstance(self._request, Requests):
+            if error is not None and isinstance(self._request.error, Exception):
+                error = self._request.error
+            self._request.close()
         self.error = error.with_traceback(None) if isinstance(error, grpc.aio.AioRpcError) else error
         self._move()
         if not self.ended.done():
             self.ended.set_result(None)
-        if isinstance(self._request, Requests):
-            self._request.close()
         self._call.code = self.code()
         self._calls.ended(self)
         self._calls.observers.ended(self._call)
         for callback in self._on_end:
             callback()
+        self._on_end.clear()
 
     def _too_late(self, error: BaseException | None) -> None:
         """Log what interceptors have made of the end of a call whose caller has seen another one."""
@@ -266,6 +278,12 @@ class ClientCall:
         if self.attempt is not None:
             self.attempt.cancel()
         self._task.cancel()
+
+    def forget(self) -> None:
+        """Cancel the call from a finalizer: that may run in any thread, and in the midst of any code."""
+        if not self.is_done:
+            with suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self.cancel)
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Call `callback` once the call has ended, or now."""
