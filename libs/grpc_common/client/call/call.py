@@ -1,13 +1,14 @@
 """One call of a stub, from its start to its end, over as many attempts as it takes.
 
-Most calls have one attempt, which begins at once and ends well: they need no task of their own. All others,
-which wait, fail or have interceptors, are driven by one.
+Most unary calls have one attempt, which begins at once and ends well: they need no task of their own. All
+others, which stream, wait, fail or have interceptors, are driven by one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,10 @@ from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.calls import Calls
 from grpc_common.client.call.errors import code_of, error_of, rpc_error
 from grpc_common.client.call.interception import intercepted
-from grpc_common.client.call.requests import Requests
+from grpc_common.client.call.requests import Requests, check_metadata
 from grpc_common.client.call.retry import PREVIOUS_ATTEMPTS, Retries, reached_no_server
 from grpc_common.core.background import is_cancelled
-from grpc_common.core.calls import Call
+from grpc_common.core.calls import Call, CallType
 from grpc_common.core.errors import StatusError
 
 log = structlog.get_logger()
@@ -30,7 +31,6 @@ type Start = Callable[..., Any]
 """Starts an attempt, with the arguments of grpc.aio's multi-callables, and returns its call."""
 
 _FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
-_SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 _MOST_UNSENT = 5
 """How often a call that no server has seen is made on another endpoint, beside its retries."""
@@ -49,7 +49,6 @@ class ClientCall:
         request: a request, or a stream of them; None for a stream that the caller writes.
         retries: of this call alone.
         streams: whether there is more than one response, so that it is not `response` that has them.
-        in_thread: whether a thread makes its attempts, which tells nobody of their ends.
         wait_for_ready: whether it waits for an endpoint as long as its deadline allows.
         options: further arguments of an attempt.
 
@@ -64,7 +63,6 @@ class ClientCall:
         retries: Retries,
         *,
         streams: bool,
-        in_thread: bool,
         wait_for_ready: bool,
         options: dict[str, Any],
     ) -> None:
@@ -75,7 +73,6 @@ class ClientCall:
         self._request = request
         self._retries = retries
         self._streams = streams
-        self._may_begin_alone = not in_thread and not calls.interceptors
         self._wait_for_ready = wait_for_ready
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -90,33 +87,32 @@ class ClientCall:
         """Whether a caller or a server has seen something of it, so that it can't be made again."""
         self._moved: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._late: asyncio.TimerHandle | None = None
         self._on_end: list[Callable[[], object]] = []
 
     def begin(self) -> None:
         """Start the call; it is on its way when this returns, unless it must wait."""
         self._calls.begun(self)
         self._calls.observers.started(self._call)
-        if self._streams:
-            text = "the call did not end by its deadline"
-            late = rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, text)
-            self._late = self._loop.call_at(self.deadline + _LATE, self.abort, late)
-        subchannel = self._calls.balancer.pick() if self._may_begin_alone else None
+        subchannel = self._calls.balancer.pick() if self._needs_no_task() else None
         if subchannel is None:
             self._task = asyncio.Task(self._drive(None), loop=self._loop, eager_start=True)
         else:
             self._begin_alone(subchannel)
+
+    def _needs_no_task(self) -> bool:
+        is_plain = self._call.method.type is CallType.UNARY and not self._calls.interceptors
+        return is_plain and self._loop.time() < self.deadline
 
     def _begin_alone(self, subchannel: Subchannel) -> None:
         """Make the first attempt without a task."""
         subchannel.begin()
         try:
             self._start(subchannel)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 (who waits for the call gets it)
             subchannel.end(is_ok=False)
             self._finish(error)
-            raise
-        self.attempt.add_done_callback(partial(self._first_ended, subchannel))
+        else:
+            self.attempt.add_done_callback(partial(self._first_ended, subchannel))
 
     def _first_ended(self, subchannel: Subchannel, attempt: grpc.aio.Call) -> None:
         is_ok = code_of(attempt) is grpc.StatusCode.OK
@@ -143,7 +139,7 @@ class ClientCall:
         except KeyboardInterrupt:
             self.cancel()
             raise
-        except BaseException as caught:  # noqa: BLE001 (who waits for the call gets it)
+        except BaseException as caught:  # noqa: BLE001 (as above)
             error = caught
         self._finish(error)
 
@@ -154,6 +150,7 @@ class ClientCall:
             error = caught
         if self._streams:  # its caller does not wait for interceptors
             self._finish(error)
+            error = self.error
         if error is not None:
             raise error
 
@@ -170,7 +167,7 @@ class ClientCall:
                 self._retries.succeeded()
                 return None
             tried.append(subchannel)
-            wait = None if self._is_committed() else self._wait_after(error, tried)
+            wait = self._wait_after(error, tried) if self._can_be_made_again() else None
             if wait is None:
                 return error
             if wait:
@@ -178,6 +175,9 @@ class ClientCall:
 
     async def _attempt_on(self, subchannel: Subchannel) -> grpc.aio.AioRpcError | None:
         error: BaseException | None = None
+        left = self.deadline - self._loop.time()
+        if left <= 0:  # C-core would send it, and whether the answer or the deadline wins is chance
+            return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         subchannel.begin()
         try:
             self._start(subchannel)
@@ -200,7 +200,12 @@ class ClientCall:
 
     async def _end_of_attempt(self) -> grpc.aio.AioRpcError | None:
         if self._streams:
-            return await error_of(self.attempt)
+            try:
+                async with asyncio.timeout_at(self.deadline + _LATE):
+                    return await error_of(self.attempt)
+            except TimeoutError:
+                self.attempt.cancel()
+                return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "the call was not sent in time")
         try:
             self.response = await self.attempt
         except grpc.aio.AioRpcError as error:
@@ -208,6 +213,7 @@ class ClientCall:
         return None
 
     def _metadata(self) -> list[tuple[str, str | bytes]]:
+        check_metadata(self._call.metadata)
         if not self._retries.made:
             return self._call.metadata
         return [*self._call.metadata, (PREVIOUS_ATTEMPTS, str(self._retries.made))]
@@ -216,36 +222,16 @@ class ClientCall:
         scope = asyncio.timeout_at(self.deadline)
         try:
             async with scope:
-                while (found := self._subchannel(tried)) is None:
-                    await self._calls.balancer.wait_for_change()
-                return found
+                return await self._calls.subchannel(tried, wait_for_ready=self._wait_for_ready)
         except TimeoutError:
             if not scope.expired():
                 raise
             text = f"{self._calls.target} was not ready within {self._call.deadline:g} s"
             raise rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, text) from None
 
-    def _subchannel(self, tried: list[Subchannel]) -> Subchannel | None:
-        balancer = self._calls.balancer
-        if picked := balancer.pick(tried):
-            return picked
-        state = balancer.state()
-        if state is _SHUTDOWN:
-            raise rpc_error(grpc.StatusCode.CANCELLED, f"the channel to {self._calls.target} is closed")
-        if state is not _FAILURE or self._wait_for_ready:
-            return None
-        if failing := balancer.failing():
-            return failing
-        text = f"{self._calls.target} has no endpoint that is ready{self._why()}"
-        raise rpc_error(grpc.StatusCode.UNAVAILABLE, text)
-
-    def _why(self) -> str:
-        reason = self._calls.reason()
-        return f": {reason}" if reason else ""
-
     def _wait_after(self, error: grpc.aio.AioRpcError, tried: list[Subchannel]) -> float | None:
         """Return the seconds until the next attempt; None if there is none."""
-        if reached_no_server(error, tried[-1].uri) and self._may_go_elsewhere(tried):
+        if reached_no_server(error, tried[-1]) and self._may_go_elsewhere(tried):
             self._calls.balancer.numbers.transparent_retries += 1
             return 0
         wait = self._retries.wait_after(error)
@@ -254,8 +240,10 @@ class ClientCall:
         self._calls.balancer.numbers.retries += 1
         return wait
 
-    def _is_committed(self) -> bool:
-        return self.is_committed or (isinstance(self._request, Requests) and self._request.sent)
+    def _can_be_made_again(self) -> bool:
+        if self.is_committed:
+            return False
+        return not isinstance(self._request, Requests) or self._request.take_back()
 
     def _may_go_elsewhere(self, tried: list[Subchannel]) -> bool:
         if self._wait_for_ready:
@@ -267,17 +255,18 @@ class ClientCall:
             self._too_late(error)
             return
         self.is_done = True
+        if isinstance(self._request, Requests):
+            if error is not None and isinstance(self._request.error, Exception):
+                error = self._request.error
+            self._request.close()
         self.error = error.with_traceback(None) if isinstance(error, grpc.aio.AioRpcError) else error
         self._move()
-        if self._late is not None:
-            self._late.cancel()
-        if isinstance(self._request, Requests):
-            self._request.close()
         self._call.code = self.code()
         self._calls.ended(self)
         self._calls.observers.ended(self._call)
         for callback in self._on_end:
             callback()
+        self._on_end.clear()
 
     def _too_late(self, error: BaseException | None) -> None:
         """Log what interceptors have made of the end of a call whose caller has seen another one."""
@@ -312,6 +301,12 @@ class ClientCall:
             self.attempt.cancel()
         if self._task is not None:
             self._task.cancel()
+
+    def forget(self) -> None:
+        """Cancel the call from a finalizer: that may run in any thread, and in the midst of any code."""
+        if not self.is_done:
+            with suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self.cancel)
 
     def on_end(self, callback: Callable[[], object]) -> None:
         """Call `callback` once the call has ended, or now."""
@@ -351,7 +346,7 @@ class ClientCall:
 
         """
         try:
-            if self._task is None:  # the first attempt is all there is, as long as it does not fail
+            if self._task is None and self.attempt is not None:  # the only one, as long as it does not fail
                 self.response = await self.attempt
             await self.end()
         except grpc.aio.AioRpcError:

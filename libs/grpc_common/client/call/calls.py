@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
 
 from grpc_common.client.balancer.balancer import Balancer
+from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.errors import rpc_error
 from grpc_common.client.call.retry import Throttle
 from grpc_common.core.calls import Interceptor
@@ -48,6 +49,36 @@ class Calls:
         self.running.discard(call)
         if not self.running:
             self.idle.set()
+
+    async def subchannel(self, tried: Collection[Subchannel], *, wait_for_ready: bool) -> Subchannel:
+        """Return the subchannel for a call, as soon as there is one.
+
+        Args:
+            tried: on which it has failed; another one is taken if there is any.
+            wait_for_ready: whether it waits though all endpoints fail.
+
+        Raises:
+            grpc.aio.AioRpcError: UNAVAILABLE if there is no endpoint and the call does not wait, CANCELLED if
+                the channel is closed.
+
+        """
+        while (found := self._subchannel(tried, wait_for_ready=wait_for_ready)) is None:
+            await self.balancer.wait_for_change()
+        return found
+
+    def _subchannel(self, tried: Collection[Subchannel], *, wait_for_ready: bool) -> Subchannel | None:
+        if picked := self.balancer.pick(tried):
+            return picked
+        state = self.balancer.state()
+        if state is grpc.ChannelConnectivity.SHUTDOWN:
+            raise rpc_error(grpc.StatusCode.CANCELLED, f"the channel to {self.target} is closed")
+        if state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE or wait_for_ready:
+            return None
+        if failing := self.balancer.failing():
+            return failing
+        reason = self.reason()
+        text = f"{self.target} has no endpoint that is ready{reason and ': '}{reason}"
+        raise rpc_error(grpc.StatusCode.UNAVAILABLE, text)
 
     async def close(self, grace: float | None) -> None:
         """Wait for the calls at most `grace` seconds, and cancel those that are left."""

@@ -1,8 +1,17 @@
 """The errors of calls that this process ends itself."""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 import grpc
 
 from grpc_common.core.errors import StatusError
+
+_WRITE_FAILED = "Internal error from Core"
+
+_TRUTH_COMES = 0.1
+"""Seconds in which the true status of such a call must come; it takes less than 1 ms."""
 
 
 def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
@@ -18,19 +27,49 @@ def rpc_error_of(error: StatusError) -> grpc.aio.AioRpcError:
 
 
 def code_of(ended: grpc.aio.Call) -> grpc.StatusCode:
-    """Return the code of a call that has ended, for which its coroutine does not have to wait."""
-    try:
-        ended.code().send(None)
-    except StopIteration as stop:
-        code: grpc.StatusCode = stop.value
-        return code
-    raise AssertionError(f"{ended} has not ended")
+    """Return the code of a call that has ended."""
+    return _at_once(ended.code())
 
 
-async def error_of(ended: grpc.aio.Call) -> grpc.aio.AioRpcError | None:
-    """Return the error of a call that has ended, or is about to; None if it has ended well."""
+async def error_of(attempt: grpc.aio.Call) -> grpc.aio.AioRpcError | None:
+    """Wait for the end of a call; return its error, or None if it has ended well.
+
+    When the stream ends while a request is written, grpc.aio puts "Internal error from Core" in the place
+    of the status that came from the server, or comes a moment later. Whoever waits for its code sees one
+    of the two; its callbacks see both.
+    """
+    end: asyncio.Future[grpc.aio.AioRpcError | None] = asyncio.get_running_loop().create_future()
+    attempt.add_done_callback(lambda _attempt: _take_status(attempt, end))
+    return await end
+
+
+def _take_status(attempt: grpc.aio.Call, end: asyncio.Future[grpc.aio.AioRpcError | None]) -> None:
+    error = _at_once(_status_of(attempt))
+    if error is not None and error.details() == _WRITE_FAILED:
+        end.get_loop().call_later(_TRUTH_COMES, _end_with, end, error)
+    else:
+        _end_with(end, error)
+
+
+def _end_with(end: asyncio.Future[grpc.aio.AioRpcError | None], error: grpc.aio.AioRpcError | None) -> None:
+    if not end.done():
+        end.set_result(error)
+
+
+async def _status_of(ended: Any) -> grpc.aio.AioRpcError | None:
     code = await ended.code()
     if code is grpc.StatusCode.OK:
         return None
     headers, trailers = await ended.initial_metadata(), await ended.trailing_metadata()
-    return grpc.aio.AioRpcError(code, headers, trailers, await ended.details())
+    text, debug = await ended.details(), await ended.debug_error_string()
+    return grpc.aio.AioRpcError(code, headers, trailers, text, debug)
+
+
+def _at_once[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that need not wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("a call that has ended has no status")

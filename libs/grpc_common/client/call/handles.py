@@ -31,9 +31,15 @@ class _Handle:
         return self._call.cancel()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Have `callback` called with this, or with another handle of the same call if this is forgotten."""
+        call = self._call
+        if call.is_done:
+            callback(self)
+            return
         # A stream that its caller has forgotten is cancelled, so that nothing else may hold this.
-        this = weakref.ref(self)
-        self._call.on_end(lambda: callback(this()))
+        this, kind, loop = weakref.ref(self), type(self), asyncio.get_running_loop()
+        # What a callback raises belongs to the event loop's handler, not to whoever ends the call.
+        call.on_end(lambda: loop.call_soon(callback, this() or kind(call)))
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
         call = self._call
@@ -96,7 +102,7 @@ class _OneResponse(_Handle):
 class _ManyResponses(_Handle):
     def __del__(self) -> None:
         # Who breaks out of a stream wants no more of it; grpc.aio does the same.
-        self._call.cancel()
+        self._call.forget()
 
     async def read(self) -> Any:
         call = self._call
@@ -154,16 +160,21 @@ class _ManyRequests(_Handle):
                 call.is_committed = True
                 return
         await call.end()
-        call.raise_error()
-        raise asyncio.InvalidStateError("the call has ended")
+        if not call.is_cancelled:
+            call.raise_error()
+        raise asyncio.InvalidStateError("RPC already finished.")
 
     async def done_writing(self) -> None:
         call = self._call
         while (attempt := await call.current()) is not None:
-            await attempt.done_writing()
-            if not attempt.done():
-                call.is_committed = True
-                return
+            try:
+                await attempt.done_writing()
+            except grpc.aio.InternalError:
+                pass  # the attempt fails, and its status says why
+            else:
+                if not attempt.done():
+                    call.is_committed = True
+                    return
             if await call.is_last(attempt):
                 return
 

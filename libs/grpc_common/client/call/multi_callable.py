@@ -72,8 +72,7 @@ class MultiCallable:
         *,
         wrap: Callable[[ClientCall], Any],
         bind: Callable[[Subchannel], Start],
-        streams: bool = False,
-        in_thread: bool = False,
+        streams: bool,
     ) -> Any:
         parent = parent_call()
         if parent is not None and parent.has_answered:
@@ -89,7 +88,6 @@ class MultiCallable:
             request,
             Retries(self._retry, self._calls.throttle),
             streams=streams,
-            in_thread=in_thread,
             wait_for_ready=bool(wait_for_ready),
             options=_options(credentials, compression),
         )
@@ -132,7 +130,7 @@ class UnaryMultiCallable(MultiCallable):
             metadata,
             wrap=HANDLES[CallType.UNARY],
             bind=self._bind_blocking,
-            in_thread=True,
+            streams=False,
         )
         return whole
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import grpc
 
+from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.service_config import RetryPolicy, RetryThrottling
 
 PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
@@ -89,17 +90,21 @@ def _pushback(error: grpc.aio.AioRpcError) -> float | None:
     if not values:
         return None
     text = str(next(iter(values)))
-    # What can't be read forbids a retry, as gRFC A6 has it.
-    return int(text) / 1000 if text.isascii() and text.isdecimal() and len(values) == 1 else -1.0
+    # What can't be read forbids a retry, as gRFC A6 has it. (int() refuses thousands of digits.)
+    return float(text) / 1000 if text.isascii() and text.isdecimal() and len(values) == 1 else -1.0
 
 
-def reached_no_server(error: grpc.aio.AioRpcError, uri: str) -> bool:
-    """Return whether a call on the channel to `uri` failed before it was sent.
+def reached_no_server(error: grpc.aio.AioRpcError, subchannel: Subchannel) -> bool:
+    """Return whether a call on `subchannel` failed before it was sent.
 
-    C-core does not say so in any other way than by its text. A server may pass on the text of a call of
-    its own: that one has another address in it.
+    C-core does not say so in any other way than by its text, and by its state at that moment. A server may
+    pass on the text of a call of its own: that one has another address in it, as a rule, and it came over a
+    connection.
     """
     details = error.details() or ""
     return (
-        error.code() is grpc.StatusCode.UNAVAILABLE and details.startswith(_UNSENT) and f" {uri}: " in details
+        error.code() is grpc.StatusCode.UNAVAILABLE
+        and details.startswith(_UNSENT)
+        and f" {subchannel.uri}: " in details
+        and not subchannel.is_ready()
     )
