@@ -59,6 +59,8 @@ class Balancer:
     async def update(self, found: Sequence[Endpoint]) -> None:
         """Take these endpoints as the truth: no call begins on any other one from now on."""
         chosen = {endpoint.address: endpoint for endpoint in self._choose(_serving(found))}
+        if self._is_closed or (self._is_known and chosen == self._known()):
+            return
         for address in self.subchannels.keys() - chosen.keys():
             self._retire(self.subchannels.pop(address))
         self._is_known = True
@@ -68,6 +70,9 @@ class Balancer:
             if number % _BATCH == 0:
                 await asyncio.sleep(0)
         self.changed()
+
+    def _known(self) -> dict[str, Endpoint]:
+        return {address: each.endpoint for address, each in self.subchannels.items()}
 
     def _take(self, endpoint: Endpoint) -> None:
         known = self.subchannels.get(endpoint.address) or self._revived(endpoint.address)

@@ -1,0 +1,76 @@
+"""What a source of one's own may say about endpoints, and what makes no sense."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
+
+from grpc_common.client.resolver.endpoint import Endpoint
+
+_FORMS = "IP:PORT, [IPv6]:PORT or unix:PATH"
+_MAX_PORT = 65535
+_OTHER_SCHEMES = ("unix:", "unix-abstract:", "dns:")
+
+_TEXTS = ("zone", "node")
+
+
+def checked(found: Sequence[Endpoint | str]) -> tuple[list[Endpoint], list[str]]:
+    """Return the endpoints that make sense, and for each other one why it doesn't.
+
+    Raises:
+        TypeError: it is no sequence of endpoints at all.
+
+    """
+    if isinstance(found, str | bytes):
+        raise TypeError(f"{found!r} is one text and not a sequence of endpoints")
+    endpoints, refused = [], []
+    for each in found:
+        endpoint = Endpoint(each) if isinstance(each, str) else each
+        if reason := _fault(endpoint):
+            refused.append(reason)
+        else:
+            endpoints.append(endpoint)
+    return endpoints, refused
+
+
+def _fault(endpoint: Any) -> str:
+    """Return what is wrong with an endpoint; empty if nothing is."""
+    if not isinstance(endpoint, Endpoint):
+        return f"{endpoint!r} is neither an Endpoint nor a text"
+    address = endpoint.address
+    if not isinstance(address, str) or not _is_address(address):
+        return f"address {address!r} is not of the form {_FORMS}"
+    wrong = [name for name in _TEXTS if not isinstance(getattr(endpoint, name), str)]
+    if wrong:
+        return f"{address}: {wrong[0]} {getattr(endpoint, wrong[0])!r} is not a text"
+    if not isinstance(endpoint.for_zones, tuple) or not all(isinstance(z, str) for z in endpoint.for_zones):
+        return f"{address}: for_zones {endpoint.for_zones!r} is not a tuple of texts"
+    if not isinstance(endpoint.terminating, bool):
+        return f"{address}: terminating {endpoint.terminating!r} is neither True nor False"
+    if not _is_weight(endpoint.weight):
+        return f"{address}: weight {endpoint.weight!r} is not a number above 0"
+    return ""
+
+
+def _is_weight(weight: object) -> bool:
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    return is_number and math.isfinite(weight) and weight > 0
+
+
+@lru_cache(1 << 14)
+def _is_address(address: str) -> bool:
+    if address.startswith(_OTHER_SCHEMES):
+        return address.isprintable() and not address.endswith(":")
+    host, _, port = address.rpartition(":")
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT
+    return is_port and _is_host(host)
+
+
+def _is_host(host: str) -> bool:
+    is_ipv6 = host.startswith("[") and host.endswith("]")
+    try:
+        ip = ip_address(host[1:-1] if is_ipv6 else host)
+    except ValueError:
+        return False
+    return (ip.version == 6) == is_ipv6  # noqa: PLR2004
