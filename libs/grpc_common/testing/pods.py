@@ -28,6 +28,8 @@ class Pod(Backend):
         """How many are open."""
         self.connect_time = 0.0
         """Seconds until a new connection can be used."""
+        self._is_up = True
+        self._relays: set[asyncio.Task[None]] = set()
         self.latency = 0.0
         """Seconds that Echo takes."""
         self.newest_word = -1
@@ -49,11 +51,15 @@ class Pod(Backend):
     async def relayed(self, address: str) -> AsyncIterator[Self]:
         """Have connections to a port of one's own arrive at the server's `address`."""
         host, _, port = address.rpartition(":")
-        relays: set[asyncio.Task[None]] = set()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if not self._is_up:
+                writer.transport.abort()
+                return
             self.connections += 1
-            relays.add(asyncio.ensure_future(self._relay(reader, writer, host, int(port))))
+            relay = asyncio.ensure_future(self._relay(reader, writer, host, int(port)))
+            self._relays.add(relay)
+            relay.add_done_callback(self._relays.discard)
 
         server = await asyncio.start_server(accept, "127.0.0.1", 0)
         self.address = "{}:{}".format(*server.sockets[0].getsockname())
@@ -61,9 +67,18 @@ class Pod(Backend):
             yield self
         finally:
             server.close()
-            for relay in relays:
-                relay.cancel()
-            await asyncio.gather(*relays, return_exceptions=True)
+            await self.go_down()
+
+    async def go_down(self) -> None:
+        """Close all connections, and each new one."""
+        self._is_up = False
+        for relay in self._relays:
+            relay.cancel()
+        await asyncio.gather(*self._relays, return_exceptions=True)
+
+    def come_up(self) -> None:
+        """Take connections again."""
+        self._is_up = True
 
     async def _relay(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int

@@ -21,7 +21,7 @@ _CONNECTING = grpc.ChannelConnectivity.CONNECTING
 _FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
-_BATCH = 20
+_BATCH = 5
 """Subchannels that are opened or closed without a turn of the event loop; each takes 0.1 to 1 ms."""
 
 

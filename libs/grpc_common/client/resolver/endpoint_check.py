@@ -1,7 +1,7 @@
 """What a source of one's own may say about endpoints, and what makes no sense."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
@@ -11,8 +11,6 @@ from grpc_common.client.resolver.endpoint import Endpoint
 _FORMS = "IP:PORT, [IPv6]:PORT or unix:PATH"
 _MAX_PORT = 65535
 _OTHER_SCHEMES = ("unix:", "unix-abstract:", "dns:")
-
-_TEXTS = ("zone", "node")
 
 
 def checked(found: Sequence[Endpoint | str]) -> tuple[list[Endpoint], list[str]]:
@@ -41,21 +39,36 @@ def _fault(endpoint: Any) -> str:
     address = endpoint.address
     if not isinstance(address, str) or not _is_address(address):
         return f"address {address!r} is not of the form {_FORMS}"
-    wrong = [name for name in _TEXTS if not isinstance(getattr(endpoint, name), str)]
-    if wrong:
-        return f"{address}: {wrong[0]} {getattr(endpoint, wrong[0])!r} is not a text"
-    if not isinstance(endpoint.for_zones, tuple) or not all(isinstance(z, str) for z in endpoint.for_zones):
-        return f"{address}: for_zones {endpoint.for_zones!r} is not a tuple of texts"
-    if not isinstance(endpoint.terminating, bool):
-        return f"{address}: terminating {endpoint.terminating!r} is neither True nor False"
-    if not _is_weight(endpoint.weight):
-        return f"{address}: weight {endpoint.weight!r} is not a number above 0"
+    for name, (is_right, right) in _ATTRIBUTES.items():
+        if not is_right(value := getattr(endpoint, name)):
+            return f"{address}: {name} {value!r} is not {right}"
     return ""
 
 
-def _is_weight(weight: object) -> bool:
-    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    return is_number and math.isfinite(weight) and weight > 0
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_tuple_of_texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_weight(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0
+
+
+_ATTRIBUTES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "zone": (_is_text, "a text"),
+    "node": (_is_text, "a text"),
+    "for_zones": (_is_tuple_of_texts, "a tuple of texts"),
+    "terminating": (_is_bool, "True or False"),
+    "weight": (_is_weight, "a number above 0"),
+}
 
 
 @lru_cache(1 << 14)
