@@ -12,17 +12,11 @@ ECHO, WATCH = "/test.Backend/Echo", "/test.Backend/Watch"
 NAME = "kubernetes:///backend.test:50051"
 
 
-@pytest.fixture(autouse=True)
-async def bound():
-    """No test waits for ever."""
-    async with asyncio.timeout(60):
-        yield
-
-
 async def until(condition):
     """Wait for what tells nobody that it has happened."""
-    while not condition():
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def test_fifty_endpoints_added_and_removed_under_load():

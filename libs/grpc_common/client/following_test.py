@@ -12,13 +12,6 @@ ECHO = "/test.Backend/Echo"
 NAME = "kubernetes:///backend.test:50051"
 
 
-@pytest.fixture(autouse=True)
-async def bound():
-    """No test waits for ever."""
-    async with asyncio.timeout(60):
-        yield
-
-
 class Source:
     """Does what a test's steps say: yields a set, raises an exception, or calls; then waits for ever."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Self
 
@@ -110,12 +110,14 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def pods(count: int, *, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[list[Pod]]:
-    """Serve so many pods."""
+async def pods(
+    count: int, *, credentials: Callable[[], grpc.ServerCredentials | None] = lambda: None
+) -> AsyncIterator[list[Pod]]:
+    """Serve so many pods, each with credentials of its own: C-core takes those that rotate only once."""
     async with AsyncExitStack() as stack:
         served = []
         for _ in range(count):
-            pod, address = await stack.enter_async_context(Pod.serving(credentials=credentials))
+            pod, address = await stack.enter_async_context(Pod.serving(credentials=credentials()))
             served.append(await stack.enter_async_context(pod.relayed(address)))
         yield served
 

@@ -11,7 +11,7 @@ import structlog
 
 from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.calls import Calls
-from grpc_common.client.call.errors import error_of, rpc_error
+from grpc_common.client.call.errors import copy_of, error_of, rpc_error
 from grpc_common.client.call.interception import intercepted
 from grpc_common.client.call.requests import Requests
 from grpc_common.client.call.retry import PREVIOUS_ATTEMPTS, Retries, reached_no_server
@@ -133,7 +133,7 @@ class ClientCall:
                 await asyncio.sleep(wait)
 
     async def _attempt_on(self, subchannel: Subchannel) -> grpc.aio.AioRpcError | None:
-        error: BaseException | None = None
+        is_ok = False
         subchannel.begin()
         try:
             start = self._bind(subchannel)
@@ -145,11 +145,9 @@ class ClientCall:
             )
             self._move()
             error = await self._end_of_attempt()
-        except BaseException as caught:
-            error = caught
-            raise
+            is_ok = error is None
         finally:
-            subchannel.end(is_ok=error is None)
+            subchannel.end(is_ok=is_ok)
         return error
 
     async def _end_of_attempt(self) -> grpc.aio.AioRpcError | None:
@@ -306,5 +304,7 @@ class ClientCall:
         """Raise the error with which it has ended, if there is one."""
         if self.is_cancelled:
             raise asyncio.CancelledError
+        if isinstance(self.error, grpc.aio.AioRpcError):
+            raise copy_of(self.error)
         if self.error is not None:
             raise self.error
