@@ -197,7 +197,7 @@ async def _wait_until_ready(opened: BalancedChannel, following: Following, secon
     except TimeoutError:
         reason = following.reason() or await opened.why_not_ready()
         raise NotReadyError(f"{opened.target} was not ready within {seconds:g} s: {reason}") from None
-    if following.error is not None:
+    if following.failed.is_set() and following.error is not None:
         raise following.error
 
 

@@ -7,11 +7,16 @@ import structlog
 
 from grpc_common.client.balancer.balancer import Balancer
 from grpc_common.client.resolver.endpoint import Endpoint, EndpointSource
+from grpc_common.client.resolver.endpoint_check import checked
+from grpc_common.core.background import is_cancelled
 
 log = structlog.get_logger()
 
 # Seconds until a source of endpoints that has failed is asked again.
 _SOURCE_INTERVAL = 5.0
+
+# In one line of the log.
+_MOST_REASONS = 5
 
 
 class Following:
@@ -28,9 +33,11 @@ class Following:
         self.error: Exception | None = None
         """Why the source can't be followed; None if it can."""
         self.failed = asyncio.Event()
+        """Set once the source has failed before it has told any endpoints."""
         self.target = target
         self._source = source
         self._balancer = balancer
+        self._refused: list[str] = []
 
     async def run(self) -> None:
         """Follow the source; never returns."""
@@ -50,21 +57,44 @@ class Following:
         while True:
             try:
                 await self._follow()
+            except asyncio.CancelledError:
+                if is_cancelled():
+                    raise
+                self._fail(RuntimeError("the source was cancelled"))
             except Exception as error:  # noqa: BLE001 (whatever it is, the channel serves on)
-                self.error = error
-                self.failed.set()
-                log.warning(
-                    "endpoints not followed, the last ones stay in use",
-                    target=self.target,
-                    reason=repr(error),
-                )
+                self._fail(error)
             await asyncio.sleep(_SOURCE_INTERVAL)
 
     async def _follow(self) -> None:
         async for found in self._source.watch():
             self.error = None
-            await self._balancer.update(_endpoints(found))
+            await self._take(found)
+            if is_cancelled():  # the source has swallowed it
+                raise asyncio.CancelledError
+            await asyncio.sleep(0)  # calls go on with a source that never pauses
         raise RuntimeError("the source has ended")
+
+    async def _take(self, found: Sequence[Endpoint | str]) -> None:
+        """Use the endpoints that make sense; if none of them does, the last ones stay."""
+        endpoints, refused = checked(found)
+        if refused and refused != self._refused:
+            log.warning(
+                "endpoints left out",
+                target=self.target,
+                reasons=refused[:_MOST_REASONS],
+                count=len(refused),
+            )
+        self._refused = refused
+        if endpoints or not refused:
+            await self._balancer.update(endpoints)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = error
+        if not self._balancer.is_known:
+            self.failed.set()
+        log.warning(
+            "endpoints not followed, the last ones stay in use", target=self.target, reason=repr(error)
+        )
 
     def reason(self) -> str:
         """Return why there is no endpoint, or why the last ones may be old; empty if nothing is wrong."""
@@ -72,7 +102,3 @@ class Following:
             return str(self.error) or repr(self.error)
         reason: str = getattr(self._source, "reason", "")
         return reason
-
-
-def _endpoints(found: Sequence[Endpoint | str]) -> list[Endpoint]:
-    return [Endpoint(each) if isinstance(each, str) else each for each in found]

@@ -26,12 +26,17 @@ _REFUSED_INTERVAL = 10.0
 # Seconds for one handshake.
 _HANDSHAKE = 10.0
 
+# Servers that one line of the log names.
+_MOST_NAMES = 5
+
 
 class Renewal:
     """Follows the certificate files of a channel.
 
     Each connection is replaced by one with the new certificate, one after the other and when the new one
-    is READY: a certificate that a server refuses never replaces one that works.
+    is READY: a certificate that a server refuses never replaces one that works. Where the old one does not
+    work either, the new one is tried at each look. New endpoints are dialled with the old certificate until
+    all have taken the new one, so that it is the better of the two that each of them gets.
 
     Args:
         target: names the channel in the log.
@@ -56,7 +61,7 @@ class Renewal:
             await asyncio.sleep(_INTERVAL)
             if (fingerprint := self._tls.fingerprint()) != self._fingerprint:
                 await self._read(fingerprint)
-            if self._new is not None and time.monotonic() >= self._next_try:
+            if self._new is not None:
                 await self._renew(self._new)
 
     async def _read(self, fingerprint: object) -> None:
@@ -71,42 +76,65 @@ class Renewal:
             self._fingerprint, self._next_try = fingerprint, 0.0
 
     async def _renew(self, new: grpc.ChannelCredentials) -> None:
-        before = list(self._balancer.subchannels.values())
-        if not any(each.state is _READY for each in before):
-            self._balancer.dialer.credentials = new  # there is nothing to lose
-        refusing = [each.endpoint.address for each in before if not await self._replaced(each, new)]
-        if refusing:
+        await asyncio.gather(*(self._replaced(each, new) for each in self._with_old(new, _FAILURE)))
+        if time.monotonic() < self._next_try:
+            return
+        unproven = [each for each in self._with_old(new, _READY) if not await self._replaced(each, new)]
+        if unproven:
             self._next_try = time.monotonic() + _REFUSED_INTERVAL
-            self._log_refusal([f"{address} does not take it" for address in refusing])
-        else:
-            self._balancer.dialer.credentials, self._new = new, None
+        if refusing := [each.endpoint.address for each in unproven if each.state is _READY]:
+            self._log_refusal(_named(refusing))
+        elif self._is_in_use(new) and not self._with_old(new, _READY):
+            self._finish(new)
+
+    def _with_old(self, new: grpc.ChannelCredentials, *states: grpc.ChannelConnectivity) -> list[Subchannel]:
+        """Return those in one of these states that don't have the new certificate."""
+        every = self._balancer.subchannels.values()
+        return [each for each in every if each.credentials is not new and each.state in states]
+
+    def _is_in_use(self, new: grpc.ChannelCredentials) -> bool:
+        every = self._balancer.subchannels.values()
+        return not every or any(each.credentials is new for each in every)
+
+    def _finish(self, new: grpc.ChannelCredentials) -> None:
+        """Have those use it too that don't work now, since every server that could be asked has taken it."""
+        self._balancer.dialer.credentials, self._new = new, None
+        for each in self._with_old(new, *grpc.ChannelConnectivity):
+            self._balancer.replace(self._balancer.open(each.endpoint, new))
 
     async def _replaced(self, old: Subchannel, new: grpc.ChannelCredentials) -> bool:
         """Return whether a connection has the new certificate now, or is gone."""
-        if old.credentials is new or self._balancer.subchannels.get(old.endpoint.address) is not old:
+        if not self._is_used(old):
             return True
         subchannel = self._balancer.open(old.endpoint, new)
         is_taken = False
         try:
-            is_taken = await self._is_taken(subchannel, old)
+            is_taken = await self._is_taken(subchannel)
         finally:
             if not is_taken:
                 await subchannel.close()
         if is_taken:
             self._balancer.replace(subchannel)
-            if subchannel.state is _READY:
-                self._balancer.dialer.credentials = new
         return is_taken
 
-    async def _is_taken(self, new: Subchannel, old: Subchannel) -> bool:
-        """Return whether the new connection is at least as good as the old one."""
+    def _is_used(self, subchannel: Subchannel) -> bool:
+        return self._balancer.subchannels.get(subchannel.endpoint.address) is subchannel
+
+    async def _is_taken(self, new: Subchannel) -> bool:
+        """Return whether the server takes the new certificate."""
         try:
             async with asyncio.timeout(_HANDSHAKE):
-                while old.state is _READY and new.state not in (_READY, _FAILURE):
+                while new.state not in (_READY, _FAILURE):
                     await self._balancer.wait_for_change()
         except TimeoutError:
             return False
-        return new.state is _READY or old.state is not _READY
+        return new.state is _READY
 
     def _log_refusal(self, reasons: list[str]) -> None:
         log.warning("new certificate refused, the old one stays in use", target=self._target, reasons=reasons)
+
+
+def _named(refusing: list[str]) -> list[str]:
+    reasons = [f"{address} does not take it" for address in refusing[:_MOST_NAMES]]
+    more = len(refusing) - len(reasons)
+    return [*reasons, f"and {more} more"] if more else reasons

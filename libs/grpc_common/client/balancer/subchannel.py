@@ -53,7 +53,7 @@ class Subchannel:
         self._on_idle: Callable[[], object] | None = None
         self.channel = dialer.open(self.uri, credentials)
         self.state = self.channel.get_state(try_to_connect=True)
-        self._watch = asyncio.create_task(self._follow())
+        self._watch: asyncio.Task[None] | None = asyncio.create_task(self._follow())
 
     @cached_property
     def blocking(self) -> grpc.Channel:
@@ -106,8 +106,11 @@ class Subchannel:
 
     async def close(self) -> None:
         """Close the channels; calls on them are cancelled."""
-        self._watch.cancel()
-        await asyncio.wait([self._watch])
+        watch = self._watch
+        if watch is not None:
+            self._watch = None  # its traceback leads back to here
+            watch.cancel()
+            await asyncio.wait([watch])
         await self.channel.close()
         blocking: grpc.Channel | None = self.__dict__.get("blocking")
         if blocking is not None:

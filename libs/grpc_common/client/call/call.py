@@ -17,7 +17,7 @@ import structlog
 
 from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.calls import Calls
-from grpc_common.client.call.errors import code_of, error_of, rpc_error
+from grpc_common.client.call.errors import code_of, copy_of, error_of, rpc_error
 from grpc_common.client.call.interception import intercepted
 from grpc_common.client.call.requests import Requests, check_metadata
 from grpc_common.client.call.retry import PREVIOUS_ATTEMPTS, Retries, reached_no_server
@@ -174,20 +174,19 @@ class ClientCall:
                 await asyncio.sleep(wait)
 
     async def _attempt_on(self, subchannel: Subchannel) -> grpc.aio.AioRpcError | None:
-        error: BaseException | None = None
-        left = self.deadline - self._loop.time()
-        if left <= 0:  # C-core would send it, and whether the answer or the deadline wins is chance
+        if (
+            self._loop.time() >= self.deadline
+        ):  # C-core would send it, and whether the answer or the deadline wins is chance
             return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        is_ok = False
         subchannel.begin()
         try:
             self._start(subchannel)
             self._move()
             error = await self._end_of_attempt()
-        except BaseException as caught:
-            error = caught
-            raise
+            is_ok = error is None
         finally:
-            subchannel.end(is_ok=error is None)
+            subchannel.end(is_ok=is_ok)
         return error
 
     def _start(self, subchannel: Subchannel) -> None:
@@ -371,5 +370,7 @@ class ClientCall:
         """Raise the error with which it has ended, if there is one."""
         if self.is_cancelled:
             raise asyncio.CancelledError
+        if isinstance(self.error, grpc.aio.AioRpcError):
+            raise copy_of(self.error)
         if self.error is not None:
             raise self.error

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from copy import copy
 from typing import Any
 
 import grpc
@@ -24,6 +25,17 @@ def rpc_error_of(error: StatusError) -> grpc.aio.AioRpcError:
     status = error.to_status()
     trailers = grpc.aio.Metadata(*status.trailing_metadata)
     return grpc.aio.AioRpcError(status.code, grpc.aio.Metadata(), trailers, status.details)
+
+
+def copy_of(error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+    """Return an error to raise for one of those who wait for a call.
+
+    The call's own would get a traceback, and with it keep the call and its connection: each would have the
+    other, until garbage is collected.
+    """
+    raised = copy(error)
+    raised.__cause__ = error.__cause__
+    return raised
 
 
 def code_of(ended: grpc.aio.Call) -> grpc.StatusCode:
