@@ -1,6 +1,7 @@
 import asyncio
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import grpc
 import prometheus_client
@@ -157,6 +158,18 @@ async def test_age(metrics):
         assert 1000 <= metrics.value("endpoints_age_seconds") < 1100
         source.updated = time.monotonic()
         assert metrics.value("endpoints_age_seconds") < 100
+
+
+async def test_age_of_several_channels(metrics):
+    """Of several channels with one target, the age is that of the one that has heard least."""
+    sources = [Dated([]), Dated([]), Dated([])]
+    for source, age in zip(sources, (100, 3000, 200), strict=True):
+        source.updated = time.monotonic() - age
+    async with AsyncExitStack() as stack:
+        for source in sources:
+            opened = channel("a:1", endpoints=source, observers=metrics.observers, ready_timeout=None)
+            await stack.enter_async_context(opened)
+        assert 3000 <= metrics.value("endpoints_age_seconds") < 3100
 
 
 async def test_no_age(metrics):

@@ -1,4 +1,3 @@
-import importlib.util
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,10 +13,6 @@ from grpc_common.commands.problems import problems
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.testing.doctor import addresses, doctor, serving
 from grpc_common.tls.credentials import server_credentials
-
-needs_dns = pytest.mark.skipif(
-    importlib.util.find_spec("grpc_common.client.resolver.dns") is None, reason="gRPC resolves names itself"
-)
 
 
 @contextmanager
@@ -92,7 +87,6 @@ async def test_pick_first_is_blamed():
     assert "fairness index: 0.500" in out
 
 
-@needs_dns
 async def test_name_with_several_addresses():
     """All addresses of a name are endpoints, as for a headless Service."""
     async with serving("SERVING", "SERVING") as port:
@@ -103,7 +97,6 @@ async def test_name_with_several_addresses():
     assert "endpoints confirmed" in out
 
 
-@needs_dns
 async def test_name_with_a_single_address():
     """A name that looks like a ClusterIP Service is a problem, with the way out."""
     async with serving("SERVING") as port:
@@ -114,7 +107,6 @@ async def test_name_with_a_single_address():
     assert "clusterIP: None" in out
 
 
-@needs_dns
 async def test_unresolvable_name():
     """A name without an address is an error with the name in it."""
     with name_server() as dns:
