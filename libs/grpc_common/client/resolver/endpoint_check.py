@@ -37,7 +37,7 @@ def _fault(endpoint: Any) -> str:
     """Return what is wrong with an endpoint; empty if nothing is."""
     if not isinstance(endpoint, Endpoint):
         return f"{endpoint!r} is neither an Endpoint nor a text"
-    address = endpoint.address
+    address: Any = endpoint.address
     if not isinstance(address, str) or not _is_address(address):
         return f"address {address!r} is not of the form {_FORMS}"
     for name, (is_right, right) in _ATTRIBUTES.items():
