@@ -16,7 +16,7 @@ from tools.image.image_files import Image, layer_entries
 
 IMAGES = {name: Image(Path("services/user", name).absolute()) for name in ("image", "client_image")}
 
-LARGEST_APPLICATION = 800_000
+LARGEST_APPLICATION = 1_000_000
 """Bytes that a change of a service's file may cost at most, compressed."""
 
 LARGEST_IMAGE = 80_000_000
