@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from random import random
 from typing import Any
 
 import grpc
@@ -23,6 +24,9 @@ _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 _BATCH = 5
 """Subchannels that are opened or closed without a turn of the event loop; each takes 0.1 to 1 ms."""
+
+_MOMENT = 0.2
+"""Seconds over which a crowd of calls spreads: most pods of a fleet connect in it, and no caller minds it."""
 
 
 class Balancer:
@@ -55,6 +59,8 @@ class Balancer:
         self._picker: Picker[Subchannel] | None = None
         self._is_known = self._is_closed = False
         self._waiting: asyncio.Future[None] | None = None
+        self._crowd = 0
+        """How many calls wait for a subchannel."""
 
     async def update(self, found: Sequence[Endpoint]) -> None:
         """Take these endpoints as the truth: no call begins on any other one from now on."""
@@ -138,6 +144,21 @@ class Balancer:
         if self._waiting is None:
             self._waiting = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._waiting)
+
+    async def wait_to_pick(self) -> None:
+        """Wait for a change, as a call does for which there is no subchannel.
+
+        A crowd of calls does not go to the first one that is READY while others are about to be: those that
+        are more than the endpoints spread over a moment.
+        """
+        self._crowd += 1
+        try:
+            await self.wait_for_change()
+            is_crowd = self._crowd > len(self.subchannels)
+        finally:
+            self._crowd -= 1
+        if is_crowd and {_READY, _CONNECTING} <= {each.state for each in self.subchannels.values()}:
+            await asyncio.sleep(random() * _MOMENT)  # noqa: S311 (no secret)
 
     def pick(self, tried: Collection[Subchannel] = ()) -> Subchannel | None:
         """Return the READY subchannel for a call, or None if there is none.
