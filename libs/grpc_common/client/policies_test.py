@@ -170,6 +170,7 @@ async def test_pod_that_fails_fast():
             assert len(load.failures) / load.done < 0.55
         async with dial(Words(fleet), outlier_detection=detection) as opened, Load(opened).of(4) as load:
             balancer = opened._balancer  # noqa: SLF001 (nobody else tells)
+            await ready(opened, 4)
             await until(lambda: len(balancer._ready()) == 3)  # noqa: SLF001
             before = fleet[0].calls
             calls = load.done
