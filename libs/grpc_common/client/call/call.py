@@ -173,7 +173,7 @@ class ClientCall:
         try:
             async with scope:
                 while (found := self._subchannel(tried)) is None:
-                    await self._calls.balancer.wait_to_pick()
+                    await self._calls.balancer.wait_for_change()
                 return found
         except TimeoutError:
             if not scope.expired():
