@@ -142,6 +142,7 @@ async def test_endpoint_that_comes_back_while_a_stream_runs():
     async with pods(2) as fleet:
         words = Words(fleet)
         async with channel(NAME, endpoints=words) as opened:
+            await until(lambda: len(ready(opened)) == 2)
             streams = [opened.unary_stream(WATCH)(b"a") for _ in fleet]
             for stream in streams:
                 assert await stream.read() == b"a"

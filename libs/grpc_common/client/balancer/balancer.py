@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from random import random
 from typing import Any
 
@@ -23,7 +23,10 @@ _FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 _BATCH = 5
-"""Subchannels that are opened or closed without a turn of the event loop; each takes 0.1 to 1 ms."""
+"""Subchannels that are opened or closed without a pause; each takes 0.1 to 1 ms."""
+
+_PAUSE = 0.001
+"""Seconds: C-core's thread, which tells of responses, gets the interpreter only while the loop rests."""
 
 _MOMENT = 0.2
 """Seconds over which a crowd of calls spreads: most pods of a fleet connect in it, and no caller minds it."""
@@ -73,7 +76,8 @@ class Balancer:
         self.changed()
         await _in_batches(self._take, chosen.values())
         self.changed()
-        await _in_batches(self._retire, gone)
+        if gone:
+            self._in_background(_in_batches(self._let_go, gone))
 
     def _known(self) -> dict[str, Endpoint]:
         return {address: each.endpoint for address, each in self.subchannels.items()}
@@ -124,11 +128,18 @@ class Balancer:
     def _retire(self, subchannel: Subchannel) -> None:
         """Close it once its calls have ended; it must be out of `subchannels`."""
         self._retired.add(subchannel)
-        subchannel.when_idle(lambda: self._close(subchannel))
+        self._let_go(subchannel)
+
+    def _let_go(self, subchannel: Subchannel) -> None:
+        if subchannel in self._retired:  # and not in use again
+            subchannel.when_idle(lambda: self._close(subchannel))
 
     def _close(self, subchannel: Subchannel) -> None:
         self._retired.discard(subchannel)
-        task = asyncio.ensure_future(subchannel.close())
+        self._in_background(subchannel.close())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -218,7 +229,7 @@ async def _in_batches[T](work: Callable[[T], object], items: Collection[T]) -> N
     for number, item in enumerate(items, 1):
         work(item)
         if number % _BATCH == 0:
-            await asyncio.sleep(0)
+            await asyncio.sleep(_PAUSE)
 
 
 def _serving(found: Sequence[Endpoint]) -> Sequence[Endpoint]:
