@@ -142,6 +142,7 @@ async def test_endpoint_that_comes_back_while_a_stream_runs():
     async with pods(2) as fleet:
         words = Words(fleet)
         async with channel(NAME, endpoints=words) as opened:
+            await until(lambda: len(ready(opened)) == 2)
             streams = [opened.unary_stream(WATCH)(b"a") for _ in fleet]
             for stream in streams:
                 assert await stream.read() == b"a"
@@ -171,3 +172,16 @@ async def test_calls_that_wait_for_the_first_connection():
             calls = [pod.calls for pod in fleet]
         assert load.failures == []
     assert max(calls) < 4 * sum(calls) / 20, calls
+
+
+async def test_crowd_that_waits_for_the_first_connection():
+    """Hundreds of calls that wait are spread over the endpoints that come in the next moment."""
+    async with pods(20) as fleet:
+        for number, pod in enumerate(fleet):
+            pod.connect_time = 0.05 + 0.005 * number
+        async with channel(NAME, endpoints=Words(fleet), ready_timeout=None) as opened:
+            load = Load(opened)
+            await asyncio.gather(*(load.call() for _ in range(300)))
+        assert load.failures == []
+    calls = [pod.calls for pod in fleet]
+    assert max(calls) < 4 * 300 / 20, calls

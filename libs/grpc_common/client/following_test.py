@@ -171,5 +171,5 @@ async def test_three_thousand_endpoints_at_once():
             await opened.unary_unary(ECHO)(b"")
             watching.cancel()
         assert load.failures == []
-    assert calls > 1
+    assert calls > 10
     assert sorted(pauses)[-5] < 0.2  # but for some in which the machine may have stood still

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from random import random
 from typing import Any
 
 import grpc
@@ -23,7 +24,13 @@ _FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
 
 _BATCH = 5
-"""Subchannels that are opened or closed without a turn of the event loop; each takes 0.1 to 1 ms."""
+"""Subchannels that are opened or closed without a pause; each takes 0.1 to 1 ms."""
+
+_PAUSE = 0.001
+"""Seconds: C-core's thread, which tells of responses, gets the interpreter only while the loop rests."""
+
+_MOMENT = 0.2
+"""Seconds over which a crowd of calls spreads: most pods of a fleet connect in it, and no caller minds it."""
 
 
 class Balancer:
@@ -57,6 +64,8 @@ class Balancer:
         self._picker: Picker[Subchannel] | None = None
         self._is_known = self._is_closed = False
         self._waiting: asyncio.Future[None] | None = None
+        self._crowd = 0
+        """How many calls wait for a subchannel."""
 
     async def update(self, found: Sequence[Endpoint]) -> None:
         """Take these endpoints as the truth: no call begins on any other one from now on."""
@@ -69,7 +78,8 @@ class Balancer:
         self.changed()
         await _in_batches(self._take, chosen.values())
         self.changed()
-        await _in_batches(self._retire, gone)
+        if gone:
+            self._in_background(_in_batches(self._let_go, gone))
 
     def _known(self) -> dict[str, Endpoint]:
         return {address: each.endpoint for address, each in self.subchannels.items()}
@@ -122,11 +132,18 @@ class Balancer:
     def _retire(self, subchannel: Subchannel) -> None:
         """Close it once its calls have ended; it must be out of `subchannels`."""
         self._retired.add(subchannel)
-        subchannel.when_idle(lambda: self._close(subchannel))
+        self._let_go(subchannel)
+
+    def _let_go(self, subchannel: Subchannel) -> None:
+        if subchannel in self._retired:  # and not in use again
+            subchannel.when_idle(lambda: self._close(subchannel))
 
     def _close(self, subchannel: Subchannel) -> None:
         self._retired.discard(subchannel)
-        task = asyncio.ensure_future(subchannel.close())
+        self._in_background(subchannel.close())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -142,6 +159,21 @@ class Balancer:
         if self._waiting is None:
             self._waiting = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._waiting)
+
+    async def wait_to_pick(self) -> None:
+        """Wait for a change, as a call does for which there is no subchannel.
+
+        A crowd of calls does not go to the first one that is READY while others are about to be: those that
+        are more than the endpoints spread over a moment.
+        """
+        self._crowd += 1
+        try:
+            await self.wait_for_change()
+            is_crowd = self._crowd > len(self.subchannels)
+        finally:
+            self._crowd -= 1
+        if is_crowd and {_READY, _CONNECTING} <= {each.state for each in self.subchannels.values()}:
+            await asyncio.sleep(random() * _MOMENT)  # noqa: S311 (no secret)
 
     def pick(self, tried: Collection[Subchannel] = ()) -> Subchannel | None:
         """Return the READY subchannel for a call, or None if there is none.
@@ -214,7 +246,7 @@ async def _in_batches[T](work: Callable[[T], object], items: Collection[T]) -> N
     for number, item in enumerate(items, 1):
         work(item)
         if number % _BATCH == 0:
-            await asyncio.sleep(0)
+            await asyncio.sleep(_PAUSE)
 
 
 def _serving(found: Sequence[Endpoint]) -> Sequence[Endpoint]:
