@@ -12,11 +12,11 @@ import structlog
 
 from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.calls import Calls
-from grpc_common.client.call.errors import error_of, rpc_error
+from grpc_common.client.call.errors import end_of, rpc_error
 from grpc_common.client.call.interception import intercepted
 from grpc_common.client.call.requests import Requests, check_metadata
 from grpc_common.client.call.retry import PREVIOUS_ATTEMPTS, Retries, reached_no_server
-from grpc_common.core.calls import Call
+from grpc_common.core.calls import Call, CallType
 from grpc_common.core.errors import StatusError
 
 log = structlog.get_logger()
@@ -161,14 +161,15 @@ class ClientCall:
         if self._streams:
             try:
                 async with asyncio.timeout_at(self.deadline + _LATE):
-                    return await error_of(self.attempt)
+                    return await end_of(self.attempt)
             except TimeoutError:
                 self.attempt.cancel()
                 return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "the call was not sent in time")
+        end = None if self._call.method.type is CallType.UNARY else end_of(self.attempt)
         try:
             self.response = await self.attempt
         except grpc.aio.AioRpcError as error:
-            return error
+            return error if end is None else await end
         return None
 
     def _metadata(self) -> list[tuple[str, str | bytes]]:
