@@ -165,7 +165,7 @@ class ClientCall:
             except TimeoutError:
                 self.attempt.cancel()
                 return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "the call was not sent in time")
-        end = None if self._call.method.type is CallType.UNARY else end_of(self.attempt)
+        end = end_of(self.attempt) if self._call.method.type is CallType.CLIENT_STREAM else None
         try:
             self.response = await self.attempt
         except grpc.aio.AioRpcError as error:

@@ -18,7 +18,9 @@ async def outcome(waiting: Awaitable[object], seconds: float = 20) -> object:
         async with asyncio.timeout(seconds):
             return await waiting
     except grpc.aio.AioRpcError as error:
-        return error.code(), error.details(), tuple(error.trailing_metadata() or ())
+        # C-core says "Deadline Exceeded", or that the stream was removed because of that.
+        text = (error.details() or "").replace("Stream removed (Deadline Exceeded)", "Deadline Exceeded")
+        return error.code(), text, tuple(error.trailing_metadata() or ())
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (each is an outcome)
         return type(error), str(error)
 
@@ -26,7 +28,10 @@ async def outcome(waiting: Awaitable[object], seconds: float = 20) -> object:
 async def end(call: grpc.aio.Call) -> list[object]:
     """Return all that a call that has ended says of it."""
     asked = call.code(), call.details(), call.trailing_metadata(), call.initial_metadata()
-    return [*[await outcome(each) for each in asked], call.done(), call.cancelled(), call.cancel()]
+    told = [await outcome(each) for each in asked]
+    if told[0] is grpc.StatusCode.DEADLINE_EXCEEDED:
+        told[1] = "in either of C-core's words"
+    return [*told, call.done(), call.cancelled(), call.cancel()]
 
 
 async def all_of(call) -> list[bytes]:
