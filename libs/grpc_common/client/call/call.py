@@ -14,6 +14,7 @@ from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.calls import Calls
 from grpc_common.client.call.errors import end_of, rpc_error
 from grpc_common.client.call.interception import intercepted
+from grpc_common.client.call.progress import Progress
 from grpc_common.client.call.requests import Requests, check_metadata
 from grpc_common.client.call.retry import PREVIOUS_ATTEMPTS, Retries, reached_no_server
 from grpc_common.core.calls import Call, CallType
@@ -34,7 +35,7 @@ _LATE = 1.0
 """Seconds after the deadline in which C-core must end an attempt; one that it can't send never ends."""
 
 
-class ClientCall:
+class ClientCall(Progress):
     """What is behind the call that a stub's caller holds: a task makes its attempts.
 
     Args:
@@ -62,6 +63,7 @@ class ClientCall:
         options: dict[str, Any],
     ) -> None:
         assert call.deadline is not None
+        super().__init__(call.deadline)
         self._calls = calls
         self._call = call
         self._bind = bind
@@ -70,20 +72,7 @@ class ClientCall:
         self._streams = streams
         self._wait_for_ready = wait_for_ready
         self._options = options
-        self._loop = asyncio.get_running_loop()
-        self.deadline = self._loop.time() + call.deadline
-        """By the event loop's clock."""
-        self.response: Any = None
-        self.error: BaseException | None = None
-        self.attempt: Any = None
-        """The newest one, a call of grpc.aio's; None before there is any."""
-        self.is_done = self.is_cancelled = self._is_aborted = False
-        self.is_committed = False
-        """Whether a caller or a server has seen something of it, so that it can't be made again."""
-        self._moved: asyncio.Future[None] | None = None
-        self.ended: asyncio.Future[None] = self._loop.create_future()
-        """For those who wait for the one response; each of them may cancel it."""
-        self._on_end: list[Callable[[], object]] = []
+        self._is_aborted = False
 
     def begin(self) -> None:
         """Start the call; it is on its way when this returns, unless it must wait."""
@@ -148,7 +137,7 @@ class ClientCall:
                 metadata=self._metadata(),
                 **self._options,
             )
-            self._move()
+            self.moved()
             error = await self._end_of_attempt()
         except BaseException as caught:
             error = caught
@@ -232,21 +221,16 @@ class ClientCall:
         if self.is_done:
             self._too_late(error)
             return
-        self.is_done = True
         if isinstance(self._request, Requests):
-            if error is not None and isinstance(self._request.error, Exception):
-                error = self._request.error
+            own = self._request.error
+            if error is not None and isinstance(own, Exception) and not self._is_aborted:
+                error = own
             self._request.close()
-        self.error = error.with_traceback(None) if isinstance(error, grpc.aio.AioRpcError) else error
-        self._move()
-        if not self.ended.done():
-            self.ended.set_result(None)
+        self.over(error.with_traceback(None) if isinstance(error, grpc.aio.AioRpcError) else error)
         self._call.code = self.code()
         self._calls.ended(self)
         self._calls.observers.ended(self._call)
-        for callback in self._on_end:
-            callback()
-        self._on_end.clear()
+        self.tell_end()
 
     def _too_late(self, error: BaseException | None) -> None:
         """Log what interceptors have made of the end of a call whose caller has seen another one."""
@@ -254,13 +238,6 @@ class ClientCall:
             return
         if error.__cause__ is None or isinstance(error.__cause__, StatusError):  # a bug is logged already
             log.error("interceptor failed after its call", method=self._call.method.path, exc_info=error)
-
-    def code(self) -> grpc.StatusCode:
-        """Return the code with which it has ended."""
-        if self.error is None:
-            return grpc.StatusCode.OK
-        is_status = isinstance(self.error, grpc.aio.AioRpcError)
-        return self.error.code() if is_status else grpc.StatusCode.INTERNAL
 
     def cancel(self) -> bool:
         """End the call because its caller wants no more of it; return whether it had not ended."""
@@ -285,45 +262,3 @@ class ClientCall:
         if not self.is_done:
             with suppress(RuntimeError):  # the event loop is closed
                 self._loop.call_soon_threadsafe(self.cancel)
-
-    def on_end(self, callback: Callable[[], object]) -> None:
-        """Call `callback` once the call has ended, or now."""
-        if self.is_done:
-            callback()
-        else:
-            self._on_end.append(callback)
-
-    def _move(self) -> None:
-        if self._moved is not None:
-            self._moved.set_result(None)
-            self._moved = None
-
-    async def move(self) -> None:
-        """Wait for the next attempt, or the end."""
-        if self._moved is None:
-            self._moved = self._loop.create_future()
-        await asyncio.shield(self._moved)
-
-    async def current(self) -> Any:
-        """Return the newest attempt, once there is one; None if the call has ended without."""
-        while self.attempt is None and not self.is_done:
-            await self.move()
-        return self.attempt
-
-    async def is_last(self, attempt: Any) -> bool:
-        """Return whether the call ends, or has ended, with an attempt that is over."""
-        while self.attempt is attempt and not self.is_done:
-            await self.move()
-        return self.attempt is attempt
-
-    async def end(self) -> None:
-        """Wait for the end."""
-        while not self.is_done:
-            await self.move()
-
-    def raise_error(self) -> None:
-        """Raise the error with which it has ended, if there is one."""
-        if self.is_cancelled:
-            raise asyncio.CancelledError
-        if self.error is not None:
-            raise self.error
