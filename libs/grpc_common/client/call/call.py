@@ -109,6 +109,8 @@ class ClientCall(Progress):
 
     async def _attempts(self) -> grpc.aio.AioRpcError | None:
         """Make one attempt after the other; return the error of the last one."""
+        if self._calls.is_closing:
+            raise self._calls.closed()
         tried: list[Subchannel] = []
         while True:
             subchannel = self._calls.balancer.pick(tried) or await self._wait_for_subchannel(tried)
@@ -186,7 +188,7 @@ class ClientCall(Progress):
             return picked
         state = balancer.state()
         if state is _SHUTDOWN:
-            raise rpc_error(grpc.StatusCode.CANCELLED, f"the channel to {self._calls.target} is closed")
+            raise self._calls.closed()
         if state is not _FAILURE or self._wait_for_ready:
             return None
         if failing := balancer.failing():
