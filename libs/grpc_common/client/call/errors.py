@@ -49,7 +49,7 @@ def _take_status(
         end.set_result(error)
 
 
-async def _status_of(ended: grpc.aio.Call) -> grpc.aio.AioRpcError | None:
+async def _status_of(ended: Any) -> grpc.aio.AioRpcError | None:
     code = await ended.code()
     if code is grpc.StatusCode.OK:
         return None
