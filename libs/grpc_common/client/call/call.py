@@ -73,12 +73,15 @@ class ClientCall(Progress):
         self._wait_for_ready = wait_for_ready
         self._options = options
         self._is_aborted = False
+        self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Start the call; it is on its way when this returns, unless it must wait."""
         self._calls.begun(self)
         self._calls.observers.started(self._call)
         self._task = asyncio.Task(self._drive(), loop=self._loop, eager_start=True)
+        if self._is_aborted:  # by an interceptor
+            self._task.cancel()
 
     async def _drive(self) -> None:
         error: BaseException | None = None
@@ -257,7 +260,8 @@ class ClientCall(Progress):
         self._finish(error)
         if self.attempt is not None:
             self.attempt.cancel()
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def forget(self) -> None:
         """Cancel the call from a finalizer: that may run in any thread, and in the midst of any code."""

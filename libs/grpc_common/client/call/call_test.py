@@ -191,6 +191,28 @@ async def test_call_ends_between_two_attempts(how):
         assert backend.calls == 1
 
 
+@pytest.mark.parametrize("waits", [False, True])
+async def test_interceptor_may_close_the_channel(waits):
+    """A call that ends before it has begun to wait for anything is as good as any."""
+
+    @asynccontextmanager
+    async def closing(_call: Call) -> AsyncIterator[None]:
+        await client.close()
+        if waits:
+            await asyncio.Event().wait()
+        yield
+
+    told = Told()
+    async with (
+        Backend.serving() as (backend, address),
+        channel(address, observers=[told], interceptors=[closing]) as client,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match="closed"):
+            await asyncio.wait_for(client.unary_unary(ECHO)(b"a"), 20)
+        assert told.codes() == [CANCELLED]
+        assert backend.calls == 0
+
+
 async def test_every_call_is_told_of_once_whatever_ends_it():
     """Calls that fail, are repeated, cancelled and given up at random times each begin once and end once."""
     told = Told()

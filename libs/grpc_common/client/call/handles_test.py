@@ -97,6 +97,32 @@ async def test_callback_that_raises_changes_no_call():
     assert told.codes == [grpc.StatusCode.OK]
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_stream_is_not_repeated_once_its_caller_has_a_message(is_late):
+    """A caller who has seen the first message gets the others of the same attempt, and its error."""
+
+    async def answer(call: OddCall) -> None:
+        call.headers()
+        call.message(b"1")
+        call.message(b"2")
+        call.status(14)
+
+    service = ServiceConfig(health_check_service=None, retryable_methods=("test.Backend/Watch",))
+    async with (
+        OddServer.serving(answer) as server,
+        channel(server.address, config=ChannelConfig(service=service), observers=[]) as client,
+    ):
+        call = client.unary_stream(WATCH)(b"a")
+        if is_late:
+            await call.initial_metadata()
+        messages = []
+        with pytest.raises(grpc.aio.AioRpcError, match="UNAVAILABLE"):
+            async for message in call:
+                messages.append(message)  # noqa: PERF401 (those before the error count)
+        assert messages == [b"1", b"2"]
+        assert server.calls == 1
+
+
 async def test_stream_that_breaks_while_it_is_written_has_the_servers_status():
     """grpc.aio makes INTERNAL of it each second time."""
 

@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc
 import pytest
 
-from grpc_common.client.call.retry import Retries, Throttle
 from grpc_common.client.channel import ChannelConfig, channel
 from grpc_common.client.service_config import RetryPolicy, RetryThrottling, ServiceConfig
 from grpc_common.testing.backends import Backend, FedEndpoints
@@ -214,14 +213,6 @@ async def test_attempts_end(prepare, calls):
         code = await code_of(start(client, "Echo"))
         assert backend.calls == calls
         assert code is (backend.code if backend.failures else grpc.StatusCode.OK)
-
-
-def test_two_pushbacks_forbid_a_retry():
-    """Of two values none can be meant; C-core leaves only one of two."""
-    error = grpc.aio.AioRpcError(
-        UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(*[("grpc-retry-pushback-ms", "1")] * 2)
-    )
-    assert Retries(SOON, Throttle(None)).wait_after(error) is None
 
 
 async def test_codes_are_those_of_the_configuration():
