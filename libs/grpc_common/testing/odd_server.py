@@ -66,12 +66,12 @@ class OddServer:
     """Counts the calls that come, and has `answer` answer each of them."""
 
     def __init__(self, answer: Callable[[OddCall], Awaitable[None]]) -> None:
-        self.calls = self.connections = 0
+        self.calls = 0
+        self.address = ""
         self._answer = answer
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         try:
             await reader.readexactly(_PREFACE)
             writer.write(frame(SETTINGS))
@@ -96,15 +96,14 @@ class OddServer:
 
     @classmethod
     @asynccontextmanager
-    async def serving(
-        cls, answer: Callable[[OddCall], Awaitable[None]]
-    ) -> AsyncIterator[tuple[OddServer, str]]:
-        """Serve on a free port; yield the server and its address."""
+    async def serving(cls, answer: Callable[[OddCall], Awaitable[None]]) -> AsyncIterator[OddServer]:
+        """Serve on a free port."""
         server = cls(answer)
         listening = await asyncio.start_server(server._serve, "127.0.0.1", 0)
         host, port = listening.sockets[0].getsockname()
+        server.address = f"{host}:{port}"
         try:
-            yield server, f"{host}:{port}"
+            yield server
         finally:
             listening.close()
             listening.close_clients()

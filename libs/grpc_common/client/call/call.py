@@ -17,8 +17,9 @@ import structlog
 
 from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.call.calls import Calls
-from grpc_common.client.call.errors import code_of, copy_of, error_of, rpc_error
+from grpc_common.client.call.errors import code_of, details_of, end_of, rpc_error
 from grpc_common.client.call.interception import intercepted
+from grpc_common.client.call.progress import Progress
 from grpc_common.client.call.requests import Requests, check_metadata
 from grpc_common.client.call.retry import PREVIOUS_ATTEMPTS, Retries, reached_no_server
 from grpc_common.core.background import is_cancelled
@@ -35,11 +36,14 @@ _FAILURE = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 _MOST_UNSENT = 5
 """How often a call that no server has seen is made on another endpoint, beside its retries."""
 
+_CANCELLED = "Locally cancelled by application!"
+"""What grpc.aio says of a call that this process has cancelled."""
+
 _LATE = 1.0
 """Seconds after the deadline in which C-core must end an attempt; one that it can't send never ends."""
 
 
-class ClientCall:
+class ClientCall(Progress):
     """What is behind the call that a stub's caller holds.
 
     Args:
@@ -67,6 +71,7 @@ class ClientCall:
         options: dict[str, Any],
     ) -> None:
         assert call.deadline is not None
+        super().__init__(call.deadline)
         self._calls = calls
         self._call = call
         self._bind = bind
@@ -75,33 +80,24 @@ class ClientCall:
         self._streams = streams
         self._wait_for_ready = wait_for_ready
         self._options = options
-        self._loop = asyncio.get_running_loop()
-        self.deadline = self._loop.time() + call.deadline
-        """By the event loop's clock."""
-        self.response: Any = None
-        self.error: BaseException | None = None
-        self.attempt: Any = None
-        """The newest one, a call of grpc.aio's; None before there is any."""
-        self.is_done = self.is_cancelled = self._is_aborted = False
-        self.is_committed = False
-        """Whether a caller or a server has seen something of it, so that it can't be made again."""
-        self._moved: asyncio.Future[None] | None = None
+        self._is_aborted = False
         self._task: asyncio.Task[None] | None = None
-        self._on_end: list[Callable[[], object]] = []
 
     def begin(self) -> None:
         """Start the call; it is on its way when this returns, unless it must wait."""
         self._calls.begun(self)
         self._calls.observers.started(self._call)
         subchannel = self._calls.balancer.pick() if self._needs_no_task() else None
-        if subchannel is None:
-            self._task = asyncio.Task(self._drive(None), loop=self._loop, eager_start=True)
-        else:
+        if subchannel is not None:
             self._begin_alone(subchannel)
+            return
+        self._task = asyncio.Task(self._drive(None), loop=self._loop, eager_start=True)
+        if self._is_aborted:  # by an interceptor
+            self._task.cancel()
 
     def _needs_no_task(self) -> bool:
         is_plain = self._call.method.type is CallType.UNARY and not self._calls.interceptors
-        return is_plain and self._loop.time() < self.deadline
+        return is_plain and not self._calls.is_closing and self._loop.time() < self.deadline
 
     def _begin_alone(self, subchannel: Subchannel) -> None:
         """Make the first attempt without a task."""
@@ -122,6 +118,8 @@ class ClientCall:
         if is_ok:
             self._retries.succeeded()
             self._finish(None)
+        elif attempt.cancelled() and details_of(attempt) == _CANCELLED:  # with the task that waits for it
+            self.cancel()
         else:
             self._task = self._loop.create_task(self._drive(subchannel))
 
@@ -156,6 +154,8 @@ class ClientCall:
 
     async def _attempts(self, first: Subchannel | None) -> grpc.aio.AioRpcError | None:
         """Make one attempt after the other; return the error of the last one."""
+        if first is None and self._calls.is_closing:
+            raise self._calls.closed()
         tried: list[Subchannel] = []
         while True:
             if first is not None and not tried:
@@ -182,7 +182,7 @@ class ClientCall:
         subchannel.begin()
         try:
             self._start(subchannel)
-            self._move()
+            self.moved()
             error = await self._end_of_attempt()
             is_ok = error is None
         finally:
@@ -201,14 +201,15 @@ class ClientCall:
         if self._streams:
             try:
                 async with asyncio.timeout_at(self.deadline + _LATE):
-                    return await error_of(self.attempt)
+                    return await end_of(self.attempt)
             except TimeoutError:
                 self.attempt.cancel()
                 return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "the call was not sent in time")
+        end = end_of(self.attempt) if self._call.method.type is CallType.CLIENT_STREAM else None
         try:
             self.response = await self.attempt
         except grpc.aio.AioRpcError as error:
-            return error
+            return error if end is None else await end
         return None
 
     def _metadata(self) -> list[tuple[str, str | bytes]]:
@@ -249,23 +250,49 @@ class ClientCall:
             return True
         return len(tried) <= _MOST_UNSENT and self._calls.balancer.state() is not _FAILURE
 
+    async def wait(self) -> Any:
+        """Return the one response; who is cancelled meanwhile cancels the call.
+
+        Raises:
+            grpc.aio.AioRpcError: the call's error.
+
+        """
+        try:
+            if self._task is None and self.attempt is not None:
+                await self._only_response()
+            await self.end()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        self.raise_error()
+        return self.response
+
+    async def _only_response(self) -> None:
+        """Wait for the first attempt, which is the only one as long as it does not fail."""
+        try:
+            self.response = await self.attempt
+        except grpc.aio.AioRpcError:
+            pass
+        except asyncio.CancelledError:
+            if is_cancelled():
+                raise
+        except Exception as error:  # noqa: BLE001 (as above)
+            self.abort(error)
+
     def _finish(self, error: BaseException | None) -> None:
         if self.is_done:
             self._too_late(error)
             return
-        self.is_done = True
         if isinstance(self._request, Requests):
-            if error is not None and isinstance(self._request.error, Exception):
-                error = self._request.error
+            own = self._request.error
+            if error is not None and isinstance(own, Exception) and not self._is_aborted:
+                error = own
             self._request.close()
-        self.error = error.with_traceback(None) if isinstance(error, grpc.aio.AioRpcError) else error
-        self._move()
+        self.over(error.with_traceback(None) if isinstance(error, grpc.aio.AioRpcError) else error)
         self._call.code = self.code()
         self._calls.ended(self)
         self._calls.observers.ended(self._call)
-        for callback in self._on_end:
-            callback()
-        self._on_end.clear()
+        self.tell_end()
 
     def _too_late(self, error: BaseException | None) -> None:
         """Log what interceptors have made of the end of a call whose caller has seen another one."""
@@ -274,20 +301,12 @@ class ClientCall:
         if error.__cause__ is None or isinstance(error.__cause__, StatusError):  # a bug is logged already
             log.error("interceptor failed after its call", method=self._call.method.path, exc_info=error)
 
-    def code(self) -> grpc.StatusCode:
-        """Return the code with which it has ended."""
-        if self.error is None:
-            return grpc.StatusCode.OK
-        if isinstance(self.error, grpc.aio.AioRpcError):
-            return self.error.code()
-        return grpc.StatusCode.INTERNAL
-
     def cancel(self) -> bool:
         """End the call because its caller wants no more of it; return whether it had not ended."""
         if self.is_done:
             return False
         self.is_cancelled = True
-        self.abort(rpc_error(grpc.StatusCode.CANCELLED, "Locally cancelled by application!"))
+        self.abort(rpc_error(grpc.StatusCode.CANCELLED, _CANCELLED))
         return True
 
     def abort(self, error: Exception) -> None:
@@ -306,71 +325,3 @@ class ClientCall:
         if not self.is_done:
             with suppress(RuntimeError):  # the event loop is closed
                 self._loop.call_soon_threadsafe(self.cancel)
-
-    def on_end(self, callback: Callable[[], object]) -> None:
-        """Call `callback` once the call has ended, or now."""
-        if self.is_done:
-            callback()
-        else:
-            self._on_end.append(callback)
-
-    def _move(self) -> None:
-        if self._moved is not None:
-            self._moved.set_result(None)
-            self._moved = None
-
-    async def move(self) -> None:
-        """Wait for the next attempt, or the end."""
-        if self._moved is None:
-            self._moved = self._loop.create_future()
-        await asyncio.shield(self._moved)
-
-    async def current(self) -> Any:
-        """Return the newest attempt, once there is one; None if the call has ended without."""
-        while self.attempt is None and not self.is_done:
-            await self.move()
-        return self.attempt
-
-    async def is_last(self, attempt: Any) -> bool:
-        """Return whether the call ends, or has ended, with an attempt that is over."""
-        while self.attempt is attempt and not self.is_done:
-            await self.move()
-        return self.attempt is attempt
-
-    async def wait(self) -> Any:
-        """Return the one response; who is cancelled meanwhile cancels the call.
-
-        Raises:
-            grpc.aio.AioRpcError: the call's error.
-
-        """
-        try:
-            if self._task is None and self.attempt is not None:  # the only one, as long as it does not fail
-                self.response = await self.attempt
-            await self.end()
-        except grpc.aio.AioRpcError:
-            await self.end()  # of the attempts that have followed
-        except asyncio.CancelledError:
-            if is_cancelled():
-                self.cancel()
-                raise
-            await self.end()
-        except Exception as error:
-            self.abort(error)
-            raise
-        self.raise_error()
-        return self.response
-
-    async def end(self) -> None:
-        """Wait for the end."""
-        while not self.is_done:
-            await self.move()
-
-    def raise_error(self) -> None:
-        """Raise the error with which it has ended, if there is one."""
-        if self.is_cancelled:
-            raise asyncio.CancelledError
-        if isinstance(self.error, grpc.aio.AioRpcError):
-            raise copy_of(self.error)
-        if self.error is not None:
-            raise self.error

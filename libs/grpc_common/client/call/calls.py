@@ -39,6 +39,8 @@ class Calls:
     """Says why there is no endpoint, if that is known."""
     running: set[Running] = field(default_factory=set)
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    is_closing: bool = False
+    """Whether new calls are refused."""
 
     def begun(self, call: Running) -> None:
         """Take note of a call that begins."""
@@ -81,9 +83,14 @@ class Calls:
         raise rpc_error(grpc.StatusCode.UNAVAILABLE, text)
 
     async def close(self, grace: float | None) -> None:
-        """Wait for the calls at most `grace` seconds, and cancel those that are left."""
+        """Refuse new calls, wait for the others at most `grace` seconds, and cancel those that are left."""
+        self.is_closing = True
         if grace and self.running:
             self.idle.clear()
             await asyncio.wait([asyncio.ensure_future(self.idle.wait())], timeout=grace)
         for call in list(self.running):
-            call.abort(rpc_error(grpc.StatusCode.CANCELLED, f"the channel to {self.target} is closed"))
+            call.abort(self.closed())
+
+    def closed(self) -> grpc.aio.AioRpcError:
+        """Return the error of a call on a closed channel."""
+        return rpc_error(grpc.StatusCode.CANCELLED, f"the channel to {self.target} is closed")

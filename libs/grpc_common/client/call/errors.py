@@ -11,8 +11,10 @@ from grpc_common.core.errors import StatusError
 
 _WRITE_FAILED = "Internal error from Core"
 
-_TRUTH_COMES = 0.1
-"""Seconds in which the true status of such a call must come; it takes less than 1 ms."""
+_LOOK = 0.001
+"""Seconds until the next look at a status that is not the true one yet; nothing announces that."""
+
+_MOST_LOOKS = 100
 
 
 def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
@@ -43,28 +45,29 @@ def code_of(ended: grpc.aio.Call) -> grpc.StatusCode:
     return _at_once(ended.code())
 
 
-async def error_of(attempt: grpc.aio.Call) -> grpc.aio.AioRpcError | None:
-    """Wait for the end of a call; return its error, or None if it has ended well.
+def details_of(ended: grpc.aio.Call) -> str:
+    """Return the text with which a call has ended."""
+    return _at_once(ended.details())
 
-    When the stream ends while a request is written, grpc.aio puts "Internal error from Core" in the place
-    of the status that came from the server, or comes a moment later. Whoever waits for its code sees one
-    of the two; its callbacks see both.
+
+def end_of(attempt: grpc.aio.Call) -> asyncio.Future[grpc.aio.AioRpcError | None]:
+    """Return the end of a call: its error, or None if it ends well.
+
+    When a stream ends while a request is written, grpc.aio puts "Internal error from Core" in the place
+    of the server's status, or has that in the place of its own a moment later. Its callbacks see the first.
     """
     end: asyncio.Future[grpc.aio.AioRpcError | None] = asyncio.get_running_loop().create_future()
-    attempt.add_done_callback(lambda _attempt: _take_status(attempt, end))
-    return await end
+    attempt.add_done_callback(lambda _attempt: _take_status(attempt, end, _MOST_LOOKS))
+    return end
 
 
-def _take_status(attempt: grpc.aio.Call, end: asyncio.Future[grpc.aio.AioRpcError | None]) -> None:
+def _take_status(
+    attempt: grpc.aio.Call, end: asyncio.Future[grpc.aio.AioRpcError | None], looks: int
+) -> None:
     error = _at_once(_status_of(attempt))
-    if error is not None and error.details() == _WRITE_FAILED:
-        end.get_loop().call_later(_TRUTH_COMES, _end_with, end, error)
-    else:
-        _end_with(end, error)
-
-
-def _end_with(end: asyncio.Future[grpc.aio.AioRpcError | None], error: grpc.aio.AioRpcError | None) -> None:
-    if not end.done():
+    if looks and error is not None and error.details() == _WRITE_FAILED:
+        end.get_loop().call_later(_LOOK, _take_status, attempt, end, looks - 1)
+    elif not end.done():
         end.set_result(error)
 
 

@@ -105,6 +105,13 @@ class _ManyResponses(_Handle):
         self._call.forget()
 
     async def read(self) -> Any:
+        try:
+            return await self._next()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    async def _next(self) -> Any:
         call = self._call
         while (attempt := await call.current()) is not None:
             message = await self._read(attempt)
@@ -125,7 +132,6 @@ class _ManyResponses(_Handle):
             return grpc.aio.EOF
         except asyncio.CancelledError:
             if is_cancelled() or self._call.is_cancelled:
-                self.cancel()
                 raise
             return grpc.aio.EOF  # the caller's own iterator of requests has failed
         except Exception as error:
@@ -144,6 +150,14 @@ class _ManyResponses(_Handle):
 
 class _ManyRequests(_Handle):
     async def write(self, request: Any) -> None:
+        try:
+            if not await self._write(request):
+                raise asyncio.InvalidStateError("RPC already finished.")
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    async def _write(self, request: Any) -> bool:
         call = self._call
         while (attempt := await call.current()) is not None:
             try:
@@ -153,16 +167,13 @@ class _ManyRequests(_Handle):
                     raise
                 if await call.is_last(attempt):
                     break
-            except asyncio.CancelledError:
-                self.cancel()
-                raise
             else:
                 call.is_committed = True
-                return
+                return True
         await call.end()
         if not call.is_cancelled:
             call.raise_error()
-        raise asyncio.InvalidStateError("RPC already finished.")
+        return False
 
     async def done_writing(self) -> None:
         call = self._call

@@ -11,7 +11,11 @@ from grpc_common.client.balancer.subchannel import Subchannel
 from grpc_common.client.service_config import RetryPolicy, RetryThrottling
 
 PREVIOUS_ATTEMPTS = "grpc-previous-rpc-attempts"
-"""Tells a server how often a call was tried before."""
+"""Tells a server how often a call was tried before.
+
+C-core sends it only with the channel argument `grpc.enable_retries: 0`: its own retry filter, which has no
+policy here, keeps it back. The filter stays, since it alone knows which calls a GOAWAY says were not seen.
+"""
 
 _PUSHBACK = "grpc-retry-pushback-ms"
 
