@@ -7,7 +7,7 @@ others, which stream, wait, fail or have interceptors, are driven by one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ class ClientCall(Progress):
         *,
         streams: bool,
         wait_for_ready: bool,
-        options: dict[str, Any],
+        options: Mapping[str, Any],
     ) -> None:
         assert call.deadline is not None
         super().__init__(call.deadline)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,8 @@ from grpc_common.client.call.retry import Retries
 from grpc_common.client.call.whole_stream import WholeStream
 from grpc_common.client.service_config import RetryPolicy
 from grpc_common.core.calls import Call, CallType, Metadata, Method, ParentCall, parent_call
+
+_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 _STREAMS_RESPONSES = (CallType.SERVER_STREAM, CallType.BIDI_STREAM)
 
@@ -45,6 +48,9 @@ class MultiCallable:
         self._method = method
         self._deadline = deadline
         self._retry = retry
+        self._no_retries = Retries(None, calls.throttle)
+        self._wrap = HANDLES[method.type]
+        self._streams = method.type in _STREAMS_RESPONSES
         self._serialization = serialization
         self._bound: WeakKeyDictionary[Subchannel, Start] = WeakKeyDictionary()
 
@@ -69,10 +75,26 @@ class MultiCallable:
         credentials: grpc.CallCredentials | None = None,
         wait_for_ready: bool | None = None,  # noqa: FBT001 (grpc's)
         compression: grpc.Compression | None = None,
-        *,
+    ) -> Any:
+        return self._begin(
+            self._wrap,
+            self._bind,
+            request,
+            timeout,
+            metadata,
+            wait_for_ready,
+            _options(credentials, compression),
+        )
+
+    def _begin(  # noqa: PLR0917 (keywords cost time)
+        self,
         wrap: Callable[[ClientCall], Any],
         bind: Callable[[Subchannel], Start],
-        streams: bool,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        wait_for_ready: bool | None = None,  # noqa: FBT001 (as above)
+        options: Mapping[str, Any] = _NO_OPTIONS,
     ) -> Any:
         parent = parent_call()
         if parent is not None and parent.has_answered:
@@ -86,10 +108,10 @@ class MultiCallable:
             Call(self._method, list(metadata or ()), self._calls.target, timeout),
             bind,
             request,
-            Retries(self._retry, self._calls.throttle),
-            streams=streams,
+            Retries(self._retry, self._calls.throttle) if self._retry else self._no_retries,
+            streams=self._streams and wrap is self._wrap,
             wait_for_ready=bool(wait_for_ready),
-            options=_options(credentials, compression),
+            options=options,
         )
         wrapped = wrap(call)
         call.begin()
@@ -97,24 +119,13 @@ class MultiCallable:
             call.on_end(parent.cancel_with_it(call.cancel))
         return wrapped
 
-    def _call(self, request: Any, *arguments: Any, **options: Any) -> Any:
-        call_type = self._method.type
-        return self._begun(
-            request,
-            *arguments,
-            **options,
-            wrap=HANDLES[call_type],
-            bind=self._bind,
-            streams=call_type in _STREAMS_RESPONSES,
-        )
-
 
 class UnaryMultiCallable(MultiCallable):
     """Calls a method with one request."""
 
     def __call__(self, request: Any, **options: Any) -> Any:
         """Start a call, with the keyword arguments of grpc.aio's multi-callables."""
-        return self._call(request, **options)
+        return self._begun(request, **options)
 
     async def read_all(
         self,
@@ -124,14 +135,8 @@ class UnaryMultiCallable(MultiCallable):
         metadata: Any = None,
     ) -> tuple[list[Any], grpc.aio.Metadata]:
         """Return all responses of a stream and its trailing metadata; see read_all.py."""
-        whole: tuple[list[Any], grpc.aio.Metadata] = await self._begun(
-            request,
-            timeout,
-            metadata,
-            wrap=HANDLES[CallType.UNARY],
-            bind=self._bind_blocking,
-            streams=False,
-        )
+        call = self._begin(HANDLES[CallType.UNARY], self._bind_blocking, request, timeout, metadata)
+        whole: tuple[list[Any], grpc.aio.Metadata] = await call
         return whole
 
 
@@ -146,14 +151,14 @@ class StreamMultiCallable(MultiCallable):
     ) -> Any:
         """Start a call, with the arguments of grpc.aio's multi-callables."""
         requests = None if request_iterator is None else Requests(request_iterator)
-        return self._call(requests, *arguments, **options)
+        return self._begun(requests, *arguments, **options)
 
 
 def _options(
     credentials: grpc.CallCredentials | None, compression: grpc.Compression | None
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     if credentials is None and compression is None:
-        return {}
+        return _NO_OPTIONS
     return {"credentials": credentials, "compression": compression}
 
 
