@@ -137,11 +137,13 @@ class ClientCall(Progress):
         try:
             start = self._bind(subchannel)
             self.attempt = start(
-                self._request.attempt() if isinstance(self._request, Requests) else self._request,
+                None if isinstance(self._request, Requests) else self._request,
                 timeout=left,
                 metadata=self._metadata(),
                 **self._options,
             )
+            if isinstance(self._request, Requests):
+                self._request.send_to(self.attempt)
             self.moved()
             error = await self._end_of_attempt()
         except BaseException as caught:
@@ -262,6 +264,11 @@ class ClientCall(Progress):
             self.attempt.cancel()
         if self._task is not None:
             self._task.cancel()
+
+    def check_writer(self) -> None:
+        """Raise UsageError if an iterator has the requests."""
+        if isinstance(self._request, Requests):
+            raise grpc.aio.UsageError("The iterator and read/write APIs may not be mixed on a single RPC.")
 
     def forget(self) -> None:
         """Cancel the call from a finalizer: that may run in any thread, and in the midst of any code."""
