@@ -32,7 +32,7 @@ class Dialer:
         return grpc.aio.secure_channel(uri, credentials, options=self._options)
 
     def open_blocking(self, uri: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-        """Return a new channel for threads; C-core has it use the connection of the other one."""
+        """Return a new channel for threads; C-core gives it a connection of its own."""
         options = [*self._options, *_BLOCKING_OPTIONS]
         if credentials is None:
             return grpc.insecure_channel(uri, options=options)

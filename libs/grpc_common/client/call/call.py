@@ -174,9 +174,8 @@ class ClientCall(Progress):
                 await asyncio.sleep(wait)
 
     async def _attempt_on(self, subchannel: Subchannel) -> grpc.aio.AioRpcError | None:
-        if (
-            self._loop.time() >= self.deadline
-        ):  # C-core would send it, and whether the answer or the deadline wins is chance
+        if self._loop.time() >= self.deadline:
+            # C-core would send it, and whether the answer or the deadline wins is chance.
             return rpc_error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         is_ok = False
         subchannel.begin()
@@ -190,12 +189,15 @@ class ClientCall(Progress):
         return error
 
     def _start(self, subchannel: Subchannel) -> None:
+        requests = self._request if isinstance(self._request, Requests) else None
         self.attempt = self._bind(subchannel)(
-            self._request.attempt() if isinstance(self._request, Requests) else self._request,
+            self._request if requests is None else None,
             timeout=self.deadline - self._loop.time(),
             metadata=self._metadata(),
             **self._options,
         )
+        if requests is not None:
+            requests.send_to(self.attempt)
 
     async def _end_of_attempt(self) -> grpc.aio.AioRpcError | None:
         if self._streams:
@@ -319,6 +321,11 @@ class ClientCall(Progress):
             self.attempt.cancel()
         if self._task is not None:
             self._task.cancel()
+
+    def check_writer(self) -> None:
+        """Raise UsageError if an iterator has the requests."""
+        if isinstance(self._request, Requests):
+            raise grpc.aio.UsageError("The iterator and read/write APIs may not be mixed on a single RPC.")
 
     def forget(self) -> None:
         """Cancel the call from a finalizer: that may run in any thread, and in the midst of any code."""

@@ -150,6 +150,7 @@ class _ManyResponses(_Handle):
 
 class _ManyRequests(_Handle):
     async def write(self, request: Any) -> None:
+        self._call.check_writer()
         try:
             if not await self._write(request):
                 raise asyncio.InvalidStateError("RPC already finished.")
@@ -177,6 +178,7 @@ class _ManyRequests(_Handle):
 
     async def done_writing(self) -> None:
         call = self._call
+        call.check_writer()
         while (attempt := await call.current()) is not None:
             try:
                 await attempt.done_writing()

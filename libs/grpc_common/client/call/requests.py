@@ -6,7 +6,12 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import Any
 
+import grpc
+
 _END = object()
+
+_OVER = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
+"""What writing to a call that has ended raises."""
 
 
 class Requests:
@@ -26,10 +31,28 @@ class Requests:
         self._first: Any = _END
         self._came: asyncio.Future[None] | None = None
         self._attempts = 0
-        self._senders: list[asyncio.Task[Any] | None] = []
+        self._senders: list[asyncio.Task[None]] = []
         self._is_sent = False
         self.error: BaseException | None = None
         """What the caller's iterable has raised."""
+
+    def send_to(self, attempt: Any) -> None:
+        """Have a task write them to an attempt, which is cancelled if the iterable raises something.
+
+        What grpc.aio itself has for iterators makes a cancelled call of everything that fails.
+        """
+        self._senders.append(asyncio.ensure_future(self._send_to(attempt, self.attempt())))
+
+    async def _send_to(self, attempt: Any, requests: AsyncIterator[Any]) -> None:
+        try:
+            async for request in requests:
+                await attempt.write(request)
+            await attempt.done_writing()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (the caller gets it)
+            if self.error is None and isinstance(error, _OVER):
+                return  # the attempt's status says why
+            self.error = self.error or error
+            attempt.cancel()
 
     def attempt(self) -> AsyncIterator[Any]:
         """Return all requests for one more attempt."""
@@ -44,7 +67,6 @@ class Requests:
         return True
 
     async def _requests(self, attempt: int) -> AsyncIterator[Any]:
-        self._senders.append(asyncio.current_task())
         try:
             await self._read_first()
             if self._first is _END or attempt != self._attempts:
@@ -74,8 +96,7 @@ class Requests:
     def close(self) -> None:
         """Wait no longer for requests: the call has ended, and nobody else may read the caller's iterable."""
         for sender in self._senders:
-            if sender is not None:
-                sender.cancel()
+            sender.cancel()
         self._senders.clear()
 
 

@@ -70,6 +70,17 @@ async def test_error_of_the_iterator_reaches_the_caller(client, before):
     assert not call.cancelled()
 
 
+async def test_status_that_the_iterator_raises_is_its_own(client):
+    """An iterator that passes on another stream ends with that one's status, and so does its call."""
+
+    async def relayed():
+        yield b"a"
+        await client.unary_unary(UNKNOWN)(b"")
+
+    with pytest.raises(grpc.aio.AioRpcError, match="UNIMPLEMENTED"):
+        await client.stream_unary(COLLECT)(relayed())
+
+
 async def test_what_is_no_iterable_is_told(client):
     """A request in the place of an iterator raises its TypeError where the call is awaited."""
     with pytest.raises(TypeError, match="not iterable"):
