@@ -76,9 +76,8 @@ class Balancer:
         for address, known in self.subchannels.items():
             known.endpoint = chosen[address]
         self.changed()
-        await _in_batches(
-            self._take, [chosen[address] for address in chosen.keys() - self.subchannels.keys()]
-        )
+        new = [endpoint for address, endpoint in chosen.items() if address not in self.subchannels]
+        await _in_batches(self._take, new)
         self.changed()
         if gone:
             self._in_background(_in_batches(self._let_go, gone))
