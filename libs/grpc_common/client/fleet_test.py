@@ -121,6 +121,8 @@ async def test_unhealthy_ones():
             for pod in fleet[:3]:
                 await pod.health.set("", NOT_SERVING)
             await until(lambda: len(ready(opened)) == 1)
+            calls = load.done
+            await until(lambda: load.done > calls + 8)  # those that were on the way have arrived
             before = [pod.calls for pod in fleet[:3]]
             calls = load.done
             await until(lambda: load.done > calls + 100)

@@ -75,8 +75,11 @@ class Balancer:
         gone = [self.subchannels.pop(address) for address in self.subchannels.keys() - chosen.keys()]
         self._retired.update(gone)
         self._is_known = True
+        for address, known in self.subchannels.items():
+            known.endpoint = chosen[address]
         self.changed()
-        await _in_batches(self._take, chosen.values())
+        new = [endpoint for address, endpoint in chosen.items() if address not in self.subchannels]
+        await _in_batches(self._take, new)
         self.changed()
         if gone:
             self._in_background(_in_batches(self._let_go, gone))
@@ -85,11 +88,9 @@ class Balancer:
         return {address: each.endpoint for address, each in self.subchannels.items()}
 
     def _take(self, endpoint: Endpoint) -> None:
-        known = self.subchannels.get(endpoint.address) or self._revived(endpoint.address)
-        if known is None:
-            known = self.open(endpoint)
-        known.endpoint = endpoint
-        self._use(known)
+        subchannel = self._revived(endpoint.address) or self.open(endpoint)
+        subchannel.endpoint = endpoint
+        self._use(subchannel)
 
     def _use(self, subchannel: Subchannel) -> None:
         address = subchannel.endpoint.address
@@ -125,6 +126,7 @@ class Balancer:
         if old is None:
             self._retire(new)
             return
+        new.endpoint = old.endpoint  # its attributes may have changed since the new one was opened
         self._use(new)
         self._retire(old)
         self.changed()
