@@ -55,7 +55,7 @@ async def test_attributes_that_change(api_server):
             api_server.put(piece(pod))
         async with channel("kubernetes:///echo.default:grpc") as opened, Load(opened).of(2) as load:
             await until(lambda: all(pod.calls for pod in fleet))
-            known = opened._calls.balancer.subchannels  # noqa: SLF001 (nobody else tells)
+            known = opened.balancer.subchannels
             api_server.put(piece(fleet[0], zone="a"))
             await until(lambda: known[fleet[0].address].endpoint.zone == "a")
             api_server.put(piece(fleet[0], zone="a", hints={"forZones": [{"name": "b"}]}))

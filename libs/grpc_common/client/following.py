@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -51,7 +52,8 @@ class Following:
         while resolve_now is not None:
             await self._balancer.wait_for_change()
             if not self._balancer.all_ready():
-                resolve_now()
+                with suppress(Exception):  # it is a hint, and the source is followed all the same
+                    resolve_now()
 
     async def _follow_for_ever(self) -> None:
         while True:

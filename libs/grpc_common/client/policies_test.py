@@ -33,7 +33,7 @@ def at(fleet, *attributes):
 
 async def ready(opened, count):
     """Wait until so many endpoints take calls."""
-    every = opened._calls.balancer.subchannels  # noqa: SLF001 (nobody else tells)
+    every = opened.balancer.subchannels
     is_ready = grpc.ChannelConnectivity.READY
     await until(lambda: sum(each.state is is_ready for each in every.values()) == count)
 
@@ -169,7 +169,7 @@ async def test_pod_that_fails_fast():
             await until(lambda: load.done > 400)
             assert len(load.failures) / load.done < 0.55
         async with dial(Words(fleet), outlier_detection=detection) as opened, Load(opened).of(4) as load:
-            balancer = opened._calls.balancer  # noqa: SLF001 (nobody else tells)
+            balancer = opened.balancer
             await ready(opened, 4)
             await until(lambda: len(balancer._ready()) == 3)  # noqa: SLF001
             before = fleet[0].calls

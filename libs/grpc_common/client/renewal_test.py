@@ -108,7 +108,7 @@ async def test_attributes_that_change_meanwhile(fleet):
             fleet.rotate(fleet.ca)
             await until(lambda: served[0].connections == 2)
             await words.say([Endpoint(address, zone="a")])
-            balancer = opened._calls.balancer  # noqa: SLF001 (nobody else tells)
+            balancer = opened.balancer
             before = balancer.subchannels[address]
             await until(lambda: balancer.subchannels[address] is not before)
             assert balancer.subchannels[address].endpoint.zone == "a"

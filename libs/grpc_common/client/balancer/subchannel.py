@@ -57,7 +57,7 @@ class Subchannel:
 
     @cached_property
     def blocking(self) -> grpc.Channel:
-        """A channel beside it for threads, with a connection of its own; opened when first it is asked for."""
+        """A channel beside it for threads, with a connection of its own; opened when it is asked for."""
         return self._dialer.open_blocking(self.uri, self.credentials)
 
     def is_ready(self) -> bool:

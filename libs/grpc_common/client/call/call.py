@@ -121,7 +121,8 @@ class ClientCall(Progress):
         elif attempt.cancelled() and details_of(attempt) == _CANCELLED:  # with the task that waits for it
             self.cancel()
         else:
-            self._task = self._loop.create_task(self._drive(subchannel))
+            # A task that is cancelled before its first step would keep the call, and with it its connection.
+            self._task = asyncio.Task(self._drive(subchannel), loop=self._loop, eager_start=True)
 
     async def _drive(self, first: Subchannel | None) -> None:
         """Make attempts to the end; on `first` one has been made."""

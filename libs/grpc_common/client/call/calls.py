@@ -65,7 +65,7 @@ class Calls:
 
         """
         while (found := self._subchannel(tried, wait_for_ready=wait_for_ready)) is None:
-            await self.balancer.wait_for_change()
+            await self.balancer.wait_to_pick()
         return found
 
     def _subchannel(self, tried: Collection[Subchannel], *, wait_for_ready: bool) -> Subchannel | None:

@@ -39,7 +39,8 @@ class EndpointSource(Protocol):
 
         A text stands for an Endpoint with this address. An empty set means that no endpoint is ready. The
         source puts changes that follow each other closely together (debounce) and sees to its own
-        reconnects: once it has yielded, the channel keeps the last set until the next one.
+        reconnects: once it has yielded, the channel keeps the last set until the next one. What makes no
+        sense in a set is left out and logged.
         """
 
 
