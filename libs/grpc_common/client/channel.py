@@ -82,13 +82,13 @@ async def channel(
         tracing: makes the spans of calls, as `Server.tracing` does; not used with `observers`. If None, the
             calls that a server's handler makes are traced as that server's are, and others are not.
         endpoints: where the endpoints come from, in place of what `target` says; the target is only
-            a name then. Without an endpoint a call fails UNAVAILABLE at once, or waits for one if it
-            is made with wait_for_ready.
+            a name then, and any printable text will do. Without an endpoint a call fails UNAVAILABLE at once,
+            or waits for one if it is made with wait_for_ready.
         ready_timeout: seconds to wait for the first connection; None does not wait.
 
     Raises:
-        ValueError: the target has none of these forms, a section came with `tls` or `config`, or a
-            BearerToken would be sent in plaintext.
+        ValueError: the target has none of these forms and there are no `endpoints`, a section came with `tls`
+            or `config`, or a BearerToken would be sent in plaintext.
         TlsError: the certificate files can't be used.
         StartError: the target is kubernetes:///, and the packages for it, or any way to the API server, are
             missing.
@@ -103,8 +103,11 @@ async def channel(
         tls, config, target = target.client_tls(), target, target.target
     refuse_plaintext(interceptors, target, tls=tls is not None, target_is_address=endpoints is None)
     config = config or ChannelConfig()
-    meant = parse_target(target)
-    source = endpoints or source_of(meant, config.channel_args)
+    if endpoints is None:
+        meant = parse_target(target)
+        source = source_of(meant, config.channel_args)
+    else:
+        meant, source = _meaning_of(target), endpoints
     options = dict(config.options()) | dict(_authority(meant, tls))
     if not (endpoints or isinstance(source, StaticEndpoints)):
         # No proxy is for what was resolved here: gRPC would look for an address among the names in no_proxy.
@@ -135,6 +138,16 @@ async def channel(
             yield opened
 
 
+def _meaning_of(name: str) -> Target | None:
+    """Return what the name of a channel means that has endpoints of its own; None if it is any other text."""
+    try:
+        return parse_target(name)
+    except ValueError:
+        if not (name and name.isprintable()):  # what has no UTF-8 would take the page of metrics away
+            raise ValueError(f"the channel's name {name!r} is not a printable text") from None
+        return None
+
+
 def _balancer(
     target: str, options: Mapping[str, Any], tls: ClientTLS | None, service: ServiceConfig
 ) -> tuple[Balancer, Renewal | None]:
@@ -146,7 +159,7 @@ def _balancer(
     return balancer, Renewal(target, tls, balancer, fingerprint) if tls else None
 
 
-def _authority(target: Target, tls: ClientTLS | None) -> list[tuple[str, str]]:
+def _authority(target: Target | None, tls: ClientTLS | None) -> list[tuple[str, str]]:
     """Return the option for the name in the server's certificate: IP addresses stand in few.
 
     Servers see it as :authority too.

@@ -128,6 +128,30 @@ async def test_start_tells_that_there_is_no_endpoint(endpoints, reason):
         await channel(KUBERNETES, endpoints=FedEndpoints(*endpoints), ready_timeout=1).__aenter__()
 
 
+@pytest.mark.parametrize("name", ["inventory", 'the "inventory", of é'])
+async def test_target_is_only_a_name_with_endpoints_of_ones_own(name):
+    """What has a source needs no target that could be dialled, as docs/balancing.md has it."""
+    async with (
+        Backend.serving() as (backend, address),
+        channel(name, endpoints=FedEndpoints([address])) as client,
+    ):
+        assert await client.unary_unary("/test.Backend/Echo")(b"hello") == b"hello"
+    assert backend.calls == 1
+
+
+@pytest.mark.parametrize("name", ["", "two\nlines", "\ud800"])
+async def test_name_is_printable(name):
+    """A name that could not be written into a log or a page of metrics is refused."""
+    with pytest.raises(ValueError, match="not a printable text"):
+        await channel(name, endpoints=FedEndpoints(["127.0.0.1:1"])).__aenter__()
+
+
+async def test_start_tells_why_no_endpoint_makes_sense():
+    """Where all that the source tells is left out, the fault is told, and not that nothing is known yet."""
+    with pytest.raises(NotReadyError, match="the first: address 'nonsense' is not of the form IP:PORT"):
+        await channel("inventory", endpoints=FedEndpoints(["nonsense"]), ready_timeout=1).__aenter__()
+
+
 async def test_start_fails_with_the_source_of_endpoints():
     """When nobody can tell the endpoints, there is nothing to wait for."""
     with pytest.raises(OSError, match="no such cluster"):

@@ -102,5 +102,7 @@ class Following:
         """Return why there is no endpoint, or why the last ones may be old; empty if nothing is wrong."""
         if self.error is not None:
             return str(self.error) or repr(self.error)
+        if self._refused and not self._balancer.is_known:
+            return f"none of the endpoints makes sense, the first: {self._refused[0]}"
         reason: str = getattr(self._source, "reason", "")
         return reason
