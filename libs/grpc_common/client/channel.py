@@ -37,6 +37,9 @@ from grpc_common.tls.credentials import ClientTLS
 if TYPE_CHECKING:
     from grpc_common.observe.tracing import Tracing
 
+_LEAVING = 5.0
+"""Seconds in which what a channel follows must end with it."""
+
 __all__ = ["ChannelConfig", "ChannelSection", "Keepalive", "NotReadyError", "channel"]
 
 
@@ -103,11 +106,8 @@ async def channel(
         tls, config, target = target.client_tls(), target, target.target
     refuse_plaintext(interceptors, target, tls=tls is not None, target_is_address=endpoints is None)
     config = config or ChannelConfig()
-    if endpoints is None:
-        meant = parse_target(target)
-        source = source_of(meant, config.channel_args)
-    else:
-        meant, source = _meaning_of(target), endpoints
+    meant = parse_target(target) if endpoints is None else _meaning_of(target)
+    source = endpoints or source_of(parse_target(target), config.channel_args)
     options = dict(config.options()) | dict(_authority(meant, tls))
     if not (endpoints or isinstance(source, StaticEndpoints)):
         # No proxy is for what was resolved here: gRPC would look for an address among the names in no_proxy.
@@ -200,7 +200,8 @@ async def _running(*work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncItera
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # A source of one's own may swallow its cancellation.
+        await asyncio.wait(tasks, timeout=_LEAVING)
 
 
 async def _wait_until_ready(opened: BalancedChannel, following: Following, seconds: float) -> None:

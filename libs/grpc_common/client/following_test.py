@@ -172,4 +172,4 @@ async def test_three_thousand_endpoints_at_once():
             watching.cancel()
         assert load.failures == []
     assert calls > 10
-    assert sorted(pauses)[-5] < 0.2  # but for some in which the machine may have stood still
+    assert sorted(pauses)[-5] < 0.5  # but for some in which the machine may have stood still

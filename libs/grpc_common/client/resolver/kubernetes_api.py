@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import aiohttp
 from kubernetes_asyncio.client import ApiClient, Configuration, DiscoveryV1Api
-from kubernetes_asyncio.config import list_kube_config_contexts, load_kube_config
+from kubernetes_asyncio.config import ConfigException, list_kube_config_contexts, load_kube_config
 from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
 from pydantic import Field, ValidationError
 
@@ -99,6 +99,8 @@ def _strip_token(configuration: Configuration) -> None:
     configuration.api_key["BearerToken"] = token.strip()
     if token.strip() == "Bearer":
         raise ValueError("the token is empty")
+    if not token.strip().isprintable():
+        raise ValueError("the token has a control character in it; it must be one word")
 
 
 def _kubeconfig() -> str:
@@ -114,7 +116,9 @@ def _configuration_errors(source: object) -> Iterator[None]:
         yield
     except Exception as error:
         # kubernetes_asyncio fails in a dozen ways on a bad file, AttributeError among them.
-        raise ConfigurationError(f"{source}: {printable(str(error))}") from error
+        is_told = isinstance(error, OSError | ValueError | ConfigException)
+        text = str(error) if is_told else "it is not of the form of a kubeconfig"
+        raise ConfigurationError(f"{source}: {printable(text)}") from error
 
 
 @asynccontextmanager
@@ -266,6 +270,9 @@ def _plain_errors() -> Iterator[None]:
     """Spare callers the import of aiohttp."""
     try:
         yield
+    except aiohttp.InvalidURL as error:
+        text = f"the API server's URL {str(error)!r} is not of the form https://HOST:PORT"
+        raise ConnectionError(text) from None
     except aiohttp.ClientError as error:
         raise ConnectionError(str(error) or type(error).__name__) from error
 

@@ -90,7 +90,7 @@ async def test_token_that_no_header_can_hold_stays_secret(service_account, monke
     (service_account / "token").write_text("sec\nret")
     async with ApiServer().serve(tls) as server:
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", server.url.rpartition(":")[2])
-        with pytest.raises(ValueError, match="header") as caught:
+        with pytest.raises(ConfigurationError, match="token has a control character") as caught:
             await list_with(load, server)
     assert "ret" not in str(caught.value).replace("return", "")
 

@@ -198,6 +198,8 @@ def test_socket_with_an_authority_is_refused():
     """At the first call gRPC would refuse it."""
     with pytest.raises(ValueError, match="is not of the form unix:PATH or unix:///ABSOLUTE/PATH"):
         parse_target("unix://run/user.sock")
+    with pytest.raises(ValueError, match="has a comma in its path, at which gRPC would split it"):
+        parse_target("unix:/run/a,b.sock")
 
 
 @given(st.text() | st.from_regex(r"\A(kubernetes|dns|ipv4|ipv6|unix):[/a-z0-9.:,%\[\]-]*\Z"))
