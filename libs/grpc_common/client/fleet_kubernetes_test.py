@@ -3,17 +3,14 @@ import asyncio
 import pytest
 
 from grpc_common.client.channel import channel
-from grpc_common.testing.api_server import ApiServer, endpoint_slice, kubeconfig
+from grpc_common.testing.api_server import ApiServer, endpoint_slice
 from grpc_common.testing.pods import Load, pods
 
 
 @pytest.fixture
 async def api_server(tmp_path, monkeypatch):
     """A fake API server that KUBECONFIG leads to."""
-    async with ApiServer().serve() as server:
-        path = tmp_path / "kubeconfig"
-        path.write_text(kubeconfig(server.url, {"token": "secret"}))
-        monkeypatch.setenv("KUBECONFIG", str(path))
+    async with ApiServer.in_kubeconfig(tmp_path / "kubeconfig", monkeypatch) as server:
         yield server
 
 

@@ -10,8 +10,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 type Object = dict[str, Any]
@@ -202,6 +204,15 @@ class ApiServer:
         if line is _DROP and request.transport:
             request.transport.abort()
         return response
+
+    @classmethod
+    @asynccontextmanager
+    async def in_kubeconfig(cls, file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
+        """Serve one that KUBECONFIG, which is set to `file`, leads to."""
+        async with cls().serve() as server:
+            file.write_text(kubeconfig(server.url, {"token": "secret"}))
+            monkeypatch.setenv("KUBECONFIG", str(file))
+            yield server
 
     @asynccontextmanager
     async def serve(self, context: ssl.SSLContext | None = None) -> AsyncIterator[ApiServer]:
