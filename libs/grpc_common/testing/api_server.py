@@ -210,7 +210,7 @@ class ApiServer:
     async def in_kubeconfig(cls, file: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ApiServer]:
         """Serve one that KUBECONFIG, which is set to `file`, leads to."""
         async with cls().serve() as server:
-            file.write_text(kubeconfig(server.url, {"token": "secret"}))
+            file.write_text(kubeconfig(server.url, {"token": "secret"}))  # noqa: ASYNC240 (a few bytes)
             monkeypatch.setenv("KUBECONFIG", str(file))
             yield server
 
