@@ -4,7 +4,7 @@ import pytest
 
 from grpc_common.client.channel import channel
 from grpc_common.testing.api_server import ApiServer, endpoint_slice
-from grpc_common.testing.pods import Load, pods
+from grpc_common.testing.pods import Load, pods, until
 
 
 @pytest.fixture
@@ -18,13 +18,6 @@ def piece(pod, **attributes):
     """Return a slice of one pod."""
     host, _, port = pod.address.rpartition(":")
     return endpoint_slice(f"echo-{port}", [host], ports=[("grpc", int(port))], **attributes)
-
-
-async def until(condition):
-    """Wait for what tells nobody that it has happened."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_fifty_pods_added_and_removed_under_load(api_server):

@@ -6,17 +6,10 @@ import pytest
 
 from grpc_common.client.channel import channel
 from grpc_common.testing.backends import NOT_SERVING, SERVING
-from grpc_common.testing.pods import Load, Words, pods
+from grpc_common.testing.pods import Load, Words, pods, until
 
 ECHO, WATCH = "/test.Backend/Echo", "/test.Backend/Watch"
 NAME = "kubernetes:///backend.test:50051"
-
-
-async def until(condition):
-    """Wait for what tells nobody that it has happened."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_fifty_endpoints_added_and_removed_under_load():

@@ -9,16 +9,9 @@ from grpc_common.client.channel import ChannelConfig, channel
 from grpc_common.client.resolver.endpoint import Endpoint
 from grpc_common.client.service_config import OutlierDetection, ServiceConfig, Subset
 from grpc_common.testing.backends import NOT_SERVING, SERVING
-from grpc_common.testing.pods import Load, Words, pods
+from grpc_common.testing.pods import Load, Words, pods, until
 
 NAME = "kubernetes:///backend.test:50051"
-
-
-async def until(condition):
-    """Wait for what tells nobody that it has happened."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def dial(words, **service):

@@ -10,7 +10,7 @@ import trustme
 from grpc_common.client.channel import channel
 from grpc_common.client.resolver.endpoint import Endpoint
 from grpc_common.testing.certificates import CertificateDirectory
-from grpc_common.testing.pods import Load, Words, pods
+from grpc_common.testing.pods import Load, Words, pods, until
 from grpc_common.tls.credentials import ClientTLS, server_credentials
 
 NAME = "kubernetes:///backend.test:50051"
@@ -66,13 +66,6 @@ class Fleet:
 def fleet(tmp_path):
     """Servers that trust one CA, and a client with a certificate of it."""
     return Fleet(tmp_path)
-
-
-async def until(condition):
-    """Wait for what tells nobody that it has happened."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def rounds(logs):

@@ -7,17 +7,10 @@ import grpc
 import pytest
 
 from grpc_common.client.channel import channel
-from grpc_common.testing.pods import Load, Words, pods
+from grpc_common.testing.pods import Load, Words, pods, until
 
 ECHO, HOLD = "/test.Backend/Echo", "/test.Backend/Hold"
 NAME = "kubernetes:///backend.test:50051"
-
-
-async def until(condition):
-    """Wait for what tells nobody that it has happened."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def descriptors():
@@ -92,7 +85,7 @@ async def test_nothing_is_left_of_a_channel(use):
         with no_garbage_collection():
             async with channel(NAME, endpoints=Words(fleet)) as opened:
                 await use(opened, fleet[0])
-            await until(lambda: not any(pod.open for pod in fleet))
+            await until(lambda: not any(pod.open for pod in fleet), seconds=10)
             assert own_tasks() == []
 
 
@@ -105,7 +98,7 @@ async def test_nothing_is_left_of_an_endpoint(use):
             with no_garbage_collection():
                 await use(opened, fleet[0])
                 await words.say(fleet[1:])
-                await until(lambda: not fleet[0].open)
+                await until(lambda: not fleet[0].open, seconds=10)
 
 
 async def test_thousand_changes():
@@ -113,11 +106,11 @@ async def test_thousand_changes():
     async with pods(4) as fleet:
         words = Words(fleet)
         async with channel(NAME, endpoints=words) as opened, Load(opened).of(2) as load:
-            await until(lambda: all(pod.calls for pod in fleet))
+            await until(lambda: all(pod.calls for pod in fleet), seconds=10)
             tasks, files = len(asyncio.all_tasks()), descriptors()
             for number in range(1000):
                 await words.say(fleet[: 1 + number % 4])
-            await until(lambda: all(pod.open == 1 for pod in fleet))
-            await until(lambda: len(asyncio.all_tasks()) <= tasks + 4)
-            await until(lambda: descriptors() <= files + 4)
+            await until(lambda: all(pod.open == 1 for pod in fleet), seconds=10)
+            await until(lambda: len(asyncio.all_tasks()) <= tasks + 4, seconds=10)
+            await until(lambda: descriptors() <= files + 4, seconds=10)
         assert load.failures == []

@@ -94,6 +94,18 @@ class Pod(Backend):
             self.open -= 1
 
 
+async def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait for what tells nobody that it has happened.
+
+    Raises:
+        TimeoutError: it has not within `seconds`.
+
+    """
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 (no event tells)
+            await asyncio.sleep(0.01)
+
+
 async def _first_of(*copies: Any) -> None:
     tasks = [asyncio.ensure_future(copy) for copy in copies]
     try:
