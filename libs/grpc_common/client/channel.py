@@ -23,7 +23,7 @@ from grpc_common.client.channel_state import OpenChannel
 from grpc_common.client.following import Following
 from grpc_common.client.renewal import Renewal
 from grpc_common.client.resolver.endpoint import EndpointSource
-from grpc_common.client.resolver.source import StaticEndpoints, source_of
+from grpc_common.client.resolver.source import args_for, source_of
 from grpc_common.client.resolver.target import DnsTarget, KubernetesTarget, Target, parse_target
 from grpc_common.client.service_config import ServiceConfig
 from grpc_common.core.background import supervise
@@ -106,12 +106,14 @@ async def channel(
         tls, config, target = target.client_tls(), target, target.target
     refuse_plaintext(interceptors, target, tls=tls is not None, target_is_address=endpoints is None)
     config = config or ChannelConfig()
-    meant = parse_target(target) if endpoints is None else _meaning_of(target)
-    source = endpoints or source_of(parse_target(target), config.channel_args)
-    options = dict(config.options()) | dict(_authority(meant, tls))
-    if not (endpoints or isinstance(source, StaticEndpoints)):
-        # No proxy is for what was resolved here: gRPC would look for an address among the names in no_proxy.
-        options.setdefault("grpc.enable_http_proxy", 0)
+    options: dict[str, Any] = dict(config.options())
+    if endpoints is None:
+        meant: Target | None = (parsed := parse_target(target))
+        source = source_of(parsed, config.channel_args)
+        options = args_for(source) | options
+    else:
+        meant, source = _meaning_of(target), endpoints
+    options |= dict(_authority(meant, tls))
     balancer, renewal = _balancer(target, options, tls, config.service)
     following = Following(target, source, balancer)
     told = client_observers(tracing) if observers is None else list(observers)

@@ -19,7 +19,7 @@ from grpc_common.client.balancer.balancer import Balancer
 from grpc_common.client.channel import ChannelConfig, channel
 from grpc_common.client.channel_state import OpenChannel
 from grpc_common.client.resolver.endpoint import Endpoint, EndpointSource
-from grpc_common.client.resolver.source import StaticEndpoints, source_of
+from grpc_common.client.resolver.source import StaticEndpoints, args_for, source_of
 from grpc_common.client.resolver.target import DnsTarget, KubernetesTarget, endpoint_uri, parse_target
 from grpc_common.client.service_config import ServiceConfig, Subset
 from grpc_common.commands.finding import DiagnosisError, OverheardEndpoints
@@ -164,7 +164,7 @@ async def examine(target: str, client: Client = Client()) -> Report:
         source = OverheardEndpoints(source_of(parse_target(target), {}))
     except StartError as error:
         raise DiagnosisError(str(error)) from None
-    args = _channel_args(source.source)
+    args = args_for(source.source)
     async with client.open(target, source, client.policy, args) as opened:
         assert isinstance(opened, BalancedChannel)
         endpoints = [Examined(endpoint) for endpoint in await source.first()]
@@ -176,11 +176,6 @@ async def examine(target: str, client: Client = Client()) -> Report:
     report.age = None if known_at is None else time.monotonic() - known_at
     report.reason, report.numbers = source.reason, balancer.numbers
     return report
-
-
-def _channel_args(source: EndpointSource) -> Mapping[str, int]:
-    """Return what a channel adds where it knows the source: no proxy is for what was resolved here."""
-    return {} if isinstance(source, StaticEndpoints) else {"grpc.enable_http_proxy": 0}
 
 
 async def _examine_all(report: Report) -> None:

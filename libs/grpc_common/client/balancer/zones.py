@@ -24,6 +24,8 @@ def prefer_zone[C: Candidate](
     `known` are all endpoints that a candidate may come from, READY or not. With an empty `zone`, or
     nothing known of it, the picker is the inner one.
     """
+    if not zone:
+        return inner
     meant, expected = _meant_for(zone, known)
 
     def factory(candidates: Sequence[C]) -> Picker[C]:
@@ -38,8 +40,6 @@ def prefer_zone[C: Candidate](
 
 def _meant_for(zone: str, known: Sequence[Endpoint]) -> tuple[frozenset[str], float]:
     """Return the addresses for the clients of a zone, and how many these should be."""
-    if not zone:
-        return frozenset(), 0
     if all(endpoint.for_zones for endpoint in known):
         hinted = frozenset(endpoint.address for endpoint in known if zone in endpoint.for_zones)
         if hinted:

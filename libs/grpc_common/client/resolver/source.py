@@ -26,6 +26,14 @@ class StaticEndpoints:
         await asyncio.Event().wait()
 
 
+def args_for(source: EndpointSource) -> dict[str, int]:
+    """Return the arguments of channels to what a source has found here.
+
+    No proxy is for them: gRPC would look for an address among the names in no_proxy.
+    """
+    return {} if isinstance(source, StaticEndpoints) else {"grpc.enable_http_proxy": 0}
+
+
 def source_of(target: Target, args: Mapping[str, object]) -> EndpointSource:
     """Return what finds the endpoints of `target`.
 

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from grpc_common.client.resolver.endpoint import Endpoint
-
 _FORMS = (
     "kubernetes:///SERVICE.NAMESPACE:PORT, dns:///NAME:PORT, dns://RESOLVER/NAME:PORT, NAME:PORT, "
     "ipv4:ADDRESS:PORT[,...], ipv6:[ADDRESS]:PORT[,...], unix:PATH or unix-abstract:NAME"
@@ -79,9 +77,6 @@ class DnsTarget:
 
 
 type Target = KubernetesTarget | StaticTarget | DnsTarget
-
-# A target that grpc itself resolves; only for isinstance.
-GrpcTarget = StaticTarget | DnsTarget
 
 
 def parse_target(target: str) -> Target:
@@ -202,15 +197,3 @@ def endpoint_uri(address: str) -> str:
         return address
     # C-core decodes the zone of a link-local address as a part of a URI.
     return "ipv6:" + address.replace("%", "%25") if address.startswith("[") else f"ipv4:{address}"
-
-
-def endpoints_target(endpoints: Sequence[Endpoint | str]) -> str:
-    """Return the grpc target of several endpoints.
-
-    grpc has no target of mixed families: IPv4 wins, since a dual-stack service has the same pods
-    in both.
-    """
-    whole = [each if isinstance(each, Endpoint) else Endpoint(each) for each in endpoints]
-    addresses = [each.address for each in whole if not each.terminating] or [each.address for each in whole]
-    ipv4 = [address for address in addresses if not address.startswith("[")]
-    return "ipv4:" + ",".join(ipv4) if ipv4 else "ipv6:" + ",".join(addresses)

@@ -2,13 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_common.client.resolver.endpoint import Endpoint
 from grpc_common.client.resolver.target import (
     DnsTarget,
     KubernetesTarget,
     StaticTarget,
     endpoint_uri,
-    endpoints_target,
     parse_target,
 )
 
@@ -225,16 +223,3 @@ def test_target_of_an_endpoint(address, uri):
     """C-core's target for one endpoint means the same endpoint."""
     assert endpoint_uri(address) == uri
     assert parse_target(uri) == StaticTarget((address,), uri)
-
-
-def test_endpoints_of_two_families():
-    """A target of grpc takes one family at a time; of a dual-stack service the IPv4 addresses are enough."""
-    assert endpoints_target(["[fd00::7]:1", "10.0.0.7:1", "10.0.0.8:1"]) == "ipv4:10.0.0.7:1,10.0.0.8:1"
-    assert endpoints_target(["[fd00::7]:1", "[fd00::8]:1"]) == "ipv6:[fd00::7]:1,[fd00::8]:1"
-
-
-def test_terminating_endpoints_are_the_last_resort():
-    """They are dialled only where there is no other."""
-    leaving = Endpoint("10.0.0.7:1", terminating=True)
-    assert endpoints_target([leaving, Endpoint("10.0.0.8:1")]) == "ipv4:10.0.0.8:1"
-    assert endpoints_target([leaving]) == "ipv4:10.0.0.7:1"
