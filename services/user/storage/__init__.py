@@ -86,7 +86,7 @@ async def migrate_storage(config: DatabaseConfig) -> tuple[str | None, str]:
     from services.user.storage.schema import VERSION  # noqa: PLC0415
 
     if config.is_postgresql:
-        from services.user.storage.postgresql import migrate_postgresql  # noqa: PLC0415
+        from services.user.storage.postgresql_schema import migrate_postgresql  # noqa: PLC0415
 
         return await migrate_postgresql(config), VERSION
     from services.user.storage.sqlite import migrate_sqlite  # noqa: PLC0415

@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, override
+from typing import override
 
 import asyncpg
 import structlog
@@ -21,9 +21,10 @@ from services.user.storage import (
     SchemaError,
     StorageError,
     UserStorage,
-    schema,
 )
 from services.user.storage.batches import Batches
+from services.user.storage.postgresql_connection import FAILURES, connect, explain
+from services.user.storage.postgresql_schema import check_schema
 from services.user.users import User
 
 type _Create = tuple[User, IdempotencyKey]
@@ -72,14 +73,8 @@ WHERE NOT EXISTS (
 
 _BEFORE_ALL = uuid.UUID(int=0)
 
-_MIGRATION_LOCK = int.from_bytes(b"user.db")
-"""The advisory lock of those that migrate: any number that nothing else in the database locks."""
-
 _CLOSING = 1.0
 """Seconds for the pool to close once nobody uses it: a part of what a process has after its drain."""
-
-_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""What asyncpg raises when the database can't be used (a TimeoutError is an OSError)."""
 
 
 @asynccontextmanager
@@ -102,7 +97,7 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
             "statement_timeout": str(round(config.statement_timeout * 1000)),
         },
         command_timeout=config.statement_timeout,
-        connect=_connect,
+        connect=connect,
         reset=_keep,
     )
     await pool
@@ -127,78 +122,8 @@ async def _first_ping(storage: PostgresqlUserStorage) -> None:
         log.warning("the database is not there; not ready until it is", reason=str(error))
 
 
-async def _connect(*arguments: Any, **settings: Any) -> asyncpg.Connection:
-    try:
-        return await asyncpg.connect(*arguments, **settings)
-    except asyncpg.ClientConfigurationError:
-        raise
-    except ValueError:
-        # Of a parameter, a host's name, ...: it may quote a secret.
-        raise asyncpg.ClientConfigurationError("the URL has a host or parameter that can't be used") from None
-
-
 async def _keep(_connection: asyncpg.Connection) -> None:
     """Take the place of asyncpg's reset, a round trip more: no statement here leaves anything behind."""
-
-
-async def migrate_postgresql(config: DatabaseConfig) -> str | None:
-    """Migrate the database at `config.url`, and return the version of the schema that it had, if any.
-
-    Raises:
-        SchemaError: a later program has migrated it.
-        StorageError: it can't be used now, or has tables of another program with our names.
-
-    """
-    try:
-        connection = await _connect(config.url, timeout=config.connect_timeout)
-        try:
-            return await _migrate(connection, config.name)
-        finally:
-            await connection.close(timeout=config.connect_timeout)
-    except _FAILURES as error:
-        raise StorageError(f"{config.name}: {_explain(error)}") from error
-
-
-async def _migrate(connection: asyncpg.Connection, name: str) -> str | None:
-    # Held until the connection ends: others that migrate wait here, and then find nothing to do.
-    await connection.execute("SELECT pg_advisory_lock($1)", _MIGRATION_LOCK)
-    found = await _read_version(connection)
-    schema.check_not_newer(found, name)
-    _check_encoding(connection, name)
-    if found != schema.VERSION:
-        # Alembic takes half a second to import; a server doesn't need it.
-        from services.user.storage.migrate import upgrade_script  # noqa: PLC0415
-
-        async with connection.transaction():
-            await connection.execute(upgrade_script("postgresql", found))
-    return found
-
-
-async def _check_schema(connection: asyncpg.Connection, name: str) -> None:
-    schema.check(await _read_version(connection), name)
-    _check_encoding(connection, name)
-
-
-def _check_encoding(connection: asyncpg.Connection, name: str) -> None:
-    encoding = connection.get_settings().server_encoding
-    if encoding != "UTF8":
-        raise SchemaError(f"{name}: the database's encoding is {encoding}; create it with ENCODING 'UTF8'")
-
-
-async def _read_version(connection: asyncpg.Connection) -> str | None:
-    """Return the version of the schema, None if there is none."""
-    try:
-        version: str | None = await connection.fetchval(schema.READ_VERSION)
-    except asyncpg.UndefinedTableError:
-        return None
-    return version
-
-
-def _explain(error: Exception) -> str:
-    """Return one of _FAILURES in words."""
-    if isinstance(error, TimeoutError):
-        return "took longer than database.connect_timeout or database.statement_timeout"
-    return str(error) or type(error).__name__
 
 
 def _row(user: User) -> tuple[uuid.UUID, str, str, str]:
@@ -301,8 +226,8 @@ class PostgresqlUserStorage(UserStorage):
         try:
             async with self._pool.acquire(timeout=self._timeout) as connection:
                 if not self._checked:
-                    await _check_schema(connection, self._name)
+                    await check_schema(connection, self._name)
                     self._checked = True
                 yield connection
-        except _FAILURES as error:
-            raise StorageError(f"{self._name}: {_explain(error)}") from error
+        except FAILURES as error:
+            raise StorageError(f"{self._name}: {explain(error)}") from error
