@@ -8,8 +8,11 @@ reaches max_connection_age, whose GOAWAY loses nothing.
 """
 
 import asyncio
+import fcntl
 import os
 import socket
+import struct
+import termios
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,16 +34,20 @@ the calls that C-core has taken from the kernel already, which neither the table
 _DESCRIPTORS = Path("/dev/fd")
 """The descriptors of this process, on Linux (through /proc) and on macOS."""
 
+_UNREAD = termios.FIONREAD
+_UNREAD_BY_PEER = termios.TIOCOUTQ
+"""SIOCINQ and SIOCOUTQ of unix(7)."""
+
 _MANY = 65_536
 """How many descriptors are tried where there is no list of them. A server opens its port early, when few are
 taken. Each costs 1 µs."""
 
 
-async def quiet(admission: Admission, *ports: int) -> None:
-    """Wait until no call is in flight, none arrives any more, and all responses have been sent.
+async def quiet(admission: Admission, *ports: int | str) -> None:
+    """Wait until no call is in flight, none arrives any more, and clients have all responses.
 
-    Where the system has no table of connections, as macOS, and for Unix sockets, calls and arrivals are all
-    that is looked at. A Unix socket loses nothing that was written: the reader has it at once.
+    The port of a Unix socket is the path that it was bound to. Where the system tells nothing of its
+    connections, as macOS, calls and arrivals are all that is looked at.
     """
     quiet_looks = 0
     while quiet_looks < _LOOKS:
@@ -50,9 +57,32 @@ async def quiet(admission: Admission, *ports: int) -> None:
         quiet_looks = quiet_looks + 1 if is_quiet else 0
 
 
-def has_traffic(*ports: int) -> bool:
-    """Return whether connections of `ports` have bytes that one side has not read."""
-    return any(connection.unsent or connection.unread for connection in connections(*ports))
+def has_traffic(*ports: int | str) -> bool:
+    """Return whether connections of `ports` have bytes that one side has not read.
+
+    A client with unread bytes in a Unix socket loses them if it writes first, as for a PING, once the server
+    has closed it.
+    """
+    paths = {port for port in ports if isinstance(port, str)}
+    return any(
+        connection.unsent or connection.unread
+        for connection in connections(*(port for port in ports if isinstance(port, int)))
+    ) or (bool(paths) and any(_has_unread(descriptor, paths) for descriptor in _descriptors()))
+
+
+def _has_unread(descriptor: int, paths: set[str]) -> bool:
+    try:
+        with _borrowed(descriptor) as connection:
+            is_ours = connection.family == socket.AF_UNIX and connection.getsockname() in paths
+            return is_ours and any(_queued(descriptor, queue) for queue in (_UNREAD_BY_PEER, _UNREAD))
+    except OSError:  # it is no connection, gRPC's threads have closed it meanwhile, or the system can't tell
+        return False
+
+
+def _queued(descriptor: int, queue: int) -> int:
+    """Return how many bytes the kernel has in a socket's `queue`."""
+    (count,) = struct.unpack("i", fcntl.ioctl(descriptor, queue, bytes(4)))
+    return int(count)
 
 
 def close_listeners(*ports: int | str) -> None:

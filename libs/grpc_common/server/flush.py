@@ -50,7 +50,7 @@ class Flush:
         """Wait until all that has been written to `peer` so far has left, for at most `within` seconds.
 
         What is written meanwhile, for other calls, is not waited for. It returns at once if another
-        stream to the peer goes on, which will wait in turn; for a Unix socket, which loses nothing;
+        stream to the peer goes on, which will wait in turn; for a Unix socket, whose peers have no address;
         and where the kernel can't be asked, as on macOS.
         """
         if peer in self._streams or (remote := End.of_peer(peer)) is None:

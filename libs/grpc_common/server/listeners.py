@@ -73,9 +73,14 @@ class Listeners:
         self.ports.append(port)
         return Address(address.host, port)
 
+    @property
+    def bound(self) -> list[int | str]:
+        """All ports, and the paths that Unix sockets were bound to, as the kernel has them."""
+        return [*self.ports, *(str(file.bound) for file in self._files)]
+
     def close(self) -> None:
         """Refuse new connections everywhere, and leave the established ones alone."""
-        drain.close_listeners(*self.ports, *(str(file.bound) for file in self._files))
+        drain.close_listeners(*self.bound)
         self.remove_files()
 
     def remove_files(self) -> None:

@@ -288,11 +288,11 @@ class Server:
         admission = self._lifecycle.admission
         try:
             async with asyncio.timeout(self._config.server.drain.grace):
-                await drain.quiet(admission, *self._listeners.ports)
+                await drain.quiet(admission, *self._listeners.bound)
                 await self._lifecycle.background.ended()
         except TimeoutError:
             background_tasks = self._lifecycle.background.names()
-            if admission.in_flight or background_tasks or drain.has_traffic(*self._listeners.ports):
+            if admission.in_flight or background_tasks or drain.has_traffic(*self._listeners.bound):
                 log.warning(
                     "calls outlast the grace and are cancelled",
                     in_flight=admission.in_flight,

@@ -154,7 +154,7 @@ asyncio.run(main())
 
 
 async def test_client_that_stands_still_finds_all_in_its_unix_socket(tmp_path):
-    """A client that is stopped until after the server's end reads the messages and the status then."""
+    """A server does not end while a client has not read the messages and the status in its Unix socket."""
     path = tmp_path / "s"
     answered = asyncio.Event()
 
@@ -170,10 +170,13 @@ async def test_client_that_stands_still_finds_all_in_its_unix_socket(tmp_path):
 
     server = Server(configured(tmp_path))
     server.add(None, add_stopped)
+    loop = asyncio.get_running_loop()
     async with server.serving():
         client = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", CLIENT, str(path)), stdout=asyncio.subprocess.PIPE
         )
         await asyncio.wait_for(answered.wait(), 30)
-    os.kill(client.pid, signal.SIGCONT)
+        goes_on = loop.time() + 2  # a server that does not wait is at its end after 1.2 s
+        loop.call_at(goes_on, os.kill, client.pid, signal.SIGCONT)
+    assert loop.time() > goes_on
     assert (await client.communicate())[0] == b"60000 OK\n"
