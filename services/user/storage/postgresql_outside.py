@@ -33,6 +33,13 @@ SELECT indisvalid AS valid, EXISTS (
 FROM pg_index WHERE indexrelid = to_regclass($1)
 """
 
+_NO_TIMEOUTS = {"statement_timeout": "0", "transaction_timeout": "0"}
+
+_TIMEOUTS = """
+SELECT string_agg(name || ' = ' || setting || ' ' || unit, ', ') FROM pg_settings
+WHERE name = ANY ($1) AND setting <> '0'
+"""
+
 _LOOKS = 5.0
 """Seconds between looks at an index that somebody else makes."""
 
@@ -49,22 +56,22 @@ async def run_outside(config: DatabaseConfig, waits: Waits, step: Step) -> None:
 
 @asynccontextmanager
 async def _without_timeout(config: DatabaseConfig) -> AsyncIterator[asyncpg.Connection]:
-    """Connect without a statement_timeout, or say that a pooler does not let us.
+    """Connect without a time limit for statements, or say that a pooler does not let us.
 
     A SET would stay with the pooler's connection, and meet the next one who gets it.
     """
     async with AsyncExitStack() as stack:
         try:
-            connection = await stack.enter_async_context(connected(config, statement_timeout="0"))
-        except asyncpg.ProtocolViolationError:
+            connection = await stack.enter_async_context(connected(config, **_NO_TIMEOUTS))
+        except asyncpg.ProtocolViolationError, asyncpg.UndefinedObjectError:  # by PgBouncer, by PostgreSQL 16
             connection = await stack.enter_async_context(connected(config))
         async with connection.transaction():
-            timeout = await connection.fetchval("SELECT current_setting('statement_timeout')")
-        if timeout != "0":
+            timeouts = await connection.fetchval(_TIMEOUTS, list(_NO_TIMEOUTS))
+        if timeouts:
             log.warning(
-                "a pooler keeps the database's statement_timeout, which ends an index that takes longer: "
+                "a pooler keeps the database's time limit, which ends an index that takes longer: "
                 "have `migrate` connect to the database itself, or set none for its role",
-                statement_timeout=timeout,
+                limit=timeouts,
             )
         yield connection
 
