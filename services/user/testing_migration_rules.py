@@ -68,16 +68,16 @@ def _problems(step: Step, revisions: Sequence[str]) -> Iterator[str]:
             for statement in takes
         )
     else:
-        yield from _problems_of_mark(step, revisions)
+        yield from _problems_of_mark(step.revision, step.oldest_program, revisions)
         yield from (f"`{statement}` adds, in a script that takes away: make it two" for statement in adds)
     for statement in statements:
         yield from _problems_of_statement(statement, step, created)
 
 
-def _problems_of_mark(step: Step, revisions: Sequence[str]) -> Iterator[str]:
-    if step.oldest_program not in revisions:
-        yield f"oldest_program = {step.oldest_program!r} is no revision"
-    elif step.oldest_program >= step.revision:
+def _problems_of_mark(revision: str, oldest_program: str, revisions: Sequence[str]) -> Iterator[str]:
+    if oldest_program not in revisions:
+        yield f"oldest_program = {oldest_program!r} is no revision"
+    elif oldest_program >= revision:
         yield "ends the release before it: oldest_program must be a revision before its own"
 
 

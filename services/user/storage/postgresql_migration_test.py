@@ -9,7 +9,10 @@ import pytest
 
 from services.user.config import DatabaseConfig
 from services.user.storage import StorageError, migrate_storage, schema
+from services.user.storage.migrate import Step
 from services.user.storage.postgresql_migration import migrate_postgresql
+from services.user.storage.postgresql_outside import run_outside
+from services.user.storage.postgresql_waits import Waits
 from services.user.testing_pgbouncer import running_pgbouncer
 from services.user.testing_releases import PATIENCE, Release
 
@@ -152,6 +155,17 @@ async def test_another_migration_that_does_not_end(migrated):
             StorageError, match=rf"another migration runs in 1 tries .*, blocked by pid {pid} "
         ):
             await migrate_postgresql(migrated, patience=0)
+
+
+async def test_nobody_lets_an_index_be_made(migrated):
+    """What runs outside a transaction fails after a time, too, and the next run can do it."""
+    statements = ("CREATE INDEX CONCURRENTLY users_name ON users (name)",)
+    index = Step("0003", statements, (), transactional=False, oldest_program=None)
+    async with transaction(migrated.url, "UPDATE users SET name = 'Eve'") as pid:
+        with pytest.raises(StorageError, match=rf"migration 0003: got no lock .*, blocked by pid {pid} "):
+            await run_outside(migrated, Waits(migrated, patience=1), index)
+    await run_outside(migrated, Waits(migrated, patience=60), index)
+    await assert_index_is_valid(migrated)
 
 
 async def test_contraction_before_its_release(migrated, tmp_path):
