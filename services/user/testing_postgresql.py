@@ -21,7 +21,8 @@ PATIENCE = 60
 
 # PostgreSQL refuses to run as root. In a user namespace root can be nobody without a second real user,
 # which sandboxes don't have; the files stay root's.
-_AS_NOBODY = [] if os.geteuid() else ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
+AS_NOBODY = [] if os.geteuid() else ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
+"""What runs a program that does not want to be root."""
 
 # What is left to do when the test process is gone, however it went: its end of the pipe closes.
 _WATCHDOG = """
@@ -113,7 +114,7 @@ class PostgreSQL:
         self._run(program, "--host=127.0.0.1", f"--port={self._port}", "--username=postgres", *arguments)
 
     def _run(self, program: str, *arguments: str) -> str:
-        command = [*_AS_NOBODY, str(self._binaries / program), *arguments]
+        command = [*AS_NOBODY, str(self._binaries / program), *arguments]
         environment = os.environ | {
             "PGDATA": str(self._data),
             "LC_ALL": "C",
@@ -137,7 +138,7 @@ def running_postgresql() -> Iterator[PostgreSQL]:
 
 @contextmanager
 def _removed_whatever_happens(binaries: Path, folder: Path) -> Iterator[None]:
-    pg_ctl = shlex.join([*_AS_NOBODY, str(binaries / "pg_ctl")])
+    pg_ctl = shlex.join([*AS_NOBODY, str(binaries / "pg_ctl")])
     script = _WATCHDOG.format(pg_ctl=pg_ctl, data=folder / "data", folder=folder)
     # A session of its own: what ends the test's processes is not to end this one.
     command = ["/bin/sh", "-c", script]
