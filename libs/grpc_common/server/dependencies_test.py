@@ -87,7 +87,7 @@ async def test_every_failure_of_a_probe_is_a_reason(probe, reason):
     dependency = Dependency("database", probe, interval=1, timeout=0.05, failures=1)
     with capture_logs() as logs:
         assert not await dependency.ask()
-    assert not dependency.ready
+    assert not dependency.up
     assert [(line["dependency"], line["reason"]) for line in logs] == [("database", reason)]
 
 

@@ -7,7 +7,7 @@ the services' own follow readiness, so that balancing clients leave a server tha
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from grpc_common.core.background import supervise
 from grpc_common.core.errors import excerpt
-from grpc_common.server.dependencies import Dependency
+from grpc_common.server.dependencies import SLOW, Dependency
 
 log = structlog.get_logger()
 
@@ -105,6 +105,7 @@ class Health:
         self._names = ["", READINESS]
         self._dependencies: list[Dependency] = []
         self._open = False
+        self._started = False  # until the first answers are there
         self.servicer.set([LIVENESS], HealthCheckResponse.SERVING)
         self._publish()
 
@@ -120,15 +121,17 @@ class Health:
 
     @asynccontextmanager
     async def follow_dependencies(self) -> AsyncIterator[None]:
-        """Ask all dependencies once before the block begins, then again and again until it ends."""
-        # So that the log's line "serving" is true; a dependency that fails is in the log before it.
-        await asyncio.gather(*(dependency.ask() for dependency in self._dependencies))
-        self._publish()
+        """Ask all dependencies before the block begins, if they answer soon, and again until it ends."""
         followers = [
             asyncio.create_task(supervise(f"dependency {dependency.name}", partial(self._follow, dependency)))
             for dependency in self._dependencies
         ]
         try:
+            # So that the log's line "serving" is true; a dependency that fails is in the log before it.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SLOW):
+                    await asyncio.gather(*(dependency.asked.wait() for dependency in self._dependencies))
+            self._started = True
             yield
         finally:
             for follower in followers:
@@ -146,23 +149,24 @@ class Health:
 
     async def _follow(self, dependency: Dependency) -> None:
         while True:
-            await asyncio.sleep(dependency.interval)
             if await dependency.ask():
-                log.info("readiness", dependency=dependency.name, ready=dependency.ready)
                 self._publish()
+                if self._started:
+                    log.info("readiness", dependency=dependency.name, ready=dependency.up)
+            await asyncio.sleep(dependency.pause)
 
     @property
     def ready(self) -> bool:
         """Whether the server can do its work."""
-        return self._open and all(dependency.ready for dependency in self._dependencies)
+        return self._open and all(dependency.up for dependency in self._dependencies if dependency.required)
 
     @property
     def dependencies(self) -> dict[str, bool]:
-        """What the server depends on, by name, and whether that is ready; of two with one name, both."""
-        ready: dict[str, bool] = {}
+        """What the server depends on, by name, and whether that is up; of two with one name, both."""
+        up: dict[str, bool] = {}
         for dependency in self._dependencies:
-            ready[dependency.name] = dependency.ready and ready.get(dependency.name, True)
-        return ready
+            up[dependency.name] = dependency.up and up.get(dependency.name, True)
+        return up
 
     def _publish(self) -> None:
         status = HealthCheckResponse.SERVING if self.ready else HealthCheckResponse.NOT_SERVING

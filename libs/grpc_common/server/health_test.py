@@ -4,9 +4,11 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from grpc_common import Server
+from grpc_common.server.dependencies import SLOW
 from grpc_common.testing import configure
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -198,6 +200,71 @@ async def test_probe_that_hangs_fails():
     assert {(line["dependency"], line["reason"]) for line in failed} == {
         ("database", "no answer within 50ms")
     }
+
+
+async def test_slow_dependency_is_not_down():
+    """A server stays ready while answers are late, which the log says; all replicas get late ones."""
+    late, answers = asyncio.Event(), asyncio.Semaphore(1)
+
+    async def ping() -> None:
+        late.set()
+        await answers.acquire()
+
+    server = Server(configure())
+    server.add(None, add)
+    server.depend_on("database", ping, interval=0.01)
+    with capture_logs() as logs:
+        async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            late.clear()
+            await late.wait()
+            await asyncio.sleep(SLOW + 0.5)
+            assert await statuses(health) == {SERVING}
+            answers.release()
+            await late.wait()
+            assert await statuses(health) == {SERVING}
+    assert [line["seconds"] for line in logs if line["event"] == "dependency is slow"] == [SLOW]
+    assert not [line for line in logs if line["event"] in {"readiness", "dependency failed"}]
+
+
+async def test_start_does_not_wait_for_a_slow_dependency():
+    """A server whose dependency has not answered yet serves, and is ready once the answer is there."""
+    answer = asyncio.Event()
+    server = Server(configure())
+    server.depend_on("database", answer.wait)
+    with capture_logs() as logs:
+        async with (
+            asyncio.timeout(20),
+            server.serving() as port,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            watch = Watch(health_pb2_grpc.HealthStub(channel), "readiness")
+            assert await watch.next() == NOT_SERVING
+            answer.set()
+            assert await watch.next() == SERVING
+    assert [line["ready"] for line in logs if line["event"] == "readiness"] == [True]
+
+
+async def test_dependency_that_is_not_required():
+    """What a server can do without is reported, and decides nothing."""
+    registry = CollectorRegistry()
+    database, cache = Database(up=True), Database(up=False)
+    server = Server(configure(METRICS_ENABLED="true", METRICS_PORT="0"), registry=registry)
+    server.add(None, add)
+    server.depend_on("database", database.ping, interval=0.01)
+    server.depend_on("cache", cache.ping, interval=0.01, failures=1, required=False)
+    with capture_logs() as logs:
+        async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await cache.answer(1)
+            assert await statuses(health_pb2_grpc.HealthStub(channel)) == {SERVING}
+            up = {
+                name: registry.get_sample_value(
+                    "grpc_server_dependency_up", {"port": str(port), "dependency": name}
+                )
+                for name in ("database", "cache")
+            }
+    assert up == {"database": 1, "cache": 0}
+    assert "cache" in [line["dependency"] for line in logs if line["event"] == "dependency failed"]
 
 
 async def test_all_dependencies_count():

@@ -157,15 +157,18 @@ class Server:
         probe: Callable[[], Awaitable[object]],
         *,
         interval: float = 5,
-        timeout: float = 2,
+        timeout: float = 30,
         failures: int = 3,
+        required: bool = True,
     ) -> None:
         """Be ready only while `probe` succeeds, which raises an exception when it does not.
 
-        It is called every `interval` seconds and fails after `timeout` seconds; the server is
-        not ready before the first success, nor after `failures` in a row.
+        It is called every `interval` seconds, and a second after a failure. The server is not ready before
+        the first success, nor after `failures` in a row, nor without an answer for `timeout` seconds. An
+        answer that takes less is slow, which the log says. Without `required` only the log and
+        `grpc_server_dependency_up` tell of it.
         """
-        self._health.add_dependency(Dependency(name, probe, interval, timeout, failures))
+        self._health.add_dependency(Dependency(name, probe, interval, timeout, failures, required))
 
     async def run(self, **announced: object) -> int:
         """Serve until SIGTERM or SIGINT, drain, and return the exit code 0.

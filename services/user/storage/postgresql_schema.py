@@ -4,7 +4,7 @@ import asyncpg
 
 from services.user.config import DatabaseConfig
 from services.user.storage import SchemaError, StorageError, schema
-from services.user.storage.postgresql_connection import FAILURES, connect, explain
+from services.user.storage.postgresql_connection import FAILURES, Connector, explain
 
 _MIGRATION_LOCK = int.from_bytes(b"user.db")
 """The advisory lock of those that migrate: any number that nothing else in the database locks."""
@@ -19,7 +19,7 @@ async def migrate_postgresql(config: DatabaseConfig) -> str | None:
 
     """
     try:
-        connection = await connect(config.url, timeout=config.connect_timeout)
+        connection = await Connector(config, statement_timeout=None).connect()
         try:
             return await _migrate(connection, config.name)
         finally:
