@@ -100,6 +100,12 @@ class PostgreSQL:
         # Where nobody reaps the dead, `start` would take them for running.
         pid_file.unlink()
 
+    def require_password(self, role: str) -> None:
+        """Let a role in with its password alone, from now on."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        self._control("reload")
+
     def new_database(self) -> None:
         """Replace the database `users` by an empty one, whoever is connected."""
         self.drop_database()

@@ -24,6 +24,7 @@ from services.user.storage import (
 )
 from services.user.storage.batches import Batches
 from services.user.storage.postgresql_connection import FAILURES, Connection, Connector, explain
+from services.user.storage.postgresql_metrics import ACQUIRE_SECONDS, shown
 from services.user.storage.postgresql_probe import Probe
 from services.user.storage.postgresql_schema import check_schema
 from services.user.users import User
@@ -108,7 +109,8 @@ async def _pool(connector: Connector, config: DatabaseConfig) -> AsyncIterator[a
     )
     await pool
     try:
-        yield pool
+        with shown(pool):
+            yield pool
     finally:
         # What does not close in time is terminated.
         with suppress(TimeoutError):
@@ -238,15 +240,20 @@ class PostgresqlUserStorage(UserStorage):
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        async with (
-            self._failures(),
-            self._pool.acquire(timeout=self._timeout) as connection,
-            connection.statements(),
-        ):
+        async with self._failures(), self._acquired() as connection, connection.statements():
             if not self._checked:
                 await check_schema(connection, self._name)
                 self._checked = True
             yield connection
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        with ACQUIRE_SECONDS.time():
+            connection = await self._pool.acquire(timeout=self._timeout)
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection)
 
     @asynccontextmanager
     async def _failures(self) -> AsyncIterator[None]:

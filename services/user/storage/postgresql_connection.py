@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 
@@ -78,6 +81,7 @@ class Connector:
         self._statement_timeout = statement_timeout
         self._hosts = _hosts(config.url)
         self._wanted = _wanted(config.url)
+        self._password = partial(_password, config.password_file) if config.password_file else None
         self._is_pooled = False
         """Whether the last connection was."""
 
@@ -127,6 +131,7 @@ class Connector:
             connection: Connection = await asyncpg.connect(
                 self._config.url,
                 **host,
+                password=self._password,
                 connection_class=Connection,
                 target_session_attrs="any",
                 # A prepared statement would outlive its transaction, in a session that is shared.
@@ -136,7 +141,10 @@ class Connector:
                 # If the database is not heard of any more, its connection is given up.
                 command_timeout=self._statement_timeout,
             )
-        except asyncpg.ClientConfigurationError:
+        except (
+            asyncpg.ClientConfigurationError,
+            OSError,
+        ):  # a bad certificate is both an OSError and a ValueError
             raise
         except ValueError:
             # Of a parameter, a host's name, ...: it may quote a secret.
@@ -157,6 +165,19 @@ class Connector:
             raise asyncpg.TargetServerAttributeNotMatched(f"is {kind}, wanted is {wanted}")
 
 
+def _password(file: Path) -> str:
+    """Return the password as it is now: a Secret that is mounted changes."""
+    try:
+        password = file.read_text("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise OSError(f"database.password_file {file} is no text") from None
+    except OSError as error:
+        raise OSError(f"database.password_file {file} can't be read: {error.strerror}") from None
+    if not password or "\0" in password:
+        raise OSError(f"database.password_file {file} is empty or has a NUL")
+    return password
+
+
 def _hosts(url: str) -> list[dict[str, Any]]:
     """Return the host and port of each host in a URL as asyncpg's arguments; none are for asyncpg to find."""
     hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
@@ -164,10 +185,8 @@ def _hosts(url: str) -> list[dict[str, Any]]:
 
 
 def _host(text: str) -> dict[str, Any]:
-    host, separator, port = text.rpartition(":")
-    if not separator or "]" in port:
-        return {"host": text.strip("[]"), "port": 5432}
-    return {"host": host.strip("[]"), "port": int(port)}
+    host, _, port = re.sub(r":([0-9]*)$", r"|\1", text).partition("|")
+    return {"host": unquote(host.strip("[]")), "port": int(port or os.environ.get("PGPORT", "5432"))}
 
 
 def _wanted(url: str) -> str:
