@@ -85,7 +85,8 @@ def test_certificate_that_a_gateway_presents():
 def test_variable_from_a_key_that_is_not_there():
     """The pod would not start: CreateContainerConfigError."""
     assert missing("prod", (DEPLOYMENT, f"{POD}.containers.0.env", [variable("uri")])) == [
-        f"{DEPLOYMENT}: {CONTAINER}.env[DATABASE_URL]: Secret user-service-database has no key uri, only ca.crt, password, url"
+        f"{DEPLOYMENT}: {CONTAINER}.env[DATABASE_URL]: Secret user-service-database has no key uri, "
+        "only ca.crt, password, url"
     ]
 
 

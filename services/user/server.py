@@ -7,6 +7,7 @@ import grpc_common
 from services.user.config import UserServiceConfig
 from services.user.servicer import ERRORS, UserService
 from services.user.storage import StorageError, migrate_storage, open_storage
+from services.user.storage.schema import VERSION
 
 
 async def serve(config: UserServiceConfig) -> int:
@@ -24,13 +25,18 @@ async def serve(config: UserServiceConfig) -> int:
 async def migrate(config: UserServiceConfig) -> int:
     """Bring the database's schema up to date, and exit.
 
-    It may run several times, and several at once; what is up to date stays as it is.
+    It may run several times, and several at once; what is up to date stays as it is, and so does what a
+    later program has migrated, as long as this one works with it.
     """
     try:
         found, version = await migrate_storage(config.database)
     except StorageError as error:
         raise grpc_common.StartError(str(error)) from None
-    click.echo(f"{config.database.name}: schema {found or 'none'} -> {version}")
+    if found and found > VERSION:
+        is_newer = f"schema {found} stays: it is newer than this program's {VERSION}, which works with it"
+        click.echo(f"{config.database.name}: {is_newer}")
+    else:
+        click.echo(f"{config.database.name}: schema {found or 'none'} -> {version}")
     return 0
 
 

@@ -18,6 +18,6 @@ async def test_each_transaction_may_have_another_connection(postgresql):
 
 async def test_a_startup_parameter_is_refused(postgresql):
     """As with PgBouncer's defaults in production, only what it tracks may be asked for at the start."""
-    refused = pytest.raises(asyncpg.PostgresError, match="unsupported startup parameter")
+    refused = pytest.raises(asyncpg.ProtocolViolationError, match="unsupported startup parameter")
     with running_pgbouncer(postgresql) as bouncer, refused:
         await asyncpg.connect(bouncer.url, server_settings={"statement_timeout": "1000"})

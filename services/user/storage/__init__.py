@@ -15,7 +15,11 @@ class StorageError(Exception):
 
 
 class SchemaError(StorageError):
-    """The database's schema is not this program's; the text says what to do."""
+    """This program can never work with the database as it is; the text says what to do."""
+
+
+class NotMigratedError(StorageError):
+    """The database's schema is older than this program needs; once it is migrated, all is well."""
 
 
 class EmailTakenError(Exception):
@@ -57,11 +61,10 @@ class UserStorage(Protocol):
 def open_storage(config: DatabaseConfig) -> AbstractAsyncContextManager[UserStorage]:
     """Open what `config.url` names.
 
-    A SQLite file is created and migrated as needed. PostgreSQL need not be up yet; if it
-    is, its schema must be this program's.
+    A SQLite file is created and migrated as needed. PostgreSQL need not be up nor migrated yet.
 
     Raises:
-        SchemaError: the database has another schema.
+        SchemaError: a later program has migrated the database, and this one does not work with that.
         StorageError: the file can't be used, is damaged, or not this service's.
 
     """
@@ -78,17 +81,22 @@ def open_storage(config: DatabaseConfig) -> AbstractAsyncContextManager[UserStor
 async def migrate_storage(config: DatabaseConfig) -> tuple[str | None, str]:
     """Migrate what `config.url` names; return the schema that it had (None: it was empty) and has now.
 
+    One that a later program has migrated stays as it is, if this program works with it.
+
     Raises:
-        SchemaError: the database is newer than this program, or another program's.
+        SchemaError: this program does not work with the database, which is newer or another program's, or
+            programs that may be running would not work with it afterwards.
         StorageError: it can't be used now.
 
     """
     from services.user.storage.schema import VERSION  # noqa: PLC0415
 
     if config.is_postgresql:
-        from services.user.storage.postgresql_schema import migrate_postgresql  # noqa: PLC0415
+        from services.user.storage.postgresql_migration import migrate_postgresql  # noqa: PLC0415
 
-        return await migrate_postgresql(config), VERSION
-    from services.user.storage.sqlite import migrate_sqlite  # noqa: PLC0415
+        found = await migrate_postgresql(config)
+    else:
+        from services.user.storage.sqlite import migrate_sqlite  # noqa: PLC0415
 
-    return await migrate_sqlite(config.path, config.statement_timeout), VERSION
+        found = await migrate_sqlite(config.path, config.statement_timeout)
+    return found, max(found or "", VERSION)

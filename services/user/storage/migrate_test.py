@@ -1,6 +1,7 @@
 import asyncio
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import asyncpg
@@ -8,7 +9,14 @@ import pytest
 from alembic.script import ScriptDirectory
 
 from services.user.config import DatabaseConfig
-from services.user.storage import SchemaError, StorageError, migrate_storage, open_storage, schema
+from services.user.storage import (
+    NotMigratedError,
+    SchemaError,
+    StorageError,
+    migrate_storage,
+    open_storage,
+    schema,
+)
 from services.user.users import new_user
 
 # What a file has that was made before there were migrations, with a user in it.
@@ -24,16 +32,24 @@ PRAGMA user_version = 1;
 """
 
 
-async def set_version(config: DatabaseConfig, version: str) -> None:
-    """Let a database have the schema of another program."""
-    statement = f"UPDATE alembic_version SET version_num = '{version}'"  # noqa: S608
+async def execute(config: DatabaseConfig, statement: str) -> None:
+    """Execute a statement as nobody who is known to the program."""
     if not config.is_postgresql:
-        with sqlite3.connect(config.path) as connection:
+        with closing(sqlite3.connect(config.path, autocommit=True)) as connection:
             connection.execute(statement)
         return
     connection = await asyncpg.connect(config.url)
     await connection.execute(statement)
     await connection.close()
+
+
+async def set_schema(config: DatabaseConfig, version: str, oldest_program: str | None = None) -> None:
+    """Let a database say what another program has made it say; without an oldest program, long ago."""
+    await execute(config, f"UPDATE alembic_version SET version_num = '{version}'")  # noqa: S608
+    await execute(config, "ALTER TABLE alembic_version DROP COLUMN oldest_program")
+    if oldest_program:
+        await execute(config, "ALTER TABLE alembic_version ADD COLUMN oldest_program VARCHAR(32)")
+        await execute(config, f"UPDATE alembic_version SET oldest_program = '{oldest_program}'")  # noqa: S608
 
 
 async def refusal(config: DatabaseConfig, work) -> str:
@@ -69,9 +85,9 @@ async def test_migrating_twice(database):
 
 
 async def test_many_migrate_at_once(database):
-    """Of several that migrate at the same time one does it, and the others find it done."""
+    """Several that migrate at the same time do each script once, and all end when all is done."""
     found = [found for found, _ in await asyncio.gather(*[migrate_storage(database) for _ in range(5)])]
-    assert sorted(map(str, found)) == [schema.VERSION] * 4 + ["None"]
+    assert found.count(None) == 1
     await open_and_close(database)
 
 
@@ -83,21 +99,70 @@ async def test_three_sqlite_servers_start_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("work", [open_and_close, migrate_storage])
-async def test_newer_database_is_refused(database, work):
-    """What a later program has migrated is left to that program."""
+async def test_newer_database_that_says_nothing_is_refused(database, work):
+    """What a later program has migrated that said nothing of older ones is left to that program."""
     await migrate_storage(database)
-    await set_version(database, "0999")
+    await set_schema(database, "0999")
     expected = f"has schema 0999; this program knows up to {schema.VERSION}: deploy a newer program"
     assert expected in await refusal(database, work)
 
 
-async def test_older_postgresql_is_refused(postgresql_database):
-    """A server does not migrate PostgreSQL by itself, but says what does."""
-    assert "has no schema yet" in await refusal(postgresql_database, open_and_close)
-    await migrate_storage(postgresql_database)
-    await set_version(postgresql_database, "0001")
-    message = await refusal(postgresql_database, open_and_close)
-    assert f"has schema 0001, this program needs {schema.VERSION}: run `server migrate` first" in message
+@pytest.mark.parametrize("work", [open_and_close, migrate_storage])
+async def test_newer_database_that_this_program_does_not_work_with_is_refused(database, work):
+    """A database from which a later program has taken away what this one needs is left to later ones."""
+    await migrate_storage(database)
+    await set_schema(database, "0999", oldest_program="0998")
+    expected = (
+        "has schema 0999, which works with programs of schema 0998 and later; "
+        f"this one has {schema.VERSION}: deploy a newer program"
+    )
+    assert expected in await refusal(database, work)
+
+
+@pytest.mark.parametrize("oldest_program", ["0001", schema.VERSION])
+async def test_newer_database_that_this_program_works_with(database, oldest_program):
+    """A later schema that works with this program is served, and not migrated."""
+    await migrate_storage(database)
+    await set_schema(database, "0999", oldest_program)
+    assert await migrate_storage(database) == ("0999", "0999")
+    async with open_storage(database) as storage:
+        await storage.ping()
+        user = await storage.create(new_user("Ada", "ada@example.com"))
+        assert await storage.page(None, 10) == [user]
+
+
+async def test_contraction_while_a_server_runs(database):
+    """A server is not ready any more once its database has no room for it, and says so."""
+    await migrate_storage(database)
+    async with open_storage(database) as storage:
+        await storage.ping()
+        await set_schema(database, "0999", oldest_program="0998")
+        with pytest.raises(SchemaError, match="works with programs of schema 0998 and later"):
+            await storage.ping()
+
+
+async def test_database_of_the_program_before(database):
+    """One that says nothing of older programs is served as it is; after `migrate` it says it."""
+    await migrate_storage(database)
+    await set_schema(database, schema.VERSION)
+    if database.is_postgresql:
+        await open_and_close(database)
+    assert await migrate_storage(database) == (schema.VERSION, schema.VERSION)
+    await execute(database, "UPDATE alembic_version SET version_num = '0999'")
+    assert await migrate_storage(database) == ("0999", "0999")
+
+
+async def test_server_before_the_migration_waits(postgresql_database):
+    """A server does not migrate PostgreSQL by itself: it says what does, and works once that has happened."""
+    async with open_storage(postgresql_database) as storage:
+        with pytest.raises(NotMigratedError, match=r"has no schema yet, .*: run `server migrate` first"):
+            await storage.ping()
+        await migrate_storage(postgresql_database)
+        await storage.ping()
+        await set_schema(postgresql_database, "0001", oldest_program="0001")
+        needs = f"has schema 0001, this program needs {schema.VERSION}: run `server migrate` first"
+        with pytest.raises(NotMigratedError, match=needs):
+            await storage.ping()
 
 
 async def test_older_schema_is_migrated_on(database):
@@ -113,14 +178,8 @@ async def test_older_schema_is_migrated_on(database):
 
 async def to_first_schema(config: DatabaseConfig) -> None:
     """Bring a database back to what the first script makes."""
-    await set_version(config, "0001")
-    if not config.is_postgresql:
-        with sqlite3.connect(config.path) as connection:
-            connection.execute("DROP TABLE idempotency_keys")
-        return
-    connection = await asyncpg.connect(config.url)
-    await connection.execute("DROP TABLE idempotency_keys")
-    await connection.close()
+    await set_schema(config, "0001")
+    await execute(config, "DROP TABLE idempotency_keys")
 
 
 async def test_file_from_before_migrations_is_adopted(tmp_path):
@@ -152,14 +211,12 @@ async def test_first_script_makes_what_the_first_program_did(tmp_path):
 
 
 async def test_failed_migration_leaves_nothing(postgresql_database):
-    """If a table of that name is already there, nothing is changed, and the error names the database."""
-    connection = await asyncpg.connect(postgresql_database.url)
-    await connection.execute("CREATE TABLE idempotency_keys (other text)")
-    with pytest.raises(StorageError, match=r"/users: relation .* already exists"):
+    """If a table of that name is already there, the script changes nothing, and the error names both."""
+    await execute(postgresql_database, "CREATE TABLE idempotency_keys (other text)")
+    with pytest.raises(StorageError, match=r"/users: migration 0002: relation .* already exists$"):
         await migrate_storage(postgresql_database)
-    tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    await connection.close()
-    assert [table["tablename"] for table in tables] == ["idempotency_keys"]
+    await execute(postgresql_database, "DROP TABLE idempotency_keys")
+    assert await migrate_storage(postgresql_database) == ("0001", schema.VERSION)
 
 
 async def test_postgresql_of_another_encoding_is_refused(postgresql):

@@ -88,7 +88,7 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
     """Open the users in the database at `config.url`, which need not be up yet.
 
     Raises:
-        SchemaError: the database is there, with another schema than this program's.
+        SchemaError: this program can't work with the schema of the database, which is there.
         StorageError: the URL can't be understood.
 
     """
@@ -125,7 +125,7 @@ async def _first_ping(storage: PostgresqlUserStorage) -> None:
         # What waiting does not mend.
         if isinstance(error, SchemaError) or isinstance(error.__cause__, asyncpg.ClientConfigurationError):
             raise
-        log.warning("the database is not there; not ready until it is", reason=str(error))
+        log.warning("the database can't be used yet; not ready until it can", reason=str(error))
 
 
 async def _keep(_connection: asyncpg.Connection) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from services.user.config import DatabaseConfig
 from services.user.idempotency import IdempotencyKey
-from services.user.storage import SchemaError, StorageError, migrate_storage, open_storage
+from services.user.storage import NotMigratedError, StorageError, migrate_storage, open_storage
 from services.user.testing_postgresql import running_standby
 from services.user.users import new_user
 
@@ -176,7 +176,7 @@ async def test_wrong_schema_that_is_seen_late(postgresql, postgresql_database):
     async with AsyncExitStack() as stack:
         with postgresql.stopped():
             storage = await stack.enter_async_context(open_storage(postgresql_database))
-        with pytest.raises(SchemaError, match="run `server migrate` first"):
+        with pytest.raises(NotMigratedError, match="run `server migrate` first"):
             await storage.ping()
         with pytest.raises(StorageError):
             await storage.create(new_user("Ada", "ada@example.com"))

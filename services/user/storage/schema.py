@@ -1,42 +1,68 @@
-"""Which schema this program works with, and what is said of any other."""
+"""Which schema this program works with, and what is said of any other.
 
-from services.user.storage import SchemaError
+A database says two things: which schema it has, and the oldest schema whose programs still work with it.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from services.user.storage import NotMigratedError, SchemaError
 
 VERSION = "0002"
 """The last revision in migrations/versions. Each is larger than the one before, as text too."""
 
-READ_VERSION = "SELECT version_num FROM alembic_version"
-"""The query of what `check` is given; in a database that was never migrated the table is missing."""
+
+class Schema(NamedTuple):
+    """What a database says of itself in the one row of alembic_version."""
+
+    version: str
+    """The revision of the last script that was applied."""
+
+    oldest_program: str | None
+    """Programs of this schema and later ones work with it; None before a `migrate` that knows of it."""
+
+    def works_with(self, program: str) -> bool:
+        """Whether a program of the schema `program` works with this one, which is the same or a later one."""
+        return self.version == program or (self.oldest_program or self.version) <= program
 
 
-def check(found: str | None, where: str) -> None:
-    """Accept a database that has this program's schema.
+def of_row(row: Mapping[str, str | None]) -> Schema:
+    """Return what a row of alembic_version says, in which the column oldest_program may be missing."""
+    return Schema(str(row["version_num"]), row.get("oldest_program"))
+
+
+def check(found: Schema | None, where: str) -> None:
+    """Accept a database that this program can work with.
 
     Args:
-        found: what READ_VERSION gave; None if the table is missing.
+        found: what the database says; None if it was never migrated.
         where: names the database in errors.
 
     Raises:
-        SchemaError: it has another.
+        NotMigratedError: its schema is older than this program's.
+        SchemaError: a later program has migrated it, and this one does not work with that.
 
     """
-    check_not_newer(found, where)
-    if found != VERSION:
-        has = f"has schema {found}" if found else "has no schema yet"
-        raise SchemaError(
+    if found is None or found.version < VERSION:
+        has = f"has schema {found.version}" if found else "has no schema yet"
+        raise NotMigratedError(
             f"{where}: the database {has}, this program needs {VERSION}: run `server migrate` first"
         )
+    check_not_too_new(found, where)
 
 
-def check_not_newer(found: str | None, where: str) -> None:
-    """Accept a database that can be migrated.
+def check_not_too_new(found: Schema | None, where: str) -> None:
+    """Accept a database that can be migrated, or need not be.
 
     Raises:
-        SchemaError: a later program has migrated it.
+        SchemaError: a later program has migrated it, and this one does not work with that.
 
     """
-    if found and found > VERSION:
-        raise SchemaError(
-            f"{where}: the database has schema {found}; this program knows up to {VERSION}: "
-            "deploy a newer program"
-        )
+    if found is None or found.version <= VERSION or found.works_with(VERSION):
+        return
+    works = (
+        f", which works with programs of schema {found.oldest_program} and later; this one has {VERSION}"
+        if found.oldest_program
+        else f"; this program knows up to {VERSION}"
+    )
+    raise SchemaError(f"{where}: the database has schema {found.version}{works}: deploy a newer program")

@@ -50,7 +50,8 @@ async def open_sqlite(path: Path, busy_timeout: float) -> AsyncIterator[SqliteUs
         busy_timeout: seconds that a write waits for another process's write.
 
     Raises:
-        SchemaError: a later program has migrated the file, or it is not this service's.
+        SchemaError: a later program has migrated the file, and this one does not work with that, or it is
+            not this service's.
         StorageError: the path can't be used, or the file is damaged.
 
     """
@@ -58,7 +59,7 @@ async def open_sqlite(path: Path, busy_timeout: float) -> AsyncIterator[SqliteUs
         await writes.run(lambda connection: _migrate(connection, path))
         await writes.run(_check_for_damage)
         async with Connection(path, busy_timeout) as reads:
-            yield SqliteUserStorage(reads, writes)
+            yield SqliteUserStorage(reads, writes, path)
 
 
 async def migrate_sqlite(path: Path, busy_timeout: float) -> str | None:
@@ -132,16 +133,25 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> str | None:
     with _transaction(connection):
-        found = _version(connection, path)
-        schema.check_not_newer(found, str(path))
-        if found != schema.VERSION:
-            # Alembic takes half a second to import; most starts don't need it.
-            from services.user.storage.migrate import upgrade_script  # noqa: PLC0415
+        found = _schema(connection, path)
+        schema.check_not_too_new(found, str(path))
+        if found is None or found.version < schema.VERSION or found.oldest_program is None:
+            _apply(connection, found)
+    return found.version if found else None
 
-            connection.executescript(upgrade_script("sqlite", found))
-            # A program of the time before migrations refuses the file from now on.
-            connection.execute("PRAGMA user_version = 0")
-    return found
+
+def _apply(connection: sqlite3.Connection, found: schema.Schema | None) -> None:
+    """Bring the file up to date, also where that ends older programs: whoever opens it has replaced them."""
+    # Alembic takes half a second to import; most starts don't need it.
+    from services.user.storage.migrate import add_mark, steps  # noqa: PLC0415
+
+    statements = list(add_mark(found.version)) if found and found.oldest_program is None else []
+    for step in steps("sqlite", found.version if found else None):
+        statements += [*step.statements, *step.record]
+    for statement in statements:
+        connection.execute(statement)
+    # A program of the time before migrations refuses the file from now on.
+    connection.execute("PRAGMA user_version = 0")
 
 
 def _check_for_damage(connection: sqlite3.Connection) -> None:
@@ -150,15 +160,20 @@ def _check_for_damage(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"is damaged: {damage}")
 
 
-def _version(connection: sqlite3.Connection, path: Path) -> str | None:
+def _schema(connection: sqlite3.Connection, path: Path) -> schema.Schema | None:
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     if "alembic_version" in tables:
-        (version,) = connection.execute(schema.READ_VERSION).fetchone()
-        return str(version)
+        return _read_schema(connection)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if tables and version != _VERSION_BEFORE_MIGRATIONS:
         raise SchemaError(f"{path}: is the database of another program; it has the table {tables[0]!a}")
     return None
+
+
+def _read_schema(connection: sqlite3.Connection) -> schema.Schema:
+    cursor = connection.execute("SELECT * FROM alembic_version")
+    names = [column for column, *_ in cursor.description]
+    return schema.of_row(dict(zip(names, cursor.fetchone(), strict=True)))
 
 
 class SqliteUserStorage(UserStorage):
@@ -168,9 +183,10 @@ class SqliteUserStorage(UserStorage):
     or they would queue behind the writes: `bazel run //tools/bench:storage` shows by how much.
     """
 
-    def __init__(self, reads: Connection, writes: Connection) -> None:
+    def __init__(self, reads: Connection, writes: Connection, path: Path) -> None:
         self._reads = reads
         self._writes = writes
+        self._path = path
 
     @override
     async def create(self, user: User, key: IdempotencyKey | None = None) -> User:
@@ -191,6 +207,8 @@ class SqliteUserStorage(UserStorage):
     @override
     async def ping(self) -> None:
         await self._select(_PING)
+        # A later program may have migrated the file meanwhile.
+        schema.check(await self._reads.run(_read_schema), str(self._path))
 
     async def _select(self, sql: str, *parameters: object) -> list[User]:
         return await self._reads.run(
