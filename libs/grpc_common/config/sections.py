@@ -162,7 +162,7 @@ class ServerSection(Section):
     A method without any is open; `"*": []` closes those."""
 
     proxies: list[Annotated[str, AfterValidator(parse_proxy)]] = Field(default_factory=list)
-    """SANs of proxies, through which others call: who comes with such a certificate is known by a token alone."""
+    """SANs of proxies, through which others call: with such a certificate only a token says who calls."""
 
     compression: Literal["none", "gzip", "deflate"] = "none"
     """How responses are compressed for clients that take it; the other one for those that take only that."""

@@ -52,7 +52,7 @@ class Access:
     """Checks the callers of one server.
 
     A certificate, server.jwt and the authenticators are asked in this order. Of the last two the first that
-    knows the caller is believed; what the certificate says is true as well, unless it is one of server.proxies.
+    knows the caller is believed; what the certificate says is true as well, unless it is a proxy's.
     """
 
     def __init__(self, config: ServerSection, authenticators: Sequence[Authenticator]) -> None:
