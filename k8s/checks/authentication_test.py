@@ -135,7 +135,7 @@ def test_file_of_another_component():
 
 
 def test_one_of_two_routes():
-    """A second route whose certificate for the server is unknown is an error of its own, for what it takes."""
+    """A second route whose certificate for the server is unknown is an error for what it takes."""
     manifests = changed("prod")
     service = {"name": "user-service", "port": "grpc", "scheme": "https"}
     rule = {"kind": "Rule", "match": f"Host(`b`) && PathPrefix(`{GET}`)", "services": [service]}

