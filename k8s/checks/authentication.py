@@ -152,7 +152,7 @@ def _asks_for_certificates(manifests: Manifests, way: Entrance) -> bool:
             found = manifests.named(
                 "TLSOption", options.get("name", ""), options.get("namespace") or namespace
             )
-            return get(found or {}, "spec.clientAuth.clientAuthType") == "RequireAndVerifyClientCert"
+            return str(get(found or {}, "spec.clientAuth.clientAuthType")) == "RequireAndVerifyClientCert"
         case "Ingress":
             prefix = "nginx.ingress.kubernetes.io/auth-tls"
             given = annotations(manifest)
