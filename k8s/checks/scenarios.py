@@ -183,7 +183,7 @@ def table(rows: Mapping[str, Rings]) -> str:
     """Return in Markdown what rings in each outage, the first first."""
     lines = ["| outage | what rings | after |", "|---|---|---|"]
     for name, rings in rows.items():
-        ordered = sorted(rings.items(), key=lambda each: each[1])
+        ordered = sorted(rings.items(), key=lambda each: (each[1], each[0][1]))
         for number, ((alert, severity), seconds) in enumerate(ordered):
             lines.append(f"| {'' if number else name} | `{alert}`, {severity} | {seconds} s |")
     return "\n".join(lines)
