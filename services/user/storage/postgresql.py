@@ -92,15 +92,18 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
         StorageError: the URL can't be understood.
 
     """
-    connector = Connector(config, config.statement_timeout)
-    async with _pool(connector, config) as pool, Probe(connector, pool, config.name) as probe:
+    # A slow answer is an answer to the probe.
+    patient = Connector(config, statement_timeout=None)
+    async with _pool(config) as pool, Probe(patient, pool, config.name) as probe:
         storage = PostgresqlUserStorage(pool, probe, config)
         await _first_ping(storage)
         yield storage
 
 
 @asynccontextmanager
-async def _pool(connector: Connector, config: DatabaseConfig) -> AsyncIterator[asyncpg.Pool]:
+async def _pool(config: DatabaseConfig) -> AsyncIterator[asyncpg.Pool]:
+    connector = Connector(config, config.statement_timeout)
+
     async def connect(*_dsn: Any, **_settings: Any) -> Connection:
         return await connector.connect()
 
