@@ -210,6 +210,23 @@ def test_nginx_that_asks_for_certificates(annotations, problems):
 
 
 @pytest.mark.parametrize(
+    ("tls", "problems"),
+    [
+        ({"clientValidation": {"caCertificateRefs": [{"name": "a"}]}}, 0),
+        ({"clientValidation": {"caCertificateRefs": [{"name": "a"}], "optional": True}}, 3),
+        ({"minVersion": "1.3"}, 3),
+    ],
+)
+def test_gateway_that_asks_for_certificates(tls, problems):
+    """And with Envoy Gateway."""
+    route, policy = "GRPCRoute/user-service", "ClientTrafficPolicy/user-service"
+    assert (
+        len(found(changed("gateway-api", (route, ANNOTATION, REMOVED), (policy, "spec.tls", tls))))
+        == problems
+    )
+
+
+@pytest.mark.parametrize(
     ("variables", "text"),
     [
         ({"TLS_REQUIRE_CLIENT_CERTIFICATE": "false"}, "server.proxies are SANs, which need"),
