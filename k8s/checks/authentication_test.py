@@ -40,8 +40,7 @@ def open_methods(manifests):
 
 def rules():
     """Return who may call what in prod."""
-    settings = yaml.safe_load(config_map(overlay("prod"))["data"]["config.yaml"])
-    return settings["server"]["allowed_callers"]
+    return yaml.safe_load(config_map(overlay("prod"))["data"]["config.yaml"])["server"]["allowed_callers"]
 
 
 @pytest.mark.parametrize(
