@@ -158,6 +158,21 @@ def _asks_for_certificates(manifests: Manifests, way: Entrance) -> bool:
             given = annotations(manifest)
             verify = given.get(f"{prefix}-verify-client", "on")
             return f"{prefix}-secret" in given and verify == "on" and bool(manifest["spec"].get("tls"))
+        case "GRPCRoute" | "HTTPRoute":
+            parents = [parent for _, parent in find(manifest, "spec.parentRefs[]")]
+            return bool(parents) and all(_gateway_asks(manifests, parent) for parent in parents)
+    return False
+
+
+def _gateway_asks(manifests: Manifests, parent: Manifest) -> bool:
+    """Return whether Envoy Gateway asks callers of a Gateway, or of one listener, for certificates."""
+    for policy in manifests.of_kind("ClientTrafficPolicy"):
+        validation = get(policy, "spec.tls.clientValidation") or {"optional": True}
+        for _, target in find(policy, "spec.targetRefs[]"):
+            section = target.get("sectionName", parent.get("sectionName"))
+            is_it = (target["name"], section) == (parent["name"], parent.get("sectionName"))
+            if is_it and not validation.get("optional"):
+                return True
     return False
 
 

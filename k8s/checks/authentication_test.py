@@ -40,8 +40,7 @@ def open_methods(manifests):
 
 def rules():
     """Return who may call what in prod."""
-    settings = yaml.safe_load(config_map(overlay("prod"))["data"]["config.yaml"])
-    return settings["server"]["allowed_callers"]
+    return yaml.safe_load(config_map(overlay("prod"))["data"]["config.yaml"])["server"]["allowed_callers"]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +204,23 @@ def test_nginx_that_asks_for_certificates(annotations, problems):
     given = {f"nginx.ingress.kubernetes.io/{name}": value for name, value in annotations.items()}
     assert (
         len(found(changed("nginx-ingress", ("Ingress/user-service", "metadata.annotations", given))))
+        == problems
+    )
+
+
+@pytest.mark.parametrize(
+    ("tls", "problems"),
+    [
+        ({"clientValidation": {"caCertificateRefs": [{"name": "a"}]}}, 0),
+        ({"clientValidation": {"caCertificateRefs": [{"name": "a"}], "optional": True}}, 3),
+        ({"minVersion": "1.3"}, 3),
+    ],
+)
+def test_gateway_that_asks_for_certificates(tls, problems):
+    """And with Envoy Gateway."""
+    route, policy = "GRPCRoute/user-service", "ClientTrafficPolicy/user-service"
+    assert (
+        len(found(changed("gateway-api", (route, ANNOTATION, REMOVED), (policy, "spec.tls", tls))))
         == problems
     )
 

@@ -164,30 +164,32 @@ def _begins(prefix: str, path: str) -> bool:
     return path.startswith(prefix)
 
 
-def _grpc(manifests: Manifests, route: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
+def _of_gateway(manifests: Manifests, route: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
+    """Yield the rules of a GRPCRoute or an HTTPRoute; one of a Service is of a mesh, and not from outside."""
+    parents = [parent.get("kind", "Gateway") for _, parent in find(route, "spec.parentRefs[]")]
+    if parents and set(parents) == {"Service"}:
+        return
     for field, rule in find(route, "spec.rules[]"):
         if any(map(leads, rule.get("backendRefs") or [])):
-            yield Entrance(route, field, partial(_grpc_takes, manifests, route, field))
+            is_grpc = route["kind"] == "GRPCRoute"
+            takes = partial(_grpc_takes, manifests, route, field) if is_grpc else _everything
+            yield Entrance(route, field, takes)
 
 
 def _grpc_takes(manifests: Manifests, route: Manifest, field: str, path: str) -> bool:
     return any(taker.route is route and taker.field == field for taker in takers(manifests, path))
 
 
-def _http(_: Manifests, route: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
-    for field, rule in find(route, "spec.rules[]"):
-        if any(map(leads, rule.get("backendRefs") or [])):
-            yield Entrance(route, field, _everything)
-
-
 def _mesh(_: Manifests, service: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
     """A VirtualService is from outside if it names a gateway other than the sidecars' own, mesh."""
-    gateways = get(service, "spec.gateways") or ["mesh"]
-    for field, destination in find(service, "spec.http[].route[].destination"):
-        name, _, rest = destination["host"].partition(".")
-        reference = {"name": name, "namespace": rest.split(".")[0]}
-        if leads(reference) and set(gateways) != {"mesh"}:
-            yield Entrance(service, field, partial(_mesh_takes, service))
+    if set(get(service, "spec.gateways") or ["mesh"]) == {"mesh"}:
+        return
+    for kind in ("http", "tls", "tcp"):
+        takes = partial(_mesh_takes, service) if kind == "http" else _everything
+        for field, destination in find(service, f"spec.{kind}[].route[].destination"):
+            name, _, rest = destination["host"].partition(".")
+            if leads({"name": name, "namespace": rest.split(".")[0]}):
+                yield Entrance(service, field, takes, is_proxy=kind == "http")
 
 
 def _mesh_takes(service: Manifest, path: str) -> bool:
@@ -196,8 +198,8 @@ def _mesh_takes(service: Manifest, path: str) -> bool:
 
 
 _ROUTES: dict[str, Callable[[Manifests, Manifest, Callable[[Any], bool]], Iterator[Entrance]]] = {
-    "GRPCRoute": _grpc,
-    "HTTPRoute": _http,
+    "GRPCRoute": _of_gateway,
+    "HTTPRoute": _of_gateway,
     "Ingress": _nginx,
     "IngressRoute": _traefik,
     "VirtualService": _mesh,

@@ -118,6 +118,28 @@ def test_other_ways_in(kind, spec):
     assert ways(with_objects({"kind": kind, "spec": spec})) == [(f"{kind}/a", {*METHODS})]
 
 
+@pytest.mark.parametrize("protocol", ["tls", "tcp"])
+def test_connections_through_a_mesh(protocol):
+    """A gateway of a mesh that passes connections on leads in as well."""
+    spec = {
+        "gateways": ["a"],
+        protocol: [{"route": [{"destination": {"host": "user-service.user-service-trial"}}]}],
+    }
+    found = ways(with_objects({"kind": "VirtualService", "spec": spec}))
+    assert found == [("VirtualService/a", {*METHODS})]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "count"), [(["Service"], 0), (["Gateway"], 1), (["Service", "Gateway"], 1)]
+)
+@pytest.mark.parametrize("route_kind", ["GRPCRoute", "HTTPRoute"])
+def test_route_of_a_service(route_kind, kinds, count):
+    """A route whose parent is a Service is that of a mesh."""
+    parents = [{"kind": kind, "name": "a"} for kind in kinds]
+    spec = {"parentRefs": parents, "rules": [{"backendRefs": [SERVICE]}]}
+    assert len(ways(with_objects({"kind": route_kind, "spec": spec}))) == count
+
+
 @pytest.mark.parametrize(("gateways", "count"), [(["mesh"], 0), (["outside"], 3), (["mesh", "a/b"], 3)])
 def test_gateways_of_a_mesh(gateways, count):
     """A VirtualService of sidecars alone is no way in."""

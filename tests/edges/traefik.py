@@ -166,12 +166,10 @@ def dynamic_configuration(objects: Sequence[Object], secrets: Path, ports: Seque
                 for name, spec in _specs(objects, "ServersTransport")
             },
         },
-        "tls": {
-            "certificates": [_key_pair(secrets / tls["secretName"])],
-            "options": {
-                name: _tls_option(name, spec, secrets) for name, spec in _specs(objects, "TLSOption")
-            },
-        },
+        "tls": given(
+            certificates=[_key_pair(secrets / tls["secretName"])],
+            options=dict(_tls_option(*each, secrets) for each in _specs(objects, "TLSOption")) or None,
+        ),
     }
 
 
@@ -206,15 +204,13 @@ def _servers_transport(name: str, spec: Object, secrets: Path) -> Object:
     )
 
 
-def _tls_option(name: str, spec: Object, secrets: Path) -> Object:
+def _tls_option(name: str, spec: Object, secrets: Path) -> tuple[str, Object]:
     where = f"TLSOption {name}"
     fields(spec, where, "minVersion", "clientAuth")
     asked = fields(spec["clientAuth"], where, "secretNames", "clientAuthType")
     files = [str(secrets / secret / "ca.crt") for secret in asked["secretNames"]]
-    return given(
-        minVersion=spec.get("minVersion"),
-        clientAuth={"caFiles": files, "clientAuthType": asked["clientAuthType"]},
-    )
+    client_auth = {"caFiles": files, "clientAuthType": asked["clientAuthType"]}
+    return name, given(minVersion=spec.get("minVersion"), clientAuth=client_auth)
 
 
 def _key_pair(secret: Path) -> Object:
