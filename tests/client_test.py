@@ -15,6 +15,7 @@ from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceServicer, add_UserServiceServicer_to_server
 
 from grpc_common.testing.certificates import CertificateDirectory
+from grpc_common.testing.tokens import AUDIENCE, ISSUER, TokenIssuer
 from tests.programs import CLIENT, PATIENCE, client, running_server
 
 
@@ -262,6 +263,24 @@ def test_mutual_tls(tmp_path):
             assert refused.returncode == 1
             assert refused.stderr.startswith("Error: UNAVAILABLE: ")
             assert len(refused.stderr.splitlines()) == 1
+
+
+def test_bearer_token(tmp_path):
+    """--token-file is all that a server wants that asks for a token, and is not sent without TLS."""
+    issuer, keys, token = TokenIssuer(), tmp_path / "jwks.json", tmp_path / "token"
+    keys.write_bytes(issuer.jwks())
+    token.write_text(issuer.token())
+    directory = str(CertificateDirectory(tmp_path / "server", trustme.CA(), "localhost").path)
+    file = tmp_path / "config.yaml"
+    jwt = {"jwks": str(keys), "issuer": ISSUER, "audience": AUDIENCE}
+    file.write_text(json.dumps({"server": {"jwt": jwt, "allowed_callers": {"*": ["subject:ada"]}}}))
+    with running_server(tmp_path / "users.db", TLS_DIRECTORY=directory, CONFIG_FILE=str(file)) as server:
+        over_tls = ["--tls-directory", directory, "--tls-server-name", "localhost"]
+        without = client(server, *over_tls, "list")
+        assert (without.returncode, without.stderr.startswith("Error: UNAUTHENTICATED: ")) == (1, True)
+        assert client(server, *over_tls, "--token-file", str(token), "list").returncode == 0
+        plaintext = client(server, "--token-file", str(token), "list")
+        assert (plaintext.returncode, "--token-file needs TLS" in plaintext.stderr) == (2, True)
 
 
 def test_tls_directory_that_cannot_be_used(server, tmp_path):

@@ -33,7 +33,8 @@ class Server:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.first_line = self._lines.get(timeout=PATIENCE)
-        while "[warning" in self.first_line:  # a database that is not there yet
+        # A database that is not there yet, and the keys of tokens.
+        while "[warning" in self.first_line or "keys of tokens" in self.first_line:
             self.first_line = self._lines.get(timeout=PATIENCE)
         if "serving" not in self.first_line:
             self.kill()

@@ -153,15 +153,15 @@ def test_key_that_is_kept(certificate, value):
 def test_usages():
     """A certificate is for what it is used for, by the server and by Traefik as a client."""
     changes = [(SERVER, "spec.usages", ["client auth"])]
-    changes += [("Certificate/user-service-client", "spec.usages", ["server auth"])]
+    changes += [("Certificate/user-service-edge-client", "spec.usages", ["server auth"])]
     client, server = texts(certificates.may_be_used_as_they_are, changed("prod", *changes))
     assert (
         server
         == f"{SERVER}: spec.usages: has no server auth, for which Secret user-service-tls is used; add it"
     )
     assert client == (
-        "Certificate/user-service-client: spec.usages: has no client auth, "
-        "for which Secret user-service-client-tls is used; add it"
+        "Certificate/user-service-edge-client: spec.usages: has no client auth, "
+        "for which Secret user-service-edge-client-tls is used; add it"
     )
 
 

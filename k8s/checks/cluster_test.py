@@ -25,6 +25,8 @@ OVERLAYS = {
     for file in sorted(Path("k8s").glob("*_with_image.yaml"))
 }
 
+AUTHORITY = [item for item in yaml.safe_load_all(Path("k8s/authority/prod.yaml").read_text()) if item]
+
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[cluster.Cluster]:
@@ -54,6 +56,13 @@ def test_every_overlay_is_rolled_out(running: cluster.Cluster, tmp_path: Path) -
         }, name
         again = deploy(running, name, tmp_path, "deploy", "--dry-run").splitlines()
         assert [line for line in again if not line.startswith("  * Job/")] in ([], ["nothing changes"]), name
+
+
+def test_the_authority_is_accepted(running: cluster.Cluster) -> None:
+    """What is applied before an overlay is accepted as well."""
+    running.kubectl("create", "namespace", "cert-manager")
+    command = ["create", "--validate=strict", "--filename=-"]
+    running.kubectl(*command, stdin=yaml.safe_dump_all(AUTHORITY))
 
 
 def live(running: cluster.Cluster, namespace: dict[str, Any]) -> set[tuple[str, str]]:
@@ -87,13 +96,22 @@ MISTAKES = [
     ("traefik", "IngressRoute", "spec.routes[0].services[0].port", 50051.5),
     ("traefik", "IngressRoute", "spec.routes[0].kind", "Rul"),
     ("traefik", "Middleware", "spec.retries", {"attempts": 3}),
-    ("traefik", "Middleware", "spec.retry.attempts", "3"),
+    ("traefik", "Middleware", "spec.rateLimit.average", "100"),
     ("prod", "ServersTransport", "spec.rootCA", ["user-service-tls"]),
     ("prod", "ServersTransport", "spec.certificatesSecrets", "user-service-client-tls"),
     ("prod", "Certificate", "spec.privateKey.rotation", "Always"),
     ("prod", "Certificate", "spec.dnsNames", "user-service"),
     ("prod", "Certificate", "spec.privateKey.rotationPolicy", "Alwys"),
-    ("prod", "Issuer", "spec.selfsigned", {}),
+    ("authority", "ClusterIssuer", "spec.selfsigned", {}),
+    ("authority", "Bundle", "spec.target.configMaps", {}),
+    ("authority", "Bundle", "spec.sources[0].secret.name", ["user-service-ca"]),
+    ("gateway-api", "BackendTrafficPolicy", "spec.rateLimit.local.rules[0].limit.unit", "Fortnight"),
+    (
+        "gateway-api",
+        "BackendTrafficPolicy",
+        "spec.rateLimit.local.rules[0].clientSelectors[0].sourceCidr",
+        {},
+    ),
     ("prod", "PodMonitor", "spec.podMetricsEndpoints[0].intervall", "15s"),
     ("prod", "PodMonitor", "spec.podMetricsEndpoints[0].port", 9090),
     ("prod", "PodMonitor", "spec.podMetricsEndpoints[0].scheme", "ftp"),
@@ -122,14 +140,16 @@ RULES = [
     ("gateway-api", "GRPCRoute", "spec.rules[0].matches[0].method.service", "a/b", "must only contain valid"),
     ("gateway-api", "BackendTrafficPolicy", "spec.mergeType", "JSONMerge", "can only be used with xRoute"),
     ("gateway-api", "ClientTrafficPolicy", "spec.targetRefs[0].kind", "GRPCRoute", "kind of Gateway or"),
-    ("prod", "ServersTransport", "spec.rootCAs[0].configMap", "a", "cannot have both Secret and ConfigMap"),
+    ("prod", "ServersTransport", "spec.rootCAs[0].secret", "a", "cannot have both Secret and ConfigMap"),
 ]
 
 
 def refusal(running: cluster.Cluster, overlay: str, kind: str, field: str, value: Any) -> str:
     """Return why the first object of a kind in an overlay is refused with this value in a field."""
-    manifest = node = copy.deepcopy(next(item for item in OVERLAYS[overlay] if item["kind"] == kind))
-    manifest["metadata"]["namespace"] = "default"
+    objects = AUTHORITY if overlay == "authority" else OVERLAYS[overlay]
+    manifest = node = copy.deepcopy(next(item for item in objects if item["kind"] == kind))
+    if "namespace" in manifest["metadata"]:
+        manifest["metadata"]["namespace"] = "default"
     *path, last = re.findall(r"\w+", field)
     for step in path:
         node = node[int(step) if step.isdecimal() else step]

@@ -65,8 +65,7 @@ def set_only_what_is_read(manifests: Manifests) -> Iterator[Problem]:
 def share_no_sqlite(manifests: Manifests) -> Iterator[Problem]:
     """More than one replica never uses SQLite: each pod would have a file, and users, of its own."""
     for server in servers(manifests):
-        unknown = server.program.environment.get("DATABASE_URL", "") is None
-        if unknown or server.config.database.is_postgresql:
+        if server.config.database.is_postgresql:
             continue
         workload = server.pod.workload
         replicas = (get(workload, "spec") or {}).get("replicas", 1)

@@ -11,6 +11,7 @@ import click
 import yaml
 
 from k8s.checks import (
+    authentication,
     autoscaling,
     backends,
     certificates,
@@ -21,6 +22,7 @@ from k8s.checks import (
     pod_security,
     ports,
     probes,
+    rate_limits,
     references,
     retries,
     routes,
@@ -52,6 +54,7 @@ RULES: Sequence[Rule] = (
     ports.declare_what_is_listened_on,
     ports.probe_in_plaintext,
     network.let_programs_out,
+    network.let_servers_out_to_issuers,
     network.let_scrapers_in,
     network.let_proxies_in,
     certificates.have_the_names_that_are_dialled,
@@ -60,6 +63,9 @@ RULES: Sequence[Rule] = (
     certificates.may_be_used_as_they_are,
     encryption.speak_as_servers_listen,
     encryption.expect_a_name,
+    authentication.ask_who_calls_from_outside,
+    authentication.start_with_the_callers_that_they_name,
+    rate_limits.limit_calls_from_outside,
     images.have_a_version,
     autoscaling.scale_on_produced_metrics,
     autoscaling.leave_replicas_to_the_autoscaler,

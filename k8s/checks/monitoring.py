@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,13 +12,39 @@ from k8s.checks.manifests import Manifest, Manifests
 # What Grafana fills in.
 _VARIABLES = {"$namespace": "user-service", "$pod": ".*", "$__rate_interval": "1m"}
 
+EXTERNAL = {
+    "kube_deployment_spec_replicas",
+    "kube_horizontalpodautoscaler_spec_max_replicas",
+    "kube_horizontalpodautoscaler_status_desired_replicas",
+    "kube_job_failed",
+    "kube_job_status_active",
+    "kube_job_status_start_time",
+}
+"""Series of kube-state-metrics, which no server exports."""
+
 _VARIABLE_QUERY = "label_values("
 
 
+def groups(manifests: Manifests) -> list[Manifest]:
+    """Return the groups of all PrometheusRules of the overlay."""
+    return [group for rule in manifests.of_kind("PrometheusRule") for group in rule["spec"]["groups"]]
+
+
+def rules(manifests: Manifests) -> list[Manifest]:
+    """Return all rules of the overlay, those that record and those that alert."""
+    return [rule for group in groups(manifests) for rule in group["rules"]]
+
+
 def alerts(manifests: Manifests) -> list[Manifest]:
-    """Return the alerts of the overlay's PrometheusRule."""
-    (rule,) = manifests.of_kind("PrometheusRule")
-    return [alert for group in rule["spec"]["groups"] for alert in group["rules"]]
+    """Return the overlay's alerts; some names have several, of different severities or windows."""
+    return [rule for rule in rules(manifests) if "alert" in rule]
+
+
+def write_rules(manifests: Manifests, folder: Path) -> Path:
+    """Write the overlay's rules into `rules.yaml`, as Prometheus reads them."""
+    file = folder / "rules.yaml"
+    file.write_text(yaml.safe_dump({"groups": groups(manifests)}))
+    return file
 
 
 def dashboard(manifests: Manifests) -> dict[str, Any]:
@@ -91,3 +118,8 @@ def selector_text(selector: Manifest) -> str:
     """Return a selector as PromQL."""
     matchers = (f"{each['name']}{each['type']}{json.dumps(each['value'])}" for each in selector["matchers"])
     return "{" + ",".join(matchers) + "}"
+
+
+def metric_name(selector: Manifest) -> str:
+    """Return what a selector selects, without its labels."""
+    return next(str(each["value"]) for each in selector["matchers"] if each["name"] == "__name__")

@@ -1,55 +1,73 @@
 """A real Prometheus scrapes real servers as the PodMonitor says, and answers what is asked of it."""
 
+import asyncio
 import re
 import socket
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
+import grpc_common
 from grpc_common.core.calls import Call, CallType, Method
-from grpc_common.observe.metrics import server_metrics
+from grpc_common.observe.metrics import client_metrics, server_metrics
+from grpc_common.observe.metrics_page import serve_metrics
 from grpc_common.testing.certificates import CertificateDirectory
 from k8s.checks.manifests import Manifests, get
 from k8s.checks.monitoring import (
+    EXTERNAL,
     adapter_query,
     adapter_rule,
-    alerts,
     dashboard,
     dashboard_queries,
+    groups,
+    metric_name,
     nodes,
+    rules,
     selector_text,
     selectors,
     variable_queries,
 )
-from k8s.checks.prometheus import running_prometheus, scrape_config
+from k8s.checks.prometheus import PATIENCE, running_prometheus, scrape_config
 from k8s.checks.rendered import load
 from tests.programs import running_server
 
 PROD = Manifests(load("prod"))
 RULE = adapter_rule(PROD)
 SERIES = "grpc_server_handled_total"
-BUSY, BROKEN, IDLE = "pod-0", "pod-1", "pod-2"
+BUSY, BROKEN, IDLE, CALLER = "pod-0", "pod-1", "pod-2", "pod-3"
+OPERATIONS = Path("docs/operations.md")
 CALLS = 200
 """GetUser calls that BUSY gets while it is scraped."""
 
 DASHBOARD = dashboard(PROD)
 PANELS = dashboard_queries(DASHBOARD)
-ALERTS = {alert["alert"]: alert["expr"] for alert in alerts(PROD)}
-QUERIES = ALERTS | PANELS | {"adapter": adapter_query(RULE, SERIES, "user-service", BUSY, BROKEN, IDLE)}
+RULES = {
+    f"{rule.get('alert') or rule['record']} {number}": rule["expr"] for number, rule in enumerate(rules(PROD))
+}
+DOCUMENTED = dict(
+    enumerate(re.findall(r"^```promql\n(.*?)^```", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL))
+)
+ADAPTER = adapter_query(RULE, SERIES, "user-service", BUSY, BROKEN, IDLE)
+QUERIES = (
+    {"adapter": ADAPTER} | RULES | PANELS | {f"operations.md {n}": query for n, query in DOCUMENTED.items()}
+)
 
 each_query = pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES)
 
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory):
-    """Run a Prometheus that has seen a busy pod, one that fails and refuses calls, and one without calls."""
+    """Run a Prometheus that has seen a busy pod, one that fails, one without calls, and a caller."""
     folder = tmp_path_factory.mktemp("prometheus")
     certificates = CertificateDirectory(folder / "certs", trustme.CA())
     with ExitStack() as stack:
@@ -67,12 +85,36 @@ def prometheus(tmp_path_factory):
         (monitor,) = PROD.of_kind("PodMonitor")
         deployment = PROD.named("Deployment", "user-service", "user-service")
         ports = [server.port("metrics_port") for server in servers]
+        ports.append(stack.enter_context(calling(servers[0].target)))
         scraped = scrape_config(monitor, get(deployment, "spec.template"), ports)
-        prometheus = stack.enter_context(running_prometheus(folder, scraped))
+        prometheus = stack.enter_context(running_prometheus(folder, scraped, rules=groups(PROD)))
         call_busy(prometheus, stack.enter_context(servers[0].channel()))
         call_broken(prometheus, stack.enter_context(servers[1].channel()))
-        prometheus.wait_for(f'sum(up{{pod="{IDLE}"}})', 1)
+        prometheus.wait_for(f'sum(up{{pod=~"{IDLE}|{CALLER}"}})', 2)
         yield prometheus
+
+
+@contextmanager
+def calling(target: str) -> Iterator[int]:
+    """Open a channel to a server, by its name; yield the port of its own metrics."""
+    registry, opened, ended = CollectorRegistry(), threading.Event(), threading.Event()
+
+    async def keep_open() -> None:
+        name = target.replace("127.0.0.1", "localhost")
+        async with grpc_common.channel(f"dns:///{name}", observers=[client_metrics(registry)]):
+            opened.set()
+            await asyncio.to_thread(ended.wait)
+
+    port, stop = serve_metrics(0, registry)
+    thread = threading.Thread(target=asyncio.run, args=[keep_open()])
+    thread.start()
+    try:
+        assert opened.wait(PATIENCE)
+        yield port
+    finally:
+        ended.set()
+        thread.join()
+        stop()
 
 
 def call_busy(prometheus, channel):
@@ -129,7 +171,15 @@ def test_pods_have_the_labels_that_queries_select(prometheus):
 def test_queries_select_what_servers_export(prometheus, query):
     """No name of a metric, and no label or value, is other than a server has it."""
     for selector in selectors(prometheus.parse(query)):
-        assert prometheus.series(selector_text(selector)), selector_text(selector)
+        if metric_name(selector) not in EXTERNAL:
+            assert prometheus.series(selector_text(selector)), selector_text(selector)
+
+
+def test_what_others_export_is_named(prometheus):
+    """No name is declared external that a server exports, or that no query has."""
+    trees = [prometheus.parse(query) for query in QUERIES.values()]
+    assert {metric_name(each) for tree in trees for each in selectors(tree)} >= EXTERNAL
+    assert not any(prometheus.series(name) for name in EXTERNAL)
 
 
 @each_query
@@ -161,10 +211,10 @@ def codes_as_exported():
     return {sample.labels["grpc_code"] for sample in samples if "grpc_code" in sample.labels}
 
 
-@pytest.mark.parametrize("expression", ALERTS.values(), ids=ALERTS)
-def test_alerts_can_be_evaluated(prometheus, expression):
-    """Prometheus answers the query of each alert."""
-    prometheus.query(expression)
+@each_query
+def test_queries_can_be_evaluated(prometheus, query):
+    """Prometheus answers each."""
+    prometheus.query(query)
 
 
 @pytest.mark.parametrize("title", PANELS)
@@ -187,7 +237,7 @@ def test_variables_have_values(prometheus):
         sorted({labels[label] for labels in prometheus.series(selector)})
         for selector, label in variable_queries(DASHBOARD)
     ]
-    assert values == [["user-service"], [BUSY, BROKEN, IDLE]]
+    assert values == [["user-service"], [BUSY, BROKEN, IDLE, CALLER]]
 
 
 def test_adapter_finds_the_series(prometheus):

@@ -30,6 +30,17 @@ def _dialled(program: Program) -> Iterator[tuple[int, str]]:
         yield urlsplit(endpoint).port or 4317, "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
+def let_servers_out_to_issuers(manifests: Manifests) -> Iterator[Problem]:
+    """Each server that takes the keys of tokens from a URL reaches it; else every token is UNAVAILABLE."""
+    for server in servers(manifests):
+        url = urlsplit(server.config.server.jwt.jwks if server.config.server.jwt else "")
+        if url.scheme in ("http", "https"):
+            port = url.port or (443 if url.scheme == "https" else 80)
+            if not any(_opens(rule, {port}) for rule in _rules(manifests, server.pod, "Egress")):
+                what = f"no NetworkPolicy lets it out to port {port} (server.jwt.jwks)"
+                yield server.problem("env", what, "add one that does, or mount the keys as a file")
+
+
 def let_scrapers_in(manifests: Manifests) -> Iterator[Problem]:
     """The ports that a PodMonitor has scraped are open to somebody."""
     for monitor in manifests.of_kind("PodMonitor"):

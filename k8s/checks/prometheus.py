@@ -104,10 +104,17 @@ def program(name: str) -> str:
 
 
 @contextmanager
-def running_prometheus(folder: Path, *scrape_configs: Mapping[str, Any]) -> Iterator[Prometheus]:
-    """Run a Prometheus that keeps its data in `folder`; skip the test if the machine has none."""
-    config = folder / "prometheus.yaml"
-    config.write_text(yaml.safe_dump({"scrape_configs": list(scrape_configs)}))
+def running_prometheus(
+    folder: Path, *scrape_configs: Mapping[str, Any], rules: Sequence[Mapping[str, Any]] = ()
+) -> Iterator[Prometheus]:
+    """Run a Prometheus that keeps its data in `folder`; skip the test if the machine has none.
+
+    It looks at rules every second, whatever their interval, so that no test waits for half a minute.
+    """
+    config, rule_file = folder / "prometheus.yaml", folder / "rules.yaml"
+    rule_file.write_text(yaml.safe_dump({"groups": [{**group, "interval": "1s"} for group in rules]}))
+    content = {"scrape_configs": list(scrape_configs), "rule_files": [str(rule_file)]}
+    config.write_text(yaml.safe_dump(content))
     command = [
         program("prometheus"),
         f"--config.file={config}",

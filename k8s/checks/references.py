@@ -70,6 +70,8 @@ _SECTIONS = {
 
 _DATA: Mapping[str, Sequence[tuple[str, str, Sequence[str]]]] = {
     "BackendTLSPolicy": [("spec.validation.caCertificateRefs[]", "ConfigMap", ("ca.crt",))],
+    "Bundle": [("spec.sources[].secret", "Secret", ("ca.crt",))],
+    "ClusterIssuer": [("spec.ca.secretName", "Secret", _PAIR)],
     "Gateway": [("spec.listeners[].tls.certificateRefs[]", "Secret", _PAIR)],
     "Ingress": [("spec.tls[].secretName", "Secret", _PAIR)],
     "IngressRoute": [("spec.tls.secretName", "Secret", _PAIR)],

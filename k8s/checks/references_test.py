@@ -27,9 +27,22 @@ def missing(name, *changes):
             "x",
             "there is no Deployment x",
         ),
-        ("prod", "Certificate/user-service", "spec.issuerRef.name", "x", "there is no Issuer x"),
+        ("prod", "Certificate/user-service", "spec.issuerRef.name", "x", "there is no ClusterIssuer x"),
         ("prod", "Certificate/user-service-edge", "spec.issuerRef.name", "x", "there is no ClusterIssuer x"),
-        ("prod", "Issuer/user-service-ca", "spec.ca.secretName", "x", "there is no Secret x"),
+        (
+            "authority/prod",
+            "ClusterIssuer/user-service-ca",
+            "spec.ca.secretName",
+            "x",
+            "there is no Secret x",
+        ),
+        (
+            "authority/prod",
+            "Bundle/user-service-ca",
+            "spec.sources.0.secret.name",
+            "x",
+            "there is no Secret x",
+        ),
         ("prod", "IngressRoute/user-service", "spec.tls.secretName", "x", "there is no Secret x"),
         (
             "prod",
@@ -47,6 +60,7 @@ def missing(name, *changes):
         ),
         ("prod", "ServersTransport/user-service", "spec.certificatesSecrets.0", "x", "there is no Secret x"),
         ("prod", "ServersTransport/user-service", "spec.rootCAs.0.secret", "x", "there is no Secret x"),
+        ("prod", "ServersTransport/user-service", "spec.rootCAs.0.configMap", "x", "there is no ConfigMap x"),
         ("nginx-ingress", "Ingress/user-service", "spec.tls.0.secretName", "x", "there is no Secret x"),
         ("nginx-ingress", "Ingress/user-service", "spec.ingressClassName", "x", "there is no IngressClass x"),
         ("gateway-api", "Gateway/user-service", "spec.gatewayClassName", "x", "there is no GatewayClass x"),
@@ -85,7 +99,10 @@ def test_certificate_that_a_gateway_presents():
 def test_variable_from_a_key_that_is_not_there():
     """The pod would not start: CreateContainerConfigError."""
     assert missing("prod", (DEPLOYMENT, f"{POD}.containers.0.env", [variable("uri")])) == [
-        f"{DEPLOYMENT}: {CONTAINER}.env[DATABASE_URL]: Secret user-service-database has no key uri, only url"
+        (
+            f"{DEPLOYMENT}: {CONTAINER}.env[DATABASE_URL]: Secret user-service-database has no key uri, "
+            "only ca.crt, password, url"
+        )
     ]
 
 
@@ -145,9 +162,13 @@ def test_server_whose_certificates_nobody_makes():
 
 def test_certificate_that_is_not_there():
     """Without the Certificate nobody makes the Secret, for the server or for Traefik."""
-    found = texts(references.name_what_exists, without("prod", "Certificate/user-service"))
-    assert {text.split(":")[0] for text in found} == {DEPLOYMENT, "ServersTransport/user-service"}
-    assert all("there is no Secret user-service-tls" in text for text in found)
+    [found] = {*texts(references.name_what_exists, without("prod", "Certificate/user-service"))}
+    assert found.startswith(f"{DEPLOYMENT}: ")
+    assert "there is no Secret user-service-tls" in found
+    edge = without("prod", "Certificate/user-service-edge-client")
+    [found] = texts(references.name_what_exists, edge)
+    assert found.startswith("ServersTransport/user-service: ")
+    assert "there is no Secret user-service-edge-client-tls" in found
 
 
 def test_secrets_in_annotations_of_nginx():

@@ -37,7 +37,11 @@ class Program:
             ConfigError: something in it is wrong; the file is called by its name alone.
 
         """
-        known = {name: value for name, value in self.environment.items() if value is not None}
+        known = {
+            name: value if value is not None else _UNKNOWN[name]
+            for name, value in self.environment.items()
+            if value is not None or name in _UNKNOWN
+        }
         if self.file is None:
             return load(UserServiceConfig, environ=known)
         config_map, key = self.file
@@ -48,6 +52,10 @@ class Program:
                 return load(UserServiceConfig, file, known)
             except ConfigError as error:
                 raise ConfigError(str(error).replace(f"{folder}/", "")) from None
+
+
+_UNKNOWN = {"DATABASE_URL": "postgresql://unknown/unknown"}
+"""What stands for a value that only the cluster knows, where the default would mean another thing."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import yaml
+
 from k8s.checks import rendered
 from k8s.checks.lint import EXTERNAL, read_external
 from k8s.checks.manifests import Manifests, Problem, title
@@ -36,6 +38,31 @@ def without(name: str, unwanted: str) -> Manifests:
     """Return an overlay without one object."""
     manifests = overlay(name)
     manifests.objects = [each for each in manifests.objects if title(each) != unwanted]
+    return manifests
+
+
+def configured(name: str, **server: Any) -> Manifests:
+    """Return an overlay with other settings in the section `server` of its config.yaml."""
+    manifests = changed(name)
+    data = config_map(manifests)["data"]
+    settings = yaml.safe_load(data["config.yaml"])
+    settings["server"] |= server
+    data["config.yaml"] = yaml.safe_dump(settings)
+    return manifests
+
+
+def config_map(manifests: Manifests) -> Any:
+    """Return the ConfigMap with the config.yaml of the server."""
+    name = "user-service-config-"
+    return next(each for each in manifests.objects if each["metadata"]["name"].startswith(name))
+
+
+def with_variables(manifests: Manifests, **variables: str) -> Manifests:
+    """Return the manifests, whose server now has these variables in the place of those of the same names."""
+    [deployment] = [each for each in manifests.objects if title(each) == "Deployment/user-service"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    kept = [each for each in container["env"] if each["name"] not in variables]
+    container["env"] = kept + [{"name": name, "value": value} for name, value in variables.items()]
     return manifests
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from k8s.checks.rendered import OVERLAYS
+from k8s.checks.rendered import OVERLAYS, reviewed
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     for old in golden.glob("*.yaml"):
         old.unlink()
     for overlay in OVERLAYS:
-        (golden / f"{overlay}.yaml").write_text(Path(f"k8s/{overlay}.yaml").read_text())
+        (golden / f"{overlay}.yaml").write_text(reviewed(overlay))
     print(f"wrote k8s/golden/{{{','.join(OVERLAYS)}}}.yaml")
 
 

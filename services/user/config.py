@@ -3,10 +3,11 @@
 import os
 import re
 from pathlib import Path
+from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 import platformdirs
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from grpc_common import ConfigError, CredentialUrl, Section, ServerConfig
 from grpc_common.config.units import Count, PositiveDuration
@@ -28,8 +29,11 @@ class DatabaseConfig(Section):
     url: CredentialUrl = ""
     """`postgresql://USER:PASSWORD@HOST/NAME` or `sqlite:///FILE`; a file in the data directory if empty."""
 
+    password_file: Path | None = None
+    """PostgreSQL: a file with the password, in place of one in the URL; read for each new connection."""
+
     pool_size: Count = 10
-    """PostgreSQL: connections of a replica at most; all replicas' must fit the database's max_connections."""
+    """PostgreSQL: connections for a replica's calls, and one for its probe; all must fit max_connections."""
 
     connect_timeout: PositiveDuration = 5
     """PostgreSQL: what a call waits for a connection, a new one or a free one."""
@@ -45,6 +49,14 @@ class DatabaseConfig(Section):
         elif url:
             _check_sqlite(url)
         return url
+
+    @model_validator(mode="after")
+    def _check_password(self) -> Self:
+        if self.password_file and not self.is_postgresql:
+            raise ValueError("password_file is for PostgreSQL, which url does not name")
+        if self.password_file and urlsplit(self.url).password is not None:
+            raise ValueError("url has a password, and there is a password_file: take one of them away")
+        return self
 
     @property
     def is_postgresql(self) -> bool:

@@ -74,6 +74,23 @@ def test_url_that_is_not_clear(url, fault):
     assert "sec" not in error
 
 
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("postgresql://u:secret@h/db", "url has a password, and there is a password_file"),
+        ("postgresql://u:@h/db", "url has a password, and there is a password_file"),
+        ("sqlite:///users.db", "password_file is for PostgreSQL"),
+        ("", "password_file is for PostgreSQL"),
+    ],
+)
+def test_password_file_that_is_not_for_the_url(url, fault):
+    """A password is given once, to a database that has one; the error has no part of it."""
+    environ = {"DATABASE_URL": url, "DATABASE_PASSWORD_FILE": "/run/password"}
+    with pytest.raises(ConfigError, match=fault) as caught:
+        load(UserServiceConfig, environ=environ)
+    assert "secret" not in str(caught.value)
+
+
 @given(PASSWORDS)
 def test_no_part_of_a_password_is_told(password):
     """With any password a URL is taken and shown without it, or refused without a word of it."""

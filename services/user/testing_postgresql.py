@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, override
 
 import pytest
 
@@ -41,24 +41,26 @@ fsync = on
 
 
 class PostgreSQL:
-    """A PostgreSQL server on a free port of 127.0.0.1, with the empty database `users`.
+    """A PostgreSQL server on a free port of 127.0.0.1; `url` is that of its database `users`.
 
     Programs that fail raise subprocess.CalledProcessError, whose message is on stderr.
     """
 
     def __init__(self, binaries: Path, folder: Path, port: int) -> None:
-        self._binaries = binaries
+        self.binaries = binaries
         self._data = folder / "data"
         self._log = folder / "log"
-        self._run(
-            "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale"
-        )
         self._port = port
         self.url = f"postgresql://postgres@127.0.0.1:{port}/users"
+        self._make_data()
         with (self._data / "postgresql.conf").open("a") as file:
             file.write(_SETTINGS.format(port=port))
         self.start()
-        self.new_database()
+
+    def _make_data(self) -> None:
+        self._run(
+            "initdb", "--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale"
+        )
 
     @property
     def version(self) -> str:
@@ -98,6 +100,12 @@ class PostgreSQL:
         # Where nobody reaps the dead, `start` would take them for running.
         pid_file.unlink()
 
+    def require_password(self, role: str) -> None:
+        """Let a role in with its password alone, from now on."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        self._control("reload")
+
     def new_database(self) -> None:
         """Replace the database `users` by an empty one, whoever is connected."""
         self.drop_database()
@@ -114,7 +122,7 @@ class PostgreSQL:
         self._run(program, "--host=127.0.0.1", f"--port={self._port}", "--username=postgres", *arguments)
 
     def _run(self, program: str, *arguments: str) -> str:
-        command = [*AS_NOBODY, str(self._binaries / program), *arguments]
+        command = [*AS_NOBODY, str(self.binaries / program), *arguments]
         environment = os.environ | {
             "PGDATA": str(self._data),
             "LC_ALL": "C",
@@ -127,13 +135,40 @@ class PostgreSQL:
             return output.read()
 
 
+class Standby(PostgreSQL):
+    """A server that streams what `primary` writes, and takes no writes of its own until it is promoted."""
+
+    def __init__(self, primary: PostgreSQL, folder: Path, port: int) -> None:
+        self._primary = primary
+        super().__init__(primary.binaries, folder, port)
+
+    @override
+    def _make_data(self) -> None:
+        ends = [f"--dbname={self._primary.url}", f"--pgdata={self._data}"]
+        self._run("pg_basebackup", *ends, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+
+    def promote(self) -> None:
+        """Have it take writes, and wait until it does."""
+        self._control("promote")
+
+
 @contextmanager
 def running_postgresql() -> Iterator[PostgreSQL]:
     """Run a PostgreSQL server for the block; skip the test if the machine has none."""
     binaries = _binaries()
     folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
     with held_port() as port, _removed_whatever_happens(binaries, folder):
-        yield PostgreSQL(binaries, folder, port)
+        server = PostgreSQL(binaries, folder, port)
+        server.new_database()
+        yield server
+
+
+@contextmanager
+def running_standby(primary: PostgreSQL) -> Iterator[Standby]:
+    """Run a standby that follows `primary` for the block."""
+    folder = Path(tempfile.mkdtemp(prefix="standby-"))
+    with held_port() as port, _removed_whatever_happens(primary.binaries, folder):
+        yield Standby(primary, folder, port)
 
 
 @contextmanager

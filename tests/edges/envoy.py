@@ -1,8 +1,9 @@
 """The Envoys that the overlays istio and gateway-api ask for, in front of servers on this machine."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,7 @@ from user.user_service_pb2_grpc import UserServiceStub
 from grpc_common.testing.certificates import CertificateDirectory
 from k8s.checks.rendered import load
 from tests.edges import gateway, istio
+from tests.edges.limits import without_limits
 from tests.edges.objects import Object
 from tests.interop.envoy_proxy import Envoy, configured
 
@@ -28,6 +30,8 @@ class Edge:
 
     envoy: Envoy
     channel: grpc.aio.Channel
+    channel_to: Callable[[int], grpc.aio.Channel]
+    """Opens another one, to a port of 127.0.0.1."""
 
     @property
     def stub(self) -> UserServiceStub:
@@ -36,8 +40,16 @@ class Edge:
 
 
 @asynccontextmanager
-async def running_edge(overlay: str, folder: Path, ports: Sequence[int]) -> AsyncIterator[Edge]:
+async def running_edge(
+    overlay: str, folder: Path, ports: Sequence[int], *, limited: bool = False
+) -> AsyncIterator[Edge]:
     """Run the Envoy that an overlay asks for, in front of the servers on `ports`.
+
+    Args:
+        overlay: its name.
+        folder: for files.
+        ports: of the servers, on 127.0.0.1.
+        limited: whether with the overlay's rate limit; all tests are one client to it.
 
     Raises:
         ValueError: the overlay says something that is not translated for Envoy.
@@ -48,14 +60,13 @@ async def running_edge(overlay: str, folder: Path, ports: Sequence[int]) -> Asyn
     if overlay == "istio":
         listener, clusters = istio.sidecar(load(overlay), ports)
     else:
-        listener, clusters = gateway.proxy(load(overlay), ports, certificate.path)
+        objects = load(overlay) if limited else without_limits(load(overlay))
+        listener, clusters = gateway.proxy(objects, ports, certificate.path)
     for cluster in clusters:
         _quicken(cluster["outlier_detection"])
-    async with (
-        configured(folder, listener, clusters) as envoy,
-        _channel(overlay, envoy, certificate) as channel,
-    ):
-        yield Edge(envoy, channel)
+    channel_to = partial(_channel, overlay, certificate)
+    async with configured(folder, listener, clusters) as envoy, channel_to(envoy.port) as channel:
+        yield Edge(envoy, channel, channel_to)
 
 
 def _quicken(detection: Object) -> None:
@@ -64,9 +75,9 @@ def _quicken(detection: Object) -> None:
         detection[name] = f"{float(detection[name].removesuffix('s')) / FASTER}s"
 
 
-def _channel(overlay: str, envoy: Envoy, certificate: CertificateDirectory) -> grpc.aio.Channel:
+def _channel(overlay: str, certificate: CertificateDirectory, port: int) -> grpc.aio.Channel:
     """Return a channel for the name that clients know the service by."""
-    target = f"127.0.0.1:{envoy.port}"
+    target = f"127.0.0.1:{port}"
     # With a small window and no probe for a larger one the client holds little of what it has not read.
     options: list[tuple[str, str | int]] = [("grpc.enable_retries", 0), ("grpc.http2.bdp_probe", 0)]
     if overlay == "istio":

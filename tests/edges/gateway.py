@@ -9,6 +9,7 @@ The mapping is that of envoyproxy/gateway (release 1.9):
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.edges import rate_limit
 from tests.edges.objects import Object, fields, given, of_groups, only
 from tests.interop.envoy_proxy import cluster, listener, retry_policy, type_url
 
@@ -58,6 +59,7 @@ def _listener(objects: Sequence[Object], host: Object, certificate: Path) -> Obj
     result = _sized_listener(only(objects, "ClientTrafficPolicy"), host)
     [manager] = result["filter_chains"][0]["filters"]
     manager["typed_config"]["route_config"]["ignore_port_in_host_matching"] = True
+    manager["typed_config"]["http_filters"].insert(0, rate_limit.FILTER)
     result["filter_chains"][0] |= {
         "filter_chain_match": {"server_names": [asked["hostname"]]},
         "transport_socket": {"name": "tls", "typed_config": _tls(certificate)},
@@ -99,7 +101,7 @@ def _policies(objects: Sequence[Object]) -> dict[str | None, Object]:
     for found in objects:
         if found["kind"] == "BackendTrafficPolicy":
             where, spec = f"BackendTrafficPolicy {found['metadata']['name']}", dict(found["spec"])
-            fields(spec, where, "targetRefs", "mergeType", "timeout", "healthCheck", "retry")
+            fields(spec, where, "targetRefs", "mergeType", "timeout", "rateLimit", "healthCheck", "retry")
             [target] = spec.pop("targetRefs")
             assert target["name"] == "user-service", where
             policies[target["sectionName"] if target["kind"] == "GRPCRoute" else None] = spec
@@ -126,7 +128,8 @@ def _routes(rule: Object, policy: Object) -> list[Object]:
         action |= {"timeout": http["requestTimeout"], "idle_timeout": "3600s"}
     if "retry" in policy:
         action |= {"retry_policy": _retries(policy["retry"], where)}
-    return [{"match": _match(match, where), "route": action} for match in rule["matches"]]
+    limits = rate_limit.of_route(policy["rateLimit"], where) if "rateLimit" in policy else {}
+    return [{"match": _match(match, where), "route": action} | limits for match in rule["matches"]]
 
 
 def _match(match: Object, where: str) -> Object:

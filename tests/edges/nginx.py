@@ -22,8 +22,14 @@ import trustme
 
 _PREFIX = "nginx.ingress.kubernetes.io/"
 
+_OPEN = "grpc-on-kubernetes/open-methods"
+"""For k8s/checks, and nothing to nginx."""
+
 _DEFAULTS = {
     "backend-protocol": "HTTP",
+    "limit-burst-multiplier": "5",
+    "limit-connections": "0",
+    "limit-rps": "0",
     "proxy-body-size": "1m",
     "proxy-connect-timeout": "5",
     "proxy-read-timeout": "60",
@@ -55,6 +61,9 @@ http {{
     client_body_timeout 60s;
     client_body_buffer_size 8k;
     http2_max_concurrent_streams 128;
+    limit_req_status 503;
+    limit_conn_status 503;
+    {zones}
 
     upstream upstream_balancer {{
         {servers}
@@ -81,6 +90,7 @@ http {{
 _LOCATION = """
         location "{path}" {{
             client_max_body_size {proxy_body_size};
+            {limits}
             grpc_set_header Host $http_host;
             proxy_next_upstream error timeout;
             proxy_next_upstream_timeout 0;
@@ -99,8 +109,8 @@ _PROXY_PASS = {"HTTP": "proxy_pass http", "GRPC": "grpc_pass grpc"}
 class Edge:
     """An nginx that runs."""
 
-    target: str
-    """`address:port`."""
+    port: int
+    """Where it takes calls, on 127.0.0.1."""
 
     host: str
     """What the Ingress, and the certificate, call it."""
@@ -116,7 +126,8 @@ class Edge:
             # Or the client would take a whole page of users before it is read.
             ("grpc.http2.bdp_probe", 0),
         ]
-        return grpc.aio.secure_channel(self.target, grpc.ssl_channel_credentials(self.root), options)
+        credentials = grpc.ssl_channel_credentials(self.root)
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
 
 
 @contextmanager
@@ -150,7 +161,7 @@ def running_nginx(folder: Path, ingress: Mapping[str, Any], ports: Sequence[int]
             pass_fds=[listener.fileno()],
         )
     try:
-        yield Edge(f"127.0.0.1:{port}", host, authority.cert_pem.bytes())
+        yield Edge(port, host, authority.cert_pem.bytes())
     finally:
         process.terminate()
         process.wait()
@@ -162,6 +173,7 @@ def _config(ingress: Mapping[str, Any], rule: Mapping[str, Any], ports: Sequence
         host=rule["host"],
         port=port,
         # Lua leaves no pod out after failures.
+        zones=_zones(annotations),
         servers="".join(f"server 127.0.0.1:{port} max_fails=0;" for port in ports),
         locations="".join(_location(path, annotations) for path in rule["http"]["paths"]),
     )
@@ -172,13 +184,32 @@ def _location(path: Mapping[str, Any], annotations: Mapping[str, str]) -> str:
         raise ValueError(f"path {path['path']}: the type {path['pathType']} is not known here; add it")
     values = {name.replace("-", "_"): value for name, value in annotations.items()}
     return _LOCATION.format(
-        path=path["path"], proxy_pass=_PROXY_PASS[annotations["backend-protocol"]], **values
+        path=path["path"],
+        proxy_pass=_PROXY_PASS[annotations["backend-protocol"]],
+        limits=_limits(annotations),
+        **values,
     )
+
+
+def _zones(annotations: Mapping[str, str]) -> str:
+    """Return what counts the calls of each address; 0 is no limit."""
+    zones = {
+        "limit-rps": f"limit_req_zone $binary_remote_addr zone=rps:5m rate={annotations['limit-rps']}r/s;",
+        "limit-connections": "limit_conn_zone $binary_remote_addr zone=conn:5m;",
+    }
+    return "".join(zone for name, zone in zones.items() if annotations[name] != "0")
+
+
+def _limits(annotations: Mapping[str, str]) -> str:
+    rps, connections = annotations["limit-rps"], annotations["limit-connections"]
+    burst = int(rps) * int(annotations["limit-burst-multiplier"])
+    requests = f"limit_req zone=rps burst={burst} nodelay;" if rps != "0" else ""
+    return requests + (f"limit_conn conn {connections};" if connections != "0" else "")
 
 
 def _annotations(ingress: Mapping[str, Any]) -> dict[str, str]:
     given = ingress["metadata"].get("annotations", {})
-    annotations = {name.removeprefix(_PREFIX): value for name, value in given.items()}
+    annotations = {name.removeprefix(_PREFIX): value for name, value in given.items() if name != _OPEN}
     if unknown := sorted(annotations.keys() - _DEFAULTS):
         name = ingress["metadata"]["name"]
         raise ValueError(

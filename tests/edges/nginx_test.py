@@ -7,6 +7,7 @@ from user import user_service_pb2 as pb
 
 from k8s.checks.rendered import load
 from tests.edges.calls import EdgeTests
+from tests.edges.limits import without_limits
 from tests.edges.nginx import running_nginx
 from tests.edges.servers import PAGE, running_servers, settings
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest.fixture(scope="module")
 def overlay():
     """Return the objects of the overlay nginx-ingress."""
-    return load("nginx-ingress")
+    return without_limits(load("nginx-ingress"))
 
 
 @pytest.fixture(scope="module")

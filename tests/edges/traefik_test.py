@@ -2,7 +2,6 @@ import asyncio
 import copy
 import socket
 import time
-from collections import defaultdict
 from contextlib import ExitStack, contextmanager
 
 import grpc
@@ -15,7 +14,9 @@ from user.user_service_pb2_grpc import UserServiceStub
 from grpc_common.testing.certificates import CertificateDirectory
 from k8s.checks.rendered import load
 from tests.edges.calls import EdgeTests, failure, get
-from tests.edges.servers import PAGE, REPLICAS, running_servers, settings
+from tests.edges.limits import without_limits
+from tests.edges.secrets import SCOPES, Issuer, environment, issue_secrets
+from tests.edges.servers import PAGE, REPLICAS, running_servers
 from tests.edges.traefik import dynamic_configuration, running_traefik
 from tests.programs import PATIENCE, running_server
 
@@ -34,7 +35,7 @@ NOBODY = "01a20dfc-c89e-76ef-b891-a3fba7c9c311"
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
 async def streams(tmp_path_factory):
     """Begin to list users for a minute, from servers that nothing else happens to."""
-    overlay, folder = load("traefik"), tmp_path_factory.mktemp("streams")
+    overlay, folder = without_limits(load("traefik")), tmp_path_factory.mktemp("streams")
     issue_secrets(overlay, folder)
     variables = environment(overlay, folder) | {"DATABASE_STATEMENT_TIMEOUT": "2m"}
     with ExitStack() as stack:
@@ -90,31 +91,10 @@ async def calls_have_begun(servers, count):
             await asyncio.sleep(0.02)
 
 
-def issue_secrets(overlay, folder):
-    """Make the Secrets of an overlay's Certificates, each a folder; return them by name."""
-    authorities = defaultdict(trustme.CA)
-    specs = [each["spec"] for each in overlay if each["kind"] == "Certificate"]
-    return {
-        spec["secretName"]: CertificateDirectory(
-            folder / spec["secretName"], authorities[spec["issuerRef"]["name"]], *spec["dnsNames"]
-        )
-        for spec in specs
-        if not spec.get("isCA")
-    }
-
-
-def environment(overlay, folder):
-    """Return the environment of an overlay's servers; its Secrets are in `folder`."""
-    variables = settings(overlay, folder / "config.yaml")
-    if "TLS_DIRECTORY" in variables:
-        variables |= {"TLS_DIRECTORY": str(folder / "user-service-tls"), "HEALTH_PORT": "0"}
-    return variables
-
-
 @pytest.fixture(scope="module", params=OVERLAYS)
 def overlay(request):
     """Return the objects of each overlay."""
-    return load(request.param)
+    return without_limits(load(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -126,16 +106,29 @@ def secrets(overlay, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def servers(overlay, secrets):
+def issuer(overlay, secrets):
+    """Return the issuer of the overlay's tokens, None if its servers take none."""
+    return Issuer(overlay, secrets) if takes_tokens(overlay) else None
+
+
+def takes_tokens(overlay):
+    """Return whether servers are told of an issuer."""
+    return any("issuer:" in str(each) for each in overlay if each["kind"] == "ConfigMap")
+
+
+@pytest.fixture(scope="module")
+def servers(overlay, secrets, issuer):
     """Run servers with the overlay's settings."""
-    with running_servers(**environment(overlay, secrets)) as running:
+    variables = environment(overlay, secrets) | (issuer.variables if issuer else {})
+    with running_servers(**variables) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def edge(overlay, secrets, servers, tmp_path_factory):
-    """Run Traefik as the overlay says."""
+def edge(overlay, secrets, issuer, servers, tmp_path_factory):
+    """Run Traefik as the overlay says, for a client that may call every method."""
     with running_traefik(tmp_path_factory.mktemp("traefik"), overlay, secrets, servers.ports) as running:
+        running.token = issuer and issuer.token(*SCOPES)
         yield running
 
 
@@ -145,15 +138,17 @@ class TestTraefik(EdgeTests):
     died = grpc.StatusCode.UNKNOWN  # for HTTP 500
 
 
-async def test_unreachable_server(overlay, secrets, servers, user_ids, tmp_path):
+async def test_unreachable_server(overlay, secrets, issuer, servers, tmp_path):
     """A server whose machine is gone costs a call some seconds, not its deadline."""
     with (
         unreachable() as port,
         running_traefik(tmp_path, overlay, secrets, [port, *servers.ports[1:]]) as edge,
     ):
+        edge.token = issuer and issuer.token(*SCOPES)
         async with edge.channel() as channel:
             for _ in range(REPLICAS):
-                assert (await get(UserServiceStub(channel), user_ids[0])).id == user_ids[0]
+                error = await failure(get(UserServiceStub(channel), NOBODY))
+                assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
 @contextmanager
@@ -195,11 +190,13 @@ async def test_server_of_somebody_else(wrong, code, tmp_path):
     names = ["other-service"] if wrong == "name" else ours.identities
     theirs = CertificateDirectory(tmp_path / "theirs", authority, *names)
     theirs.replace(theirs.issue() | {"ca.crt": ours.ca.cert_pem.bytes()})
-    variables = environment(overlay, tmp_path) | {"TLS_DIRECTORY": str(theirs.path)}
+    issuer = Issuer(overlay, tmp_path)
+    variables = environment(overlay, tmp_path) | issuer.variables | {"TLS_DIRECTORY": str(theirs.path)}
     with (
         running_server(tmp_path / "users", **variables) as server,
         running_traefik(tmp_path, overlay, tmp_path, [server.port("grpc_port")]) as edge,
     ):
+        edge.token = issuer.token("GetUser")
         async with edge.channel() as channel:
             error = await failure(get(UserServiceStub(channel), NOBODY))
     assert error.code() is code
@@ -209,7 +206,7 @@ async def test_server_of_somebody_else(wrong, code, tmp_path):
 async def test_field_that_is_not_translated(kind, tmp_path):
     """A field that these tests would pass over is an error."""
     objects = copy.deepcopy(load("traefik"))
-    [found] = [each for each in objects if each["kind"] == kind]
+    found = next(each for each in objects if each["kind"] == kind)
     found["spec"]["surprise"] = True
     with pytest.raises(ValueError, match="surprise: this test does not translate it"):
         dynamic_configuration(objects, tmp_path, [1])

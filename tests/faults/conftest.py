@@ -10,6 +10,11 @@ from services.user.testing_postgresql import PostgreSQL, running_postgresql
 from tests.programs import SERVER, environment
 
 
+def migrate(url: str) -> None:
+    """Make the service's tables in a database."""
+    subprocess.run([str(SERVER), "migrate"], env=environment(url), check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[PostgreSQL]:
     """Run one PostgreSQL server for the tests of a file."""
@@ -21,8 +26,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 def postgresql_url(postgresql: PostgreSQL) -> str:
     """Return the URL of a database with the service's tables and no users."""
     postgresql.new_database()
-    migrate = [str(SERVER), "migrate"]
-    subprocess.run(migrate, env=environment(postgresql.url), check=True, capture_output=True)
+    migrate(postgresql.url)
     return postgresql.url
 
 

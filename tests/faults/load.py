@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
@@ -177,3 +178,11 @@ async def assert_nothing_lost(load: Load, fault: str, database: str, target: str
     assert [user.id for user in listed] == sorted(user.id for user in load.acknowledged.values())
     assert {user.name: user for user in listed} == load.acknowledged
     return kept
+
+
+async def until_readiness(health: health_pb2_grpc.HealthStub, status: int) -> None:
+    """Wait until readiness is `status`."""
+    async with asyncio.timeout(RECOVERY):
+        async for answer in health.Watch(health_pb2.HealthCheckRequest(service="readiness")):
+            if answer.status == status:
+                return

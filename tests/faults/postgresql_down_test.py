@@ -7,7 +7,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from services.user.testing_postgresql import PostgreSQL
-from tests.faults.load import CREATORS, RECOVERY, Load, assert_nothing_lost
+from tests.faults.load import CREATORS, Load, assert_nothing_lost, until_readiness
 from tests.programs import running_server
 
 DOWN = 10.0
@@ -68,11 +68,3 @@ async def test_server_starts_before_postgresql(postgresql: PostgreSQL, postgresq
             await load.until_acknowledged(200)
             await until_readiness(health, HealthCheckResponse.SERVING)
         await assert_nothing_lost(load, "PostgreSQL: started late", "postgresql", server.target)
-
-
-async def until_readiness(health: health_pb2_grpc.HealthStub, status: int) -> None:
-    """Wait until readiness is `status`."""
-    async with asyncio.timeout(RECOVERY):
-        async for answer in health.Watch(health_pb2.HealthCheckRequest(service="readiness")):
-            if answer.status == status:
-                return

@@ -31,7 +31,9 @@ if [[ ! -d $folder ]]; then
     trap 'rm -rf "$partial"' EXIT
 
     fetch github.com/cert-manager/cert-manager@v1.21.2 h1:UWgoYM+KLNtRlqmoWOKjKBOBUPVHeepQ6/ac3ERJW68= \
-        deploy/crds/cert-manager.io_{certificates,issuers}.yaml
+        deploy/crds/cert-manager.io_{certificates,clusterissuers}.yaml
+    fetch github.com/cert-manager/trust-manager@v0.25.0 h1:nGtkHH9wEacI5uACdsq8wqCKWsCw1PMrwHPJcrUFUXA= \
+        deploy/crds/trust.cert-manager.io_bundles.yaml
     fetch github.com/envoyproxy/gateway@v1.9.1 h1:vAVp6/AlBXJ1aOhp1mxL7fNEzVEfjADUguUhm2wzxQY= \
         charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_{backend,client}trafficpolicies.yaml
     fetch github.com/prometheus-operator/prometheus-operator@v0.85.0 h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s= \

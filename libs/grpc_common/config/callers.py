@@ -86,6 +86,22 @@ def parse_caller(text: str) -> str:
     raise ValueError(text)
 
 
+def parse_proxy(text: str) -> str:
+    """Return the SAN of a proxy as it is written.
+
+    Raises:
+        ValueError: no certificate that should be trusted has it.
+
+    """
+    try:
+        San.parse(text)
+    except ValueError:
+        raise ValueError(
+            "must be one whole SAN of a certificate: a DNS name, a URI, an IP address or an e-mail address"
+        ) from None
+    return text
+
+
 def parse_allowed_callers(allowed_callers: Mapping[str, Collection[str]]) -> dict[str, frozenset[str]]:
     """Return {pattern: callers}.
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from grpc_common.config.addresses import Host, ListenAddress, parse_address
-from grpc_common.config.callers import parse_allowed_callers
+from grpc_common.config.callers import parse_allowed_callers, parse_proxy
 from grpc_common.config.channel_args import ServerArgs
 from grpc_common.config.jwks import DEFAULT_ALGORITHMS, Algorithm, check_jwks
 from grpc_common.config.section import Section
@@ -160,6 +160,9 @@ class ServerSection(Section):
     """{pattern: callers}: for `/package.Service/Method`, `/package.Service/*` or `*` (not health) the SANs,
     `subject:NAME` or `scope:NAME` of tokens that may call. The most specific decides; `[]` is nobody.
     A method without any is open; `"*": []` closes those."""
+
+    proxies: list[Annotated[str, AfterValidator(parse_proxy)]] = Field(default_factory=list)
+    """SANs of proxies, through which others call: with such a certificate only a token says who calls."""
 
     compression: Literal["none", "gzip", "deflate"] = "none"
     """How responses are compressed for clients that take it; the other one for those that take only that."""

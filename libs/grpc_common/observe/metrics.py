@@ -6,7 +6,7 @@ Servers with one registry share the metrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from threading import get_ident
 from typing import Any, Literal, Protocol, override
@@ -207,6 +207,16 @@ def _dependency_up(registry: CollectorRegistry) -> prometheus_client.Gauge:
     )
 
 
+@per_registry
+def _dependency_slow(registry: CollectorRegistry) -> prometheus_client.Gauge:
+    return prometheus_client.Gauge(
+        "grpc_server_dependency_slow",
+        "Whether what the server depends on is up and answers late, 1 or 0.",
+        ["port", "dependency"],
+        registry=registry,
+    )
+
+
 class Readiness(Protocol):
     """What the gauges show of a server's health."""
 
@@ -218,26 +228,37 @@ class Readiness(Protocol):
     def dependencies(self) -> Mapping[str, bool]:
         """What it depends on, by name, and whether that can be used."""
 
+    @property
+    def slow_dependencies(self) -> Collection[str]:
+        """Those of them that can be used and answer late."""
+
 
 def _is_up(health: Readiness, dependency: str) -> bool:
     return health.dependencies[dependency]
 
 
+def _is_slow(health: Readiness, dependency: str) -> bool:
+    return dependency in health.slow_dependencies
+
+
 def show_readiness(
     port: int, health: Readiness, registry: CollectorRegistry = prometheus_client.REGISTRY
 ) -> Callable[[], None]:
-    """Have `grpc_server_ready` and `grpc_server_dependency_up` tell `health`; return what ends it.
+    """Have `grpc_server_ready` and `grpc_server_dependency_*` tell `health`; return what ends it.
 
     They are asked when the page is read. The label `port` keeps the servers of a process apart.
     """
-    ready, up, names = _ready(registry), _dependency_up(registry), list(health.dependencies)
+    ready, up, slow = _ready(registry), _dependency_up(registry), _dependency_slow(registry)
+    names = list(health.dependencies)
     ready.labels(port).set_function(lambda: health.ready)
     for name in names:
         up.labels(port, name).set_function(partial(_is_up, health, name))
+        slow.labels(port, name).set_function(partial(_is_slow, health, name))
 
     def end() -> None:
         ready.remove(port)
         for name in names:
             up.remove(port, name)
+            slow.remove(port, name)
 
     return end

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
+from grpc_common.config.callers import parse_caller
 from grpc_common.config.sections import JwtConfig, ServerSection
 from grpc_common.core.caller import Caller
 from grpc_common.core.calls import Call
@@ -51,11 +52,12 @@ class Access:
     """Checks the callers of one server.
 
     A certificate, server.jwt and the authenticators are asked in this order. Of the last two the first that
-    knows the caller is believed; what the certificate says is true as well.
+    knows the caller is believed; what the certificate says is true as well, unless it is a proxy's.
     """
 
     def __init__(self, config: ServerSection, authenticators: Sequence[Authenticator]) -> None:
         self._certificates = config.tls.require_client_certificate
+        self._proxies = frozenset(map(parse_caller, config.proxies))
         self._jwt = _jwt_authenticator(config.jwt) if config.jwt else None
         self._authenticators = (*([self._jwt] if self._jwt else []), *authenticators)
         self._authorizer = Authorizer(config.allowed_callers)
@@ -92,10 +94,15 @@ class Access:
         """
         path = call.method.path
         if self._certificates:
-            _take(call, identity(call.rpc.context.auth_context()))
+            _take(call, self._of_certificate(call))
         if self._authenticators and not self._authorizer.is_open_health(path):
             _take(call, await self._authenticated(call))
         self._authorizer.check(path, call.identity)
+
+    def _of_certificate(self, call: ServerCall) -> Caller | None:
+        """Return who the certificate is of; a proxy is not who calls."""
+        known = identity(call.rpc.context.auth_context())
+        return known if known is None or self._proxies.isdisjoint(known.names) else None
 
     async def _authenticated(self, call: Call) -> Caller | None:
         if self._running >= _MOST_AT_A_TIME:
@@ -128,13 +135,14 @@ def access(config: ServerSection, authenticators: Sequence[Authenticator]) -> Ac
     """Return what finds out who calls a server and checks it, None if callers are not told apart.
 
     Raises:
-        StartError: server.allowed_callers names callers that nothing can know; PyJWT is missing.
+        StartError: server.allowed_callers or server.proxies names what nothing can know; PyJWT is missing.
 
     """
     has_certificates = config.tls.require_client_certificate
-    if not (config.allowed_callers or config.jwt or authenticators or has_certificates):
+    if not (config.allowed_callers or config.proxies or config.jwt or authenticators or has_certificates):
         return None
-    if not authenticators and (mistakes := [*_unknowable(config)]):
+    mistakes = [*_wrong_proxies(config), *([] if authenticators else _unknowable(config))]
+    if mistakes:
         raise StartError("\n".join(mistakes))
     return Access(config, authenticators)
 
@@ -156,6 +164,17 @@ def _unknowable(config: ServerSection) -> Iterator[str]:
         if not of_token and not config.tls.require_client_certificate:
             needed = "server.tls.require_client_certificate: true"
             yield f"server.allowed_callers: {name!r} is a SAN, which needs {needed}"
+
+
+def _wrong_proxies(config: ServerSection) -> Iterator[str]:
+    """Yield which proxies can't be known, and which are named as callers, which they never are."""
+    if config.proxies and not config.tls.require_client_certificate:
+        yield "server.proxies are SANs, which need server.tls.require_client_certificate: true"
+    named = {parse_caller(name) for callers in config.allowed_callers.values() for name in callers}
+    for name in config.proxies:
+        if parse_caller(name) in named:
+            what = "is one of server.proxies, and so never a caller"
+            yield f"server.allowed_callers: {name!r} {what}; take it out of one of them"
 
 
 def _jwt_authenticator(config: JwtConfig) -> JwtAuthenticator:

@@ -57,7 +57,7 @@ class Authorizer:
 
     def is_open_health(self, method: str) -> bool:
         """Return whether `method` is one of health that is open to whoever asks, as probes do."""
-        return method.startswith(_HEALTH_PREFIX) and self._allowed_for(method) is None
+        return method.startswith(_HEALTH_PREFIX) and self.allowed_for(method) is None
 
     def check(self, method: str, caller: Caller | None) -> None:
         """Return if the caller, None for one without a credential, may call `method`.
@@ -70,7 +70,7 @@ class Authorizer:
             StatusError: UNAUTHENTICATED or PERMISSION_DENIED.
 
         """
-        allowed = self._allowed_for(method)
+        allowed = self.allowed_for(method)
         if allowed is None:
             return
         if caller is None:
@@ -80,7 +80,8 @@ class Authorizer:
             text = f"{printable(method)} is not allowed for {caller}"
             raise StatusError(grpc.StatusCode.PERMISSION_DENIED, text)
 
-    def _allowed_for(self, method: str) -> frozenset[str] | None:
+    def allowed_for(self, method: str) -> frozenset[str] | None:
+        """Return the names that may call `method`, None if it is open to everyone."""
         service = f"{method.rpartition('/')[0]}/*"
         for pattern in (method, service):
             if pattern in self._allowed:

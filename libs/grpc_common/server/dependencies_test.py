@@ -73,6 +73,7 @@ BAD_PROBES = {
     "GeneratorExit": (raises(GeneratorExit()), "GeneratorExit"),
     "BaseException": (raises(Fatal("lost")), "lost"),
     "never answers": (never_answers, "no answer within 50ms"),
+    "TimeoutError": (raises(TimeoutError("took longer than 5s")), "took longer than 5s"),
     "plain function": (
         lambda: None,
         "the probe returned NoneType instead of an awaitable; write it as async def",
@@ -87,7 +88,7 @@ async def test_every_failure_of_a_probe_is_a_reason(probe, reason):
     dependency = Dependency("database", probe, interval=1, timeout=0.05, failures=1)
     with capture_logs() as logs:
         assert not await dependency.ask()
-    assert not dependency.ready
+    assert not dependency.up
     assert [(line["dependency"], line["reason"]) for line in logs] == [("database", reason)]
 
 
@@ -102,13 +103,14 @@ async def test_probe_that_ignores_its_cancellation_is_left_behind():
             with suppress(asyncio.CancelledError):
                 await ended.wait()
 
-    dependency = Dependency("database", probe, interval=1, timeout=0.01, failures=1)
+    dependency = Dependency("database", probe, interval=1, timeout=0.01, failures=1, patience=0.02)
     with capture_logs() as logs:
-        for _ in range(3):
+        for _ in range(4):
             await dependency.ask()
     assert started == 1
     assert [line["reason"] for line in logs] == [
         "no answer within 10ms",
+        "no answer within 20ms",
         *["the probe before has not ended yet, although it was cancelled"] * 2,
     ]
     ended.set()
@@ -125,6 +127,7 @@ async def test_probe_that_blocks_a_thread_holds_nobody_up():
     )
     with capture_logs() as logs:
         await dependency.ask()
+    dependency.stop()
     release.set()
     assert [line["reason"] for line in logs] == ["no answer within 50ms"]
 

@@ -1,13 +1,13 @@
 """What a server says of its health over grpc.health.v1.
 
 The name `liveness` is the process, which a supervisor restarts if it does not answer;
-`readiness` is whether it can do its work, with all that it depends on. The empty name and
+`readiness` is whether it can do its work, with all that it requires. The empty name and
 the services' own follow readiness, so that balancing clients leave a server that can't.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -114,25 +114,23 @@ class Health:
         self._publish()
 
     def add_dependency(self, dependency: Dependency) -> None:
-        """Make readiness depend on one thing more."""
+        """Follow one thing more, on which readiness depends if it is required."""
         self._dependencies.append(dependency)
         self._publish()
 
     @asynccontextmanager
     async def follow_dependencies(self) -> AsyncIterator[None]:
         """Ask all dependencies once before the block begins, then again and again until it ends."""
-        # So that the log's line "serving" is true; a dependency that fails is in the log before it.
-        await asyncio.gather(*(dependency.ask() for dependency in self._dependencies))
-        self._publish()
-        followers = [
-            asyncio.create_task(supervise(f"dependency {dependency.name}", partial(self._follow, dependency)))
-            for dependency in self._dependencies
-        ]
-        try:
+        async with AsyncExitStack() as stack:
+            for dependency in self._dependencies:
+                stack.callback(dependency.stop)
+            # So that the log's line "serving" is true; a dependency that fails is in the log before it.
+            await asyncio.gather(*(dependency.ask() for dependency in self._dependencies))
+            self._publish()
+            for dependency in self._dependencies:
+                following = supervise(f"dependency {dependency.name}", partial(self._follow, dependency))
+                stack.callback(asyncio.create_task(following).cancel)
             yield
-        finally:
-            for follower in followers:
-                follower.cancel()
 
     def open(self) -> None:
         """Be ready from now on if the dependencies are; before it calls are not taken yet."""
@@ -146,23 +144,32 @@ class Health:
 
     async def _follow(self, dependency: Dependency) -> None:
         while True:
-            await asyncio.sleep(dependency.interval)
-            if await dependency.ask():
-                log.info("readiness", dependency=dependency.name, ready=dependency.ready)
+            await asyncio.sleep(dependency.pause)
+            if not await dependency.ask():
+                continue
+            if dependency.required:
+                log.info("readiness", dependency=dependency.name, ready=dependency.up)
                 self._publish()
+            else:
+                log.info("dependency", dependency=dependency.name, up=dependency.up)
 
     @property
     def ready(self) -> bool:
         """Whether the server can do its work."""
-        return self._open and all(dependency.ready for dependency in self._dependencies)
+        return self._open and all(each.up for each in self._dependencies if each.required)
 
     @property
     def dependencies(self) -> dict[str, bool]:
-        """What the server depends on, by name, and whether that is ready; of two with one name, both."""
-        ready: dict[str, bool] = {}
+        """What the server depends on, by name, and whether that is up; of two with one name, both."""
+        up: dict[str, bool] = {}
         for dependency in self._dependencies:
-            ready[dependency.name] = dependency.ready and ready.get(dependency.name, True)
-        return ready
+            up[dependency.name] = dependency.up and up.get(dependency.name, True)
+        return up
+
+    @property
+    def slow_dependencies(self) -> set[str]:
+        """Those of the dependencies that are up and answer late."""
+        return {dependency.name for dependency in self._dependencies if dependency.slow}
 
     def _publish(self) -> None:
         status = HealthCheckResponse.SERVING if self.ready else HealthCheckResponse.NOT_SERVING

@@ -4,6 +4,7 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from grpc_common import Server
@@ -16,18 +17,48 @@ FOLLOWERS = ["", "readiness", "test.Service"]
 """The names whose health is that of the dependencies."""
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    """Return what `raise error from cause` raises."""
+    error.__cause__ = cause
+    return error
+
+
+TIMEOUTS = {
+    "TimeoutError": TimeoutError(),
+    "cause": caused(ConnectionError("took longer than database.statement_timeout"), TimeoutError()),
+    "DEADLINE_EXCEEDED": grpc.aio.AioRpcError(
+        grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata()
+    ),
+}
+
+
 class Database:
     """A dependency that is as the test wants it, and tells when it was asked."""
 
     def __init__(self, *, up: bool) -> None:
         self.up = up
+        self.takes = 0.0
         self.hangs = False
+        self.hangs_once = False
+        self.asking = 0
+        self.error: Exception | None = None
         self.asked: asyncio.Queue[None] = asyncio.Queue()
 
     async def ping(self) -> None:
         self.asked.put_nowait(None)
-        if self.hangs:
+        self.asking += 1
+        try:
+            await self._answer()
+        finally:
+            self.asking -= 1
+
+    async def _answer(self) -> None:
+        hangs, self.hangs_once = self.hangs or self.hangs_once, False
+        if hangs:
             await asyncio.Event().wait()
+        await asyncio.sleep(self.takes)
+        if self.error:
+            raise self.error
         if not self.up:
             raise ConnectionError("database is on fire")
 
@@ -180,24 +211,174 @@ async def test_failures_before_a_server_is_not_ready(failures, ready):
     )
 
 
-async def test_probe_that_hangs_fails():
-    """A dependency that does not answer within the timeout has failed, and others are asked meanwhile."""
-    database, cache = Database(up=True), Database(up=True)
+def sick(database: Database, *, patience: float = 60, required: bool = True):
+    """Return a server that asks `database` every 10 ms, and takes an answer after 50 ms for late."""
+    registry = CollectorRegistry()
+    server = Server(configure(METRICS_ENABLED="true", METRICS_PORT="0"), registry=registry)
+    server.depend_on(
+        "database",
+        database.ping,
+        interval=0.01,
+        timeout=0.05,
+        failures=3,
+        patience=patience,
+        required=required,
+    )
+    return server, registry
+
+
+@asynccontextmanager
+async def watched(server: Server, name: str = "readiness"):
+    """Serve; yield a watch of the health of `name`, and the port."""
+    async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Watch(health_pb2_grpc.HealthStub(channel), name), port
+
+
+async def until(condition) -> None:
+    """Wait for what only polling tells."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("answer", [0.1, 0.5])
+async def test_slow_dependency_keeps_the_server_ready(answer):
+    """Answers that are late, each of them, are in the log and the metrics, and nobody leaves the server."""
+    database = Database(up=True)
+    server, registry = sick(database)
     with capture_logs() as logs:
-        async with serving(database=database, cache=cache) as health:
-            watch = Watch(health, "readiness")
-            while await watch.next() != SERVING:
-                pass
-            database.hangs = True
-            await cache.answer(2)
-            async with asyncio.timeout(5):  # three probes with the default timeout would take 6
-                assert await watch.next() == NOT_SERVING
-            database.hangs = False
+        async with watched(server) as (watch, port):
+            labels = {"port": str(port), "dependency": "database"}
+
+            def slow() -> bool:
+                return registry.get_sample_value("grpc_server_dependency_slow", labels) == 1
+
             assert await watch.next() == SERVING
-    failed = [line for line in logs if line["event"] == "dependency failed"]
-    assert {(line["dependency"], line["reason"]) for line in failed} == {
-        ("database", "no answer within 50ms")
+            assert not slow()
+            database.takes = answer
+            await database.answer(4)
+            assert slow()
+            assert registry.get_sample_value("grpc_server_dependency_up", labels) == 1
+            database.takes = 0
+            await until(lambda: not slow())
+            with pytest.raises(TimeoutError):  # nothing more has come
+                await asyncio.wait_for(watch.next(), 0.1)
+    assert [line for line in logs if line["event"] == "readiness"] == []
+    late = next(line for line in logs if line["event"] == "dependency has not answered")
+    assert late == {
+        "event": "dependency has not answered",
+        "log_level": "warning",
+        "dependency": "database",
+        "reason": "no answer within 50ms",
+        "up": True,
     }
+    assert "dependency answered late" in {line["event"] for line in logs}
+
+
+@pytest.mark.parametrize("error", TIMEOUTS.values(), ids=TIMEOUTS)
+async def test_timeout_of_the_probe_itself_is_no_answer(error):
+    """What a probe raises when its own time is over makes nobody leave either."""
+    database = Database(up=True)
+    server, _ = sick(database)
+    async with watched(server) as (watch, _):
+        assert await watch.next() == SERVING
+        database.error = error
+        await database.answer(6)
+        database.error = None
+        await database.answer(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(watch.next(), 0.1)
+
+
+async def test_dependency_that_never_answers_is_down():
+    """When no answer has come for `patience`, again and again, it is down; one is enough to be back."""
+    database = Database(up=True)
+    server, registry = sick(database, patience=0.2)
+    with capture_logs() as logs:
+        async with watched(server) as (watch, port):
+            labels = {"port": str(port), "dependency": "database"}
+            assert await watch.next() == SERVING
+            for _ in range(2):
+                database.hangs = True
+                assert await watch.next() == NOT_SERVING
+                assert registry.get_sample_value("grpc_server_dependency_slow", labels) == 0
+                database.hangs = False
+                assert await watch.next() == SERVING
+    reasons = {line["reason"] for line in logs if line["event"] == "dependency has not answered"}
+    assert reasons == {"no answer within 50ms", "no answer within 200ms"}
+
+
+async def test_probe_on_a_lost_connection():
+    """One that hangs for ever is replaced; if the next has an answer the server was ready all the time."""
+    database = Database(up=True)
+    server, _ = sick(database, patience=0.2)
+    async with watched(server) as (watch, _):
+        assert await watch.next() == SERVING
+        for _ in range(3):
+            database.hangs_once = True
+            await until(lambda: not database.hangs_once)
+            await database.answer(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(watch.next(), 0.1)
+
+
+async def test_late_failure_is_a_failure():
+    """A dependency that is slow to say that it is down is down."""
+    database = Database(up=True)
+    server, _ = sick(database)
+    async with watched(server) as (watch, _):
+        assert await watch.next() == SERVING
+        database.takes, database.up = 0.1, False
+        assert await watch.next() == NOT_SERVING
+        database.up = True
+        assert await watch.next() == SERVING
+
+
+async def test_server_that_starts_on_a_slow_dependency():
+    """It serves at once, and is ready with the first answer, however late."""
+    database = Database(up=True)
+    database.takes = 0.5
+    server, _ = sick(database)
+    async with watched(server) as (watch, _):
+        assert await watch.next() == NOT_SERVING
+        assert await watch.next() == SERVING
+
+
+async def test_dependency_that_is_not_required():
+    """Its gauge and the log tell when it is down and back, and the server is ready all the time."""
+    database = Database(up=False)
+    server, registry = sick(database, required=False)
+    with capture_logs() as logs:
+        async with watched(server) as (watch, port):
+            labels = {"port": str(port), "dependency": "database"}
+
+            def up() -> float | None:
+                return registry.get_sample_value("grpc_server_dependency_up", labels)
+
+            assert await watch.next() == SERVING
+            assert up() == 0
+            database.up = True
+            await until(up)
+            database.up = False
+            await until(lambda: not up())
+            assert registry.get_sample_value("grpc_server_ready", {"port": str(port)}) == 1
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(watch.next(), 0.1)
+    assert [line["up"] for line in logs if line["event"] == "dependency"] == [True, False]
+    assert "readiness" not in {line["event"] for line in logs}
+    assert "database is on fire" in {line.get("reason") for line in logs}
+
+
+async def test_end_while_a_probe_has_no_answer():
+    """A server that ends leaves no probe behind, however long that would have waited."""
+    database = Database(up=True)
+    server, _ = sick(database)
+    async with watched(server) as (watch, _):
+        assert await watch.next() == SERVING
+        database.hangs = True
+        await database.answer(0)
+        await until(lambda: database.asking)
+    await until(lambda: not database.asking)
 
 
 async def test_all_dependencies_count():

@@ -159,13 +159,22 @@ class Server:
         interval: float = 5,
         timeout: float = 2,
         failures: int = 3,
+        patience: float = 30,
+        required: bool = True,
     ) -> None:
-        """Be ready only while `probe` succeeds, which raises an exception when it does not.
+        """Be ready only while what `probe` asks is up; if it is not `required`, only log and metrics tell.
 
-        It is called every `interval` seconds and fails after `timeout` seconds; the server is
-        not ready before the first success, nor after `failures` in a row.
+        The probe is called every `interval` seconds, and a second after a failure. The dependency is up once
+        it has returned, and down after `failures` in a row that have raised an exception.
+
+        An answer after more than `timeout` seconds makes it slow, not down: all replicas see a shared
+        database slow at the same time. A probe without any answer is given up after `patience` seconds; if
+        the next one is not answered in time either, the dependency is down. A probe that raises a
+        TimeoutError, or something from one, or a call's DEADLINE_EXCEEDED, has had no answer.
         """
-        self._health.add_dependency(Dependency(name, probe, interval, timeout, failures))
+        self._health.add_dependency(
+            Dependency(name, probe, interval, timeout, failures, patience, required=required)
+        )
 
     async def run(self, **announced: object) -> int:
         """Serve until SIGTERM or SIGINT, drain, and return the exit code 0.

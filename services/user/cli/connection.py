@@ -67,6 +67,7 @@ class Connection:
     target: str
     timeout: float
     tls: grpc_common.ClientTLS | None
+    token_file: Path | None = None
 
     def run[Result](self, work: Callable[[UserClient], Awaitable[Result]]) -> Result:
         """Return what `work` does with a client; end the program if it fails."""
@@ -89,8 +90,9 @@ class Connection:
         config = grpc_common.ChannelConfig(service=SERVICE_CONFIG)
         # A person waits: what can't be reached is told by the first call, not after ten seconds.
         # Nobody reads metrics of a command.
+        token = [grpc_common.BearerToken.from_file(self.token_file)] if self.token_file else []
         opened = grpc_common.channel(
-            self.target, tls=self.tls, config=config, observers=[], ready_timeout=None
+            self.target, tls=self.tls, config=config, interceptors=token, observers=[], ready_timeout=None
         )
         async with opened as channel:
             return await work(UserClient(UserServiceStub(channel), self.timeout))
@@ -127,13 +129,25 @@ def connection_options[Result](command: Callable[..., Result]) -> Callable[..., 
         help="Use TLS, with this name in the server's certificate in place of the target's host; "
         "without --tls-directory the server's certificate is one of a public authority.",
     )
+    @click.option(
+        "--token-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Send the bearer token in this file with each call; needs TLS.",
+    )
     @functools.wraps(command)
     def with_connection(
-        target: str, timeout: float, tls_directory: Path | None, tls_server_name: str | None, **others: Any
+        target: str,
+        timeout: float,
+        tls_directory: Path | None,
+        tls_server_name: str | None,
+        token_file: Path | None,
+        **others: Any,
     ) -> Result:
         uses_tls = tls_directory or tls_server_name
+        if token_file and not uses_tls:
+            raise click.UsageError("--token-file needs TLS: --tls-directory, or --tls-server-name alone")
         tls = grpc_common.ClientTLS(tls_directory, tls_server_name) if uses_tls else None
-        return command(connection=Connection(target, timeout, tls), **others)
+        return command(connection=Connection(target, timeout, tls, token_file), **others)
 
     return with_connection
 

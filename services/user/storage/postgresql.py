@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import override
+from typing import Any, override
 
 import asyncpg
 import structlog
@@ -23,7 +23,9 @@ from services.user.storage import (
     UserStorage,
 )
 from services.user.storage.batches import Batches
-from services.user.storage.postgresql_connection import FAILURES, connect, explain
+from services.user.storage.postgresql_connection import FAILURES, Connection, Connector, explain
+from services.user.storage.postgresql_metrics import ACQUIRE_SECONDS, shown
+from services.user.storage.postgresql_probe import Probe
 from services.user.storage.postgresql_schema import check_schema
 from services.user.users import User
 
@@ -77,6 +79,10 @@ _CLOSING = 1.0
 """Seconds for the pool to close once nobody uses it: a part of what a process has after its drain."""
 
 
+class _ConflictError(Exception):
+    """A user that was to be created stands in the way of another one, of this replica or of another."""
+
+
 @asynccontextmanager
 async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUserStorage]:
     """Open the users in the database at `config.url`, which need not be up yet.
@@ -86,25 +92,28 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
         StorageError: the URL can't be understood.
 
     """
+    # A slow answer is an answer to the probe.
+    patient = Connector(config, statement_timeout=None)
+    async with _pool(config) as pool, Probe(patient, pool, config.name) as probe:
+        storage = PostgresqlUserStorage(pool, probe, config)
+        await _first_ping(storage)
+        yield storage
+
+
+@asynccontextmanager
+async def _pool(config: DatabaseConfig) -> AsyncIterator[asyncpg.Pool]:
+    connector = Connector(config, config.statement_timeout)
+
+    async def connect(*_dsn: Any, **_settings: Any) -> Connection:
+        return await connector.connect()
+
     pool = asyncpg.create_pool(
-        config.url,
-        min_size=0,
-        max_size=config.pool_size,
-        timeout=config.connect_timeout,
-        # The database ends a statement by itself; if it is not heard of any more, its connection is given up.
-        server_settings={
-            "application_name": "user-service",
-            "statement_timeout": str(round(config.statement_timeout * 1000)),
-        },
-        command_timeout=config.statement_timeout,
-        connect=connect,
-        reset=_keep,
+        min_size=0, max_size=config.pool_size, connection_class=Connection, connect=connect, reset=_keep
     )
     await pool
     try:
-        storage = PostgresqlUserStorage(pool, config)
-        await _first_ping(storage)
-        yield storage
+        with shown(pool):
+            yield pool
     finally:
         # What does not close in time is terminated.
         with suppress(TimeoutError):
@@ -131,10 +140,18 @@ def _row(user: User) -> tuple[uuid.UUID, str, str, str]:
 
 
 async def _insert_once(connection: asyncpg.Connection, creates: list[_Create]) -> set[uuid.UUID]:
-    """Insert those of the users whose keys are not known, all or none; return their ids."""
+    """Insert those of the users whose keys are not known, all or none; return their ids.
+
+    Raises:
+        _ConflictError: none was inserted.
+
+    """
     rows = [(*_row(user), key.key, key.request) for user, key in creates]
     columns = zip(*rows, strict=True)
-    return {user_id for (user_id,) in await connection.fetch(_INSERT_ONCE, *columns, KEY_LIFETIME)}
+    try:
+        return {user_id for (user_id,) in await connection.fetch(_INSERT_ONCE, *columns, KEY_LIFETIME)}
+    except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
+        raise _ConflictError from error
 
 
 async def _known(connection: asyncpg.Connection, keys: list[IdempotencyKey]) -> dict[str, tuple[bytes, User]]:
@@ -154,12 +171,14 @@ class PostgresqlUserStorage(UserStorage):
 
     Args:
         pool: its connections; one that broke is replaced when it is needed.
+        probe: asks whether the database can be used.
         config: bounds.
 
     """
 
-    def __init__(self, pool: asyncpg.Pool, config: DatabaseConfig) -> None:
+    def __init__(self, pool: asyncpg.Pool, probe: Probe, config: DatabaseConfig) -> None:
         self._pool = pool
+        self._probe = probe
         self._timeout = config.connect_timeout
         self._name = config.name
         self._checked = False
@@ -178,17 +197,18 @@ class PostgresqlUserStorage(UserStorage):
 
     async def _create_all(self, creates: list[_Create]) -> list[User | Exception]:
         """Create each user once, and return what each create has come to."""
-        async with self._connection() as connection:
-            try:
+        try:
+            async with self._connection() as connection:
                 created = await _insert_once(connection, creates)
-            except (asyncpg.UniqueViolationError, asyncpg.DeadlockDetectedError) as error:
-                if len(creates) == 1 and isinstance(error, asyncpg.UniqueViolationError):
-                    return [EmailTakenError(creates[0][0].email)]
-                taken = await _taken(connection, creates)
-            else:
                 known = await _known(connection, [key for user, key in creates if user.id not in created])
-                return [user if user.id in created else self._earlier(key, known) for user, key in creates]
+        except _ConflictError as conflict:
+            if len(creates) == 1 and isinstance(conflict.__cause__, asyncpg.UniqueViolationError):
+                return [EmailTakenError(creates[0][0].email)]
+        else:
+            return [user if user.id in created else self._earlier(key, known) for user, key in creates]
         # Nothing was kept, for the sake of some.
+        async with self._connection() as connection:
+            taken = await _taken(connection, creates)
         return await self._create_others(creates, taken)
 
     async def _create_others(self, creates: list[_Create], taken: set[str]) -> list[User | Exception]:
@@ -218,16 +238,32 @@ class PostgresqlUserStorage(UserStorage):
 
     @override
     async def ping(self) -> None:
-        async with self._connection() as connection:
-            await check_schema(connection, self._name)
+        async with self._failures():
+            await self._probe.ask()
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _connection(self) -> AsyncIterator[Connection]:
+        async with self._failures(), self._acquired() as connection, connection.statements():
+            if not self._checked:
+                await check_schema(connection, self._name)
+                self._checked = True
+            yield connection
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        with ACQUIRE_SECONDS.time():
+            connection = await self._pool.acquire(timeout=self._timeout)
         try:
-            async with self._pool.acquire(timeout=self._timeout) as connection:
-                if not self._checked:
-                    await check_schema(connection, self._name)
-                    self._checked = True
-                yield connection
+            yield connection
+        finally:
+            await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def _failures(self) -> AsyncIterator[None]:
+        """Let a StorageError take the place of asyncpg's errors."""
+        try:
+            yield
         except FAILURES as error:
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                await self._probe.replace_connections()
             raise StorageError(f"{self._name}: {explain(error)}") from error

@@ -1,22 +1,214 @@
-"""Connections to PostgreSQL, and their failures in words."""
+"""Connections to PostgreSQL: to which host, through a pooler or not; and their failures in words."""
 
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
+
+from services.user.config import DatabaseConfig
 
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg raises when the database can't be used (a TimeoutError is an OSError)."""
 
+_OTHER_HOST_MAY_DO = (
+    OSError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+"""What ends one host's turn. After other errors, as of a wrong password, libpq asks no other host either."""
 
-async def connect(*arguments: Any, **settings: Any) -> asyncpg.Connection:
-    """Connect as asyncpg does, but with errors that quote nothing of the URL."""
+# A pooler has made up the process id that the connection began with: it is not the one that a query runs in.
+# Behind one the setting is for this transaction alone: the session is shared.
+_SETTLE = """
+SELECT pg_backend_pid() <> $1, pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
+       set_config('statement_timeout', $2, pg_backend_pid() <> $1)
+"""
+
+_WANTED: dict[str, Callable[[bool, bool], bool]] = {
+    "any": lambda _standby, _read_only: True,
+    "read-write": lambda _standby, read_only: not read_only,
+    "read-only": lambda _standby, read_only: read_only,
+    "primary": lambda standby, _read_only: not standby,
+    "standby": lambda standby, _read_only: standby,
+}
+"""Whether a host is one of those that target_session_attrs of libpq means."""
+
+
+class Connection(asyncpg.Connection):
+    """A connection that knows whether it leads through a pooler."""
+
+    __slots__ = ("is_pooled", "statement_timeout")
+
+    is_pooled: bool
+    statement_timeout: str
+
+    @asynccontextmanager
+    async def statements(self) -> AsyncIterator[None]:
+        """Let the statements of the block reach one session of the database.
+
+        A pooler may give each transaction another session; a transaction stays in one.
+        """
+        if not self.is_pooled:
+            yield
+            return
+        async with self.transaction():
+            await self.execute(f"SET LOCAL statement_timeout = {self.statement_timeout}")
+            yield
+
+
+class Connector:
+    """Opens connections to the first host of `config.url` that may be used.
+
+    A host that is not there takes no more than its share of `config.connect_timeout`.
+
+    Args:
+        config: the database.
+        statement_timeout: seconds that a statement may take; None for any time.
+
+    """
+
+    def __init__(self, config: DatabaseConfig, statement_timeout: float | None) -> None:
+        self._config = config
+        self._statement_timeout = statement_timeout
+        self._hosts = _hosts(config.url)
+        self._wanted = _wanted(config.url)
+        self._password = partial(_password, config.password_file) if config.password_file else None
+        self._is_pooled = False
+        """Whether the last connection was."""
+
+    @property
+    def must_write(self) -> bool:
+        """Whether connections are for a database that takes writes."""
+        return self._wanted == "read-write"
+
+    async def connect(self) -> Connection:
+        """Connect with the database.
+
+        Raises:
+            FAILURES: no host can be used; the errors quote nothing of the URL.
+
+        """
+        failures: dict[str, Exception] = {}
+        passes = _passes(self._wanted)
+        share = self._config.connect_timeout / (len(self._hosts) * len(passes))
+        for wanted in passes:
+            for host in self._hosts:
+                try:
+                    async with asyncio.timeout(share):
+                        return await self._connect(host, wanted)
+                except _OTHER_HOST_MAY_DO as error:
+                    failures[":".join(map(str, host.values()))] = error
+        raise _joined(failures)
+
+    async def _connect(self, host: dict[str, Any], wanted: str) -> Connection:
+        connection = await self._settled(host, wanted)
+        if connection.is_pooled != self._is_pooled:
+            self._is_pooled = connection.is_pooled
+            connection.terminate()
+            connection = await self._settled(host, wanted)
+        return connection
+
+    async def _settled(self, host: dict[str, Any], wanted: str) -> Connection:
+        connection = await self._open(host)
+        try:
+            await self._settle(connection, wanted)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _open(self, host: dict[str, Any]) -> Connection:
+        try:
+            connection: Connection = await asyncpg.connect(
+                self._config.url,
+                **host,
+                password=self._password,
+                connection_class=Connection,
+                target_session_attrs="any",
+                # A prepared statement would outlive its transaction, in a session that is shared.
+                statement_cache_size=0 if self._is_pooled else 100,
+                # Poolers refuse most other parameters at the start.
+                server_settings={"application_name": "user-service"},
+                # If the database is not heard of any more, its connection is given up.
+                command_timeout=self._statement_timeout,
+            )
+        except (
+            asyncpg.ClientConfigurationError,
+            OSError,
+        ):  # a bad certificate is both an OSError and a ValueError
+            raise
+        except ValueError:
+            # Of a parameter, a host's name, ...: it may quote a secret.
+            raise asyncpg.ClientConfigurationError(
+                "the URL has a host or parameter that can't be used"
+            ) from None
+        return connection
+
+    async def _settle(self, connection: Connection, wanted: str) -> None:
+        connection.statement_timeout = str(round((self._statement_timeout or 0) * 1000))
+        async with connection.transaction():
+            question = await connection.prepare(_SETTLE, name="")
+            row = await question.fetchrow(connection.get_server_pid(), connection.statement_timeout)
+        assert row
+        connection.is_pooled, is_standby, is_read_only, _ = row
+        if not _WANTED[wanted](is_standby, is_read_only):
+            kind = "a standby" if is_standby else "read-only" if is_read_only else "a primary"
+            raise asyncpg.TargetServerAttributeNotMatched(f"is {kind}, wanted is {wanted}")
+
+
+def _password(file: Path) -> str:
+    """Return the password as it is now: a Secret that is mounted changes."""
     try:
-        return await asyncpg.connect(*arguments, **settings)
-    except asyncpg.ClientConfigurationError:
-        raise
-    except ValueError:
-        # Of a parameter, a host's name, ...: it may quote a secret.
-        raise asyncpg.ClientConfigurationError("the URL has a host or parameter that can't be used") from None
+        password = file.read_text("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise OSError(f"database.password_file {file} is no text") from None
+    except OSError as error:
+        raise OSError(f"database.password_file {file} can't be read: {error.strerror}") from None
+    if not password or "\0" in password:
+        raise OSError(f"database.password_file {file} is empty or has a NUL")
+    return password
+
+
+def _hosts(url: str) -> list[dict[str, Any]]:
+    """Return the host and port of each host in a URL as asyncpg's arguments; none are for asyncpg to find."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    return [_host(host) for host in hosts] if len(hosts) > 1 else [{}]
+
+
+def _host(text: str) -> dict[str, Any]:
+    host, _, port = re.sub(r":([0-9]*)$", r"|\1", text).partition("|")
+    return {"host": unquote(host.strip("[]")), "port": int(port or os.environ.get("PGPORT", "5432"))}
+
+
+def _wanted(url: str) -> str:
+    """Return what kind of host is wanted: one that takes writes if nothing is said."""
+    given = parse_qs(urlsplit(url).query, keep_blank_values=True).get("target_session_attrs")
+    return given[-1] if given else os.environ.get("PGTARGETSESSIONATTRS", "read-write")
+
+
+def _passes(wanted: str) -> tuple[str, ...]:
+    """Return what all hosts are asked for, one after the other."""
+    if wanted == "prefer-standby":
+        return "standby", "any"
+    if wanted not in _WANTED:
+        known = ", ".join([*_WANTED, "prefer-standby"])
+        raise asyncpg.ClientConfigurationError(f"target_session_attrs must be one of {known}, not {wanted!a}")
+    return (wanted,)
+
+
+def _joined(failures: dict[str, Exception]) -> Exception:
+    if len(failures) == 1:
+        return next(iter(failures.values()))
+    return ConnectionError("; ".join(f"{host}: {explain(error)}" for host, error in failures.items()))
 
 
 def explain(error: Exception) -> str:

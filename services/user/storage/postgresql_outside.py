@@ -7,13 +7,14 @@ must be one that may be repeated. An index is: what is left of a half one is dro
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
 import structlog
 
 from services.user.config import DatabaseConfig
+from services.user.storage.postgresql_connection import Connection
 from services.user.storage.postgresql_waits import Waits, connected
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ SELECT indisvalid AS valid, EXISTS (
 FROM pg_index WHERE indexrelid = to_regclass($1)
 """
 
-_NO_TIMEOUTS = {"statement_timeout": "0", "transaction_timeout": "0"}
-
+_NO_TIMEOUTS = """
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name IN ('statement_timeout', 'transaction_timeout')
+"""
 _TIMEOUTS = """
 SELECT string_agg(name || ' = ' || setting || ' ' || unit, ', ') FROM pg_settings
-WHERE name = ANY ($1) AND setting <> '0'
+WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting <> '0'
 """
 
 _LOOKS = 5.0
@@ -55,18 +58,13 @@ async def run_outside(config: DatabaseConfig, waits: Waits, step: Step) -> None:
 
 
 @asynccontextmanager
-async def _without_timeout(config: DatabaseConfig) -> AsyncIterator[asyncpg.Connection]:
-    """Connect without a time limit for statements, or say that a pooler does not let us.
-
-    A SET would stay with the pooler's connection, and meet the next one who gets it.
-    """
-    async with AsyncExitStack() as stack:
-        try:
-            connection = await stack.enter_async_context(connected(config, **_NO_TIMEOUTS))
-        except asyncpg.ProtocolViolationError, asyncpg.UndefinedObjectError:  # by PgBouncer, by PostgreSQL 16
-            connection = await stack.enter_async_context(connected(config))
+async def _without_timeout(config: DatabaseConfig) -> AsyncIterator[Connection]:
+    """Connect without a time limit, or say that a pooler, whose session is not ours, keeps one."""
+    async with connected(config) as connection:
+        if not connection.is_pooled:
+            await connection.execute(_NO_TIMEOUTS)
         async with connection.transaction():
-            timeouts = await connection.fetchval(_TIMEOUTS, list(_NO_TIMEOUTS))
+            timeouts = await connection.fetchval(_TIMEOUTS)
         if timeouts:
             log.warning(
                 "a pooler keeps the database's time limit, which ends an index that takes longer: "

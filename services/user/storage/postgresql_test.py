@@ -1,5 +1,8 @@
 import asyncio
+import itertools
+import socket
 import time
+import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
@@ -7,7 +10,8 @@ import pytest
 
 from services.user.config import DatabaseConfig
 from services.user.idempotency import IdempotencyKey
-from services.user.storage import SchemaError, StorageError, migrate_storage, open_storage
+from services.user.storage import NotMigratedError, StorageError, migrate_storage, open_storage
+from services.user.testing_postgresql import running_standby
 from services.user.users import new_user
 
 SHORT, LONG = 2.0, 60.0
@@ -93,7 +97,7 @@ async def test_cancelled_call_ends_its_statement(database):
 
 
 async def test_exhausted_pool_is_an_error_in_time(database):
-    """When all connections are taken others wait no longer than the connect timeout."""
+    """When all connections are taken others wait for the connect timeout, and the probe not at all."""
     config = database.model_copy(update={"connect_timeout": SHORT})
     async with open_storage(config) as storage:
         async with locked_users(config) as admin:
@@ -103,25 +107,25 @@ async def test_exhausted_pool_is_an_error_in_time(database):
             waiting = [
                 storage.page(None, 1),
                 storage.create(new_user("Ada", "ada@example.com")),
-                storage.ping(),
             ]
             errors = await asyncio.gather(*waiting, return_exceptions=True)
             assert time.monotonic() - start < PATIENCE
-            assert [type(error) for error in errors] == [StorageError] * 3
+            assert [type(error) for error in errors] == [StorageError] * 2
+            await storage.ping()
         await asyncio.gather(*calls)
         await storage.ping()
 
 
 async def test_pool_is_bounded(database):
-    """However many calls there are, the database sees no more connections than the pool may have."""
+    """However many calls there are, the database sees no more connections than the pool's and the probe's."""
     async with open_storage(database) as storage:
         async with locked_users(database) as admin:
             calls = asyncio.gather(*[storage.page(None, 1) for _ in range(200)], return_exceptions=True)
-            while await service_connections(admin) < 2:
+            while await service_connections(admin) < 3:
                 pass
             counts = [await service_connections(admin) for _ in range(20)]
         await calls
-    assert set(counts) == {2}
+    assert set(counts) == {3}
 
 
 async def test_database_that_restarts(database, postgresql):
@@ -172,7 +176,7 @@ async def test_wrong_schema_that_is_seen_late(postgresql, postgresql_database):
     async with AsyncExitStack() as stack:
         with postgresql.stopped():
             storage = await stack.enter_async_context(open_storage(postgresql_database))
-        with pytest.raises(SchemaError, match="run `server migrate` first"):
+        with pytest.raises(NotMigratedError, match="run `server migrate` first"):
             await storage.ping()
         with pytest.raises(StorageError):
             await storage.create(new_user("Ada", "ada@example.com"))
@@ -201,3 +205,62 @@ async def test_end_while_the_database_does_not_answer(database):
         assert time.monotonic() - start < PATIENCE
         with pytest.raises(StorageError):
             await call
+
+
+HOSTS = {
+    "": "primary",
+    "?target_session_attrs=read-write": "primary",
+    "?target_session_attrs=primary": "primary",
+    "?target_session_attrs=any": "first",
+    "?target_session_attrs=standby": "standby",
+    "?target_session_attrs=read-only": "standby",
+    "?target_session_attrs=prefer-standby": "standby",
+}
+
+
+async def kind_of_host(url: str) -> str:
+    """Return which of the hosts of a URL a storage works with."""
+    async with open_storage(DatabaseConfig(url=url)) as storage:
+        try:
+            await storage.create(new_user("Ada", f"{uuid.uuid4()}@example.com"))
+        except StorageError as error:
+            assert "read-only" in str(error)
+            return "standby"
+    return "primary"
+
+
+async def test_host_that_the_url_asks_for(postgresql, database):
+    """Of several hosts the first that is what target_session_attrs asks for is used, or that takes writes."""
+    del database  # its tables are there
+    with running_standby(postgresql) as standby:
+        servers = {
+            kind: server.url.rpartition("@")[2].partition("/")[0]
+            for kind, server in {"primary": postgresql, "standby": standby}.items()
+        }
+        for first, second in itertools.permutations(servers):
+            url = f"postgresql://postgres@{servers[first]},{servers[second]}/users"
+            for attributes, expected in HOSTS.items():
+                assert await kind_of_host(url + attributes) == (first if expected == "first" else expected)
+
+
+async def test_host_that_does_not_answer_leaves_time_for_the_next(database):
+    """A first host that takes connections and says nothing does not keep the second one from being used."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent:
+        port = silent.getsockname()[1]
+        url = database.url.replace("@", f"@127.0.0.1:{port},")
+        config = database.model_copy(update={"url": url, "connect_timeout": SHORT})
+        async with open_storage(config) as storage:
+            await storage.create(new_user("Ada", "ada@example.com"))
+
+
+@pytest.mark.parametrize("attributes", ["perhaps", "PRIMARY", ""])
+async def test_unknown_target_session_attrs(attributes):
+    """What no host can be is an error at the start that says what there is."""
+    config = DatabaseConfig(
+        url=f"postgresql://ada:secret@127.0.0.1:1/users?target_session_attrs={attributes}"
+    )
+    with pytest.raises(StorageError, match="must be one of any, read-write") as caught:
+        async with open_storage(config):
+            pass
+    assert "secret" not in str(caught.value)

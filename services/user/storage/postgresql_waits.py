@@ -11,7 +11,7 @@ import structlog
 
 from services.user.config import DatabaseConfig
 from services.user.storage import StorageError
-from services.user.storage.postgresql_connection import FAILURES, connect
+from services.user.storage.postgresql_connection import FAILURES, Connection, Connector
 
 log = structlog.get_logger()
 
@@ -40,14 +40,12 @@ AND datname = current_database() AND (classid::bigint << 32) | objid::bigint = $
 
 
 @asynccontextmanager
-async def connected(config: DatabaseConfig, **settings: str) -> AsyncIterator[asyncpg.Connection]:
-    """Connect for the block, with nothing that a pooler in between could mix up.
+async def connected(config: DatabaseConfig) -> AsyncIterator[Connection]:
+    """Connect for the block, without a bound for a statement's time.
 
-    Queries with results belong into transactions: a pooler may give each transaction another connection.
+    Queries with results belong into transactions: a pooler may give each transaction another session.
     """
-    connection = await connect(
-        config.url, timeout=config.connect_timeout, statement_cache_size=0, server_settings=settings
-    )
+    connection = await Connector(config, statement_timeout=None).connect()
     try:
         yield connection
     finally:

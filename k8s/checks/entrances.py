@@ -1,0 +1,206 @@
+"""The ways by which calls from outside the cluster come to a server."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from grpc_common.config.sections import ListenConfig
+from k8s.checks.gateways import takers
+from k8s.checks.manifests import Manifest, Manifests, annotations, find, get, metadata
+from k8s.checks.mesh import istio_routes
+from k8s.checks.servers import Server
+from k8s.checks.traefik import traefik_answers
+
+type Takes = Callable[[str], bool]
+
+_REWRITES = ("addPrefix", "replacePath", "replacePathRegex", "stripPrefix", "stripPrefixRegex")
+"""Traefik's middlewares behind which a path is another one."""
+
+_NGINX_REWRITES = "nginx.ingress.kubernetes.io/rewrite-target"
+
+_OF_CONNECTIONS = {
+    "IngressRouteTCP": "spec.routes[].services[]",
+    "TCPRoute": "spec.rules[].backendRefs[]",
+    "TLSRoute": "spec.rules[].backendRefs[]",
+}
+"""What passes connections on as they are, to the Services that are named there."""
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """A place that leads calls from outside to a server."""
+
+    manifest: Manifest
+    field: str
+    takes: Takes
+    """Whether a call to a path comes in by it."""
+    is_proxy: bool = True
+    """Whether the server sees a proxy in place of the caller."""
+    transport: str | None = None
+    """The ServersTransport of Traefik's that leads on."""
+
+
+def entrances(manifests: Manifests, server: Server) -> Iterator[Entrance]:
+    """Yield each entrance to a server."""
+    services = {metadata(each, "name"): each for each in manifests.services_of(server.pod)}
+    namespace = metadata(server.pod.workload, "namespace")
+    ports = _ports(server)
+    for service in services.values():
+        if _is_published(service) and any(map(ports.__contains__, _targets(service))):
+            yield Entrance(service, "spec.type", _everything, is_proxy=False)
+    yield from _of_host(server, ports)
+    for manifest in manifests.objects:
+        leads = partial(_leads, manifests, manifest, namespace, services)
+        for field, reference in find(manifest, _OF_CONNECTIONS.get(manifest["kind"], "-")):
+            if leads(reference):
+                yield Entrance(manifest, field, _everything, is_proxy=False)
+        if manifest["kind"] in _ROUTES:
+            yield from _ROUTES[manifest["kind"]](manifests, manifest, leads)
+
+
+def _ports(server: Server) -> set[str | int]:
+    """Return the numbers and names of the container ports that take calls."""
+    listeners = [
+        int(each.address.rpartition(":")[2]) for each in server.config.server.listen if _is_tcp(each)
+    ]
+    numbers = {server.config.server.port, *listeners}
+    declared = server.container.get("ports") or []
+    return numbers | {
+        each["name"] for each in declared if each.get("containerPort") in numbers and "name" in each
+    }
+
+
+def _is_tcp(listener: ListenConfig) -> bool:
+    return not listener.address.startswith("unix:")
+
+
+def _is_published(service: Manifest) -> bool:
+    spec = service.get("spec") or {}
+    return spec.get("type") in ("LoadBalancer", "NodePort") or bool(spec.get("externalIPs"))
+
+
+def _targets(service: Manifest) -> Iterator[str | int]:
+    for _, port in find(service, "spec.ports[]"):
+        yield port.get("targetPort", port.get("port"))
+
+
+def _of_host(server: Server, ports: set[str | int]) -> Iterator[Entrance]:
+    """Yield what makes a port of the pod one of its node."""
+    if server.pod.spec.get("hostNetwork"):
+        field = f"{server.pod.field}spec.hostNetwork"
+        yield Entrance(server.pod.workload, field, _everything, is_proxy=False)
+    for field, port in find(server.container, "ports[]"):
+        if port.get("hostPort") and port.get("containerPort") in ports:
+            where = f"{server.field}.{field}.hostPort"
+            yield Entrance(server.pod.workload, where, _everything, is_proxy=False)
+
+
+def _leads(
+    manifests: Manifests,
+    manifest: Manifest,
+    namespace: str,
+    services: Mapping[str, Manifest],
+    reference: Manifest,
+) -> bool:
+    """Return whether a reference to a Service, or to a TraefikService, is to one of the services."""
+    where = reference.get("namespace") or metadata(manifest, "namespace")
+    if reference.get("kind") != "TraefikService":
+        return where == namespace and reference.get("name") in services
+    found = manifests.named("TraefikService", reference["name"], where)
+    return found is not None and any(
+        _leads(manifests, found, namespace, services, each) for each in _spread_over(found)
+    )
+
+
+def _everything(_: str) -> bool:
+    return True
+
+
+def _spread_over(service: Manifest) -> Iterator[Manifest]:
+    for path in (
+        "spec.weighted.services[]",
+        "spec.mirroring.mirrors[]",
+        "spec.highestRandomWeight.services[]",
+    ):
+        yield from (reference for _, reference in find(service, path))
+    if mirrored := get(service, "spec.mirroring"):
+        yield mirrored
+
+
+def _traefik(manifests: Manifests, route: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
+    for field, rule in find(route, "spec.routes[]"):
+        for reference in rule.get("services") or []:
+            if leads(reference):
+                takes = partial(_traefik_takes, _rewrites(manifests, route, rule), rule.get("match", ""))
+                yield Entrance(route, field, takes, transport=reference.get("serversTransport", ""))
+
+
+def _traefik_takes(rewrites: bool, rule: str, path: str) -> bool:  # noqa: FBT001 (of a partial)
+    return rewrites or True in traefik_answers(rule, path)
+
+
+def _rewrites(manifests: Manifests, route: Manifest, rule: Manifest) -> bool:
+    for reference in rule.get("middlewares") or []:
+        where = reference.get("namespace") or metadata(route, "namespace")
+        found = manifests.named("Middleware", reference["name"], where)
+        # One that is not here may do anything; references.py tells of it.
+        if found is None or set(_REWRITES) & set(found.get("spec") or {}):
+            return True
+    return False
+
+
+def _nginx(_: Manifests, ingress: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
+    default = get(ingress, "spec.defaultBackend.service")
+    if default and leads(default):
+        yield Entrance(ingress, "spec.defaultBackend", _everything)
+    rewrites = _NGINX_REWRITES in annotations(ingress)
+    for field, path in find(ingress, "spec.rules[].http.paths[]"):
+        if leads(get(path, "backend.service") or {}):
+            yield Entrance(ingress, field, partial(_begins, "" if rewrites else path.get("path", "")))
+
+
+def _begins(prefix: str, path: str) -> bool:
+    return path.startswith(prefix)
+
+
+def _of_gateway(manifests: Manifests, route: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
+    """Yield the rules of a GRPCRoute or an HTTPRoute; one of a Service is of a mesh, and not from outside."""
+    parents = [parent.get("kind", "Gateway") for _, parent in find(route, "spec.parentRefs[]")]
+    if parents and set(parents) == {"Service"}:
+        return
+    for field, rule in find(route, "spec.rules[]"):
+        if any(map(leads, rule.get("backendRefs") or [])):
+            is_grpc = route["kind"] == "GRPCRoute"
+            takes = partial(_grpc_takes, manifests, route, field) if is_grpc else _everything
+            yield Entrance(route, field, takes)
+
+
+def _grpc_takes(manifests: Manifests, route: Manifest, field: str, path: str) -> bool:
+    return any(taker.route is route and taker.field == field for taker in takers(manifests, path))
+
+
+def _mesh(_: Manifests, service: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
+    """A VirtualService is from outside if it names a gateway other than the sidecars' own, mesh."""
+    if set(get(service, "spec.gateways") or ["mesh"]) == {"mesh"}:
+        return
+    for kind in ("http", "tls", "tcp"):
+        takes = partial(_mesh_takes, service) if kind == "http" else _everything
+        for field, destination in find(service, f"spec.{kind}[].route[].destination"):
+            name, _, rest = destination["host"].partition(".")
+            if leads({"name": name, "namespace": rest.split(".")[0]}):
+                yield Entrance(service, field, takes, is_proxy=kind == "http")
+
+
+def _mesh_takes(service: Manifest, path: str) -> bool:
+    rewrites = any(find(service, "spec.http[].rewrite"))
+    return rewrites or next(istio_routes(service, path), None) is not None
+
+
+_ROUTES: dict[str, Callable[[Manifests, Manifest, Callable[[Any], bool]], Iterator[Entrance]]] = {
+    "GRPCRoute": _of_gateway,
+    "HTTPRoute": _of_gateway,
+    "Ingress": _nginx,
+    "IngressRoute": _traefik,
+    "VirtualService": _mesh,
+}

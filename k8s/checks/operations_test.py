@@ -1,0 +1,44 @@
+"""What the person on call reads."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from k8s.checks.manifests import Manifests
+from k8s.checks.monitoring import alerts, dashboard
+from k8s.checks.rendered import load
+
+PROD = Manifests(load("prod"))
+ALERTS = {each["alert"]: each for each in alerts(PROD)}
+DOCUMENT = Path("docs/operations.md").read_text()
+PAGES = dict(re.findall(r"^### ([^\n]+)\n(.*?)(?=^### |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
+
+
+def test_every_alert_has_its_page():
+    """For each alert docs/operations.md has a page, and none for what is no alert."""
+    assert sorted(PAGES) == sorted(ALERTS)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_alerts_lead_to_their_pages(name):
+    """The link ends with the anchor that GitHub makes of the page's heading: its small letters."""
+    url = ALERTS[name]["annotations"]["runbook_url"]
+    assert re.fullmatch(rf"https://\S+/docs/operations\.md#{name.lower()}", url)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_say_what_it_means_where_to_look_and_what_to_do(name):
+    """Each page has the three parts, in this order, and none is empty."""
+    parts = re.split(r"^\*\*(\w+)\*\*: ", PAGES[name], flags=re.MULTILINE)
+    assert parts[1::2] == ["Means", "Look", "Do"]
+    assert all(len(part.split()) > 5 for part in parts[2::2])
+
+
+def test_pages_name_panels_that_are_there():
+    """What is set in italics is a panel of the dashboard, or what a log says."""
+    titles = {panel["title"] for panel in dashboard(PROD)["panels"]}
+    looks = " ".join(re.findall(r"\*\*Look\*\*:(.*?)\*\*Do\*\*", DOCUMENT, re.DOTALL))
+    named = set(re.findall(r"(?<!\*)\*([A-Z][^*\n]+)\*(?!\*)", looks))
+    assert named
+    assert named <= titles
