@@ -5,6 +5,7 @@ from k8s.checks.lint import EXTERNAL, RULES, read_external
 from k8s.checks.rendered import OVERLAYS
 from k8s.checks.servers import servers
 from k8s.checks.testing import overlay, texts
+from services.user.storage.postgresql_migration import PATIENCE
 
 
 def test_all_overlays_are_checked():
@@ -17,6 +18,13 @@ def test_every_overlay_has_the_server(name):
     """Rules about settings have something to look at: the one server, and its configuration."""
     [server] = servers(overlay(name))
     assert server.pod.workload["metadata"]["name"] == "user-service"
+
+
+@pytest.mark.parametrize("name", ["staging", "prod"])
+def test_migration_says_why_before_its_job_ends(name):
+    """`server migrate` gives up a lock, and says who has it, in half the time that Kubernetes gives it."""
+    [job] = [each for each in overlay(name).objects if each["kind"] == "Job"]
+    assert job["spec"]["activeDeadlineSeconds"] / 2 >= PATIENCE
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -36,7 +36,7 @@ _LOCK_TIMEOUT = 1.0
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds between tries, in which calls pass; the last one again and again."""
 
-_PATIENCE = 300.0
+PATIENCE = 300.0
 """Seconds without a lock after which a migration fails: its Job has 600, and is to say why before."""
 
 # What the database, the role or a pooler has set is meant for calls. Gone with the transaction.
@@ -48,7 +48,7 @@ SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_ti
 """  # noqa: S608
 
 
-async def migrate_postgresql(config: DatabaseConfig, patience: float = _PATIENCE) -> str | None:
+async def migrate_postgresql(config: DatabaseConfig, patience: float = PATIENCE) -> str | None:
     """Migrate the database at `config.url`, and return the version of the schema that it had, if any.
 
     Args:
