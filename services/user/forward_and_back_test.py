@@ -112,16 +112,13 @@ class Fleet:
         self._pods: list[tuple[Release, Pod]] = []
         self.words = Words()
 
-    async def start(self, release: Release, count: int = 1, *, ready: bool = True) -> list[Pod]:
+    async def start(self, release: Release, count: int = 1) -> None:
         """Have more pods of a release, and send them calls once they are ready."""
         starting = [self._stack.enter_async_context(release.pod(self._url)) for _ in range(count)]
         pods = await asyncio.gather(*starting)
-        if ready:
-            await asyncio.gather(*[pod.until_ready() for pod in pods])
+        await asyncio.gather(*[pod.until_ready() for pod in pods])
         self._pods += [(release, pod) for pod in pods]
-        if ready:
-            self._say()
-        return pods
+        self._say()
 
     async def stop(self, release: Release, count: int = 1) -> None:
         """Send some of the oldest pods of a release no calls any more, then end them."""
@@ -177,17 +174,15 @@ async def test_forward_and_back_under_load(database, tmp_path):
     contracts = Release(tmp_path / "contracts", EXPAND, INDEX, CONTRACT, replace=USES_THE_NEW_TABLE)
     async with AsyncExitStack() as stack:
         fleet = Fleet(database.url, stack)
-        pods = await fleet.start(now, 2, ready=False)
         first = await fleet.migrate(now)
-        await asyncio.gather(*[pod.until_ready() for pod in pods])
-        fleet.words.put([pod.address for pod in pods])
+        await fleet.start(now, 2)
         channel = await stack.enter_async_context(grpc_common.channel("users", endpoints=fleet.words))
         load = Load(channel)
         await stack.enter_async_context(load.running())
         says = Transcript("SQLite" if "sqlite" in database.url else "PostgreSQL", fleet, load)
 
-        await says.step(f"deploy: pods first, then migrate: {first}")
-        await says.step(f"migrate of the next release: {await fleet.migrate(expands)}")
+        await says.step(f"deploy: migrate: {first}")
+        await says.step(f"the next release: migrate: {await fleet.migrate(expands)}")
         await fleet.replace(now, expands)
         await says.step("half a rollout")
         await fleet.replace(now, now)
@@ -198,18 +193,17 @@ async def test_forward_and_back_under_load(database, tmp_path):
         await says.step("rollback")
         message = await fleet.migrate(now)
         assert message == "schema 0004 stays: it is newer than this program's 0002, which works with it"
-        await fleet.replace(now, now, 2)
+        await fleet.replace(now, now)
         await says.step(f"deploy of the older commit: migrate: {message}")
         await says.step(f"forward again: migrate: {await fleet.migrate(expands)}")
         await fleet.replace(now, expands, 3)
         await says.step("the whole rollout")
-        await says.step(f"migrate that contracts: {await fleet.migrate(contracts)}")
+        await says.step(f"the release that contracts: migrate: {await fleet.migrate(contracts)}")
         await fleet.replace(expands, contracts)
         await says.step("half its rollout")
+        await says.step(f"rollback by the commit before: migrate: {await fleet.migrate(expands)}")
         await fleet.replace(contracts, expands)
-        await says.step(f"rollback, migrate of that release: {await fleet.migrate(expands)}")
-        await fleet.replace(expands, contracts, 3)
-        await says.step("forward again")
+        await says.step("its rollout")
         code, _, error = await now.run(database.url)
         assert code == 1
         assert "which works with programs of schema 0004 and later; this one has 0002" in error

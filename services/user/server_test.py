@@ -16,6 +16,7 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 from services.user import server
 from services.user.storage import migrate_storage, schema
+from services.user.testing_releases import Release
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -73,7 +74,11 @@ async def until_ready(channel) -> None:
 def test_migrate_says_from_where_to_where(postgresql_database):
     """`server migrate` makes the schema, a second time it changes nothing, and both say so."""
     name = postgresql_database.name
-    assert run(postgresql_database.url, "migrate") == (0, f"{name}: schema none -> {schema.VERSION}\n", "")
+    code, output, log = run(postgresql_database.url, "migrate")
+    assert (code, output) == (0, f"{name}: schema none -> {schema.VERSION}\n")
+    steps = re.findall(r"migrated +migration=(\d+) seconds=\d+\.\d+\n", log)
+    assert steps[0] == "0001"
+    assert steps[-1] == schema.VERSION
     again = f"{name}: schema {schema.VERSION} -> {schema.VERSION}\n"
     assert run(postgresql_database.url, "migrate") == (0, again, "")
 
@@ -102,14 +107,45 @@ def test_three_migrate_commands_at_once(postgresql_database):
     assert sum("none -> " in output for output in outputs) == 1
 
 
-def test_server_refuses_a_database_without_schema(postgresql_database):
-    """The error is one line that says which command to run first."""
-    code, _, error = run(postgresql_database.url)
-    assert code == 1
-    assert error == (
-        f"Error: {postgresql_database.name}: the database has no schema yet, "
-        f"this program needs {schema.VERSION}: run `server migrate` first\n"
+async def test_server_before_its_migration(postgresql_database, tmp_path):
+    """A server waits for `server migrate`, not ready, which it says, and works once that has run."""
+    waits = (
+        f"{postgresql_database.name}: the database has no schema yet, "
+        f"this program needs {schema.VERSION}: run `server migrate` first"
     )
+    async with Release(tmp_path / "now").pod(postgresql_database.url) as pod:
+        await pod.until_logged(f"not ready until it can +reason='{re.escape(waits)}'")
+        await pod.until_ready(ready=False)
+        async with grpc.aio.insecure_channel(pod.address) as channel:
+            assert await health(channel, "liveness") == SERVING
+            await migrate_storage(postgresql_database)
+            await pod.until_ready()
+            request = pb.CreateUserRequest(name="Ada", email="ada@example.com")
+            await UserServiceStub(channel).CreateUser(request)
+
+
+async def test_program_that_the_database_has_no_room_for(database, tmp_path):
+    """After a contraction an old server that starts ends at once, and says why; so does its Job."""
+    now, next_release = Release(tmp_path / "now"), Release(tmp_path / "next", ADDS, TAKES_AWAY)
+    assert (await next_release.run(database.url, "migrate"))[0] == 0
+    expected = (
+        f"Error: {database.name}: the database has schema 0004, which works with programs of schema 0003 and "
+        f"later; this one has {schema.VERSION}: deploy a newer program\n"
+    )
+    assert await now.run(database.url) == (1, "", expected)
+    assert await now.run(database.url, "migrate") == (1, "", expected)
+
+
+ADDS = """
+def upgrade() -> None:
+    op.create_table("others", sa.Column("id", sa.Text(), primary_key=True))
+"""
+TAKES_AWAY = """
+oldest_program = "0003"
+
+def upgrade() -> None:
+    op.drop_table("idempotency_keys")
+"""
 
 
 def test_migrate_without_a_database():

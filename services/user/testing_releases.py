@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -138,7 +139,8 @@ class Pod:
         """Wait until it is ready, or is not any more."""
         async with asyncio.timeout(PATIENCE), grpc.aio.insecure_channel(self.address) as channel:
             request = health_pb2.HealthCheckRequest(service="readiness")
-            async for response in health_pb2_grpc.HealthStub(channel).Watch(request):
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            async for response in stub.Watch(request):
                 if (response.status == health_pb2.HealthCheckResponse.SERVING) == ready:
                     return
 

@@ -98,7 +98,7 @@ def _mark(folder: Path, version: str) -> str:
     """Return the oldest program that works with a database of a version."""
     scripts = [script for script in _scripts(folder) if script.revision <= version]
     declared = [getattr(script.module, "oldest_program", None) for script in scripts]
-    return max([scripts[0].revision, *filter(None, declared)])
+    return str(max([scripts[0].revision, *filter(None, declared)]))
 
 
 def _step(dialect: str, script: Script, mark: str) -> Step:

@@ -33,6 +33,13 @@ SELECT indisvalid AS valid, EXISTS (
 FROM pg_index WHERE indexrelid = to_regclass($1)
 """
 
+# PostgreSQL 16 has no transaction_timeout.
+_IS_TIMEOUT = "name IN ('statement_timeout', 'transaction_timeout') AND setting <> '0'"
+_NO_TIMEOUTS = f"SELECT set_config(name, '0', false) FROM pg_settings WHERE {_IS_TIMEOUT}"  # noqa: S608
+_TIMEOUTS = f"""
+SELECT string_agg(name || ' = ' || setting || ' ' || unit, ', ') FROM pg_settings WHERE {_IS_TIMEOUT}
+"""  # noqa: S608
+
 _LOOKS = 5.0
 """Seconds between looks at an index that somebody else makes."""
 
@@ -49,15 +56,17 @@ async def run_outside(config: DatabaseConfig, waits: Waits, step: Step) -> None:
 
 @asynccontextmanager
 async def _without_timeout(config: DatabaseConfig) -> AsyncIterator[asyncpg.Connection]:
-    """Connect without a statement_timeout, or say that a pooler, whose session is not ours, keeps one."""
+    """Connect without a time limit for statements, or say that a pooler keeps one for its sessions."""
     async with connected(config) as connection:
+        if not connection.is_pooled:
+            await connection.execute(_NO_TIMEOUTS)
         async with connection.transaction():
-            timeout = await connection.fetchval("SELECT current_setting('statement_timeout')")
-        if timeout != "0":
+            timeouts = await connection.fetchval(_TIMEOUTS)
+        if timeouts:
             log.warning(
-                "a pooler keeps the database's statement_timeout, which ends an index that takes longer: "
+                "a pooler keeps the database's time limit, which ends an index that takes longer: "
                 "have `migrate` connect to the database itself, or set none for its role",
-                statement_timeout=timeout,
+                limit=timeouts,
             )
         yield connection
 

@@ -96,8 +96,11 @@ class Waits:
         """Say what happens, and return when the statement was not blocked the last time."""
         self.blocked_by = await self._blocking(statement)
         now = time.monotonic()
-        what = "a migration waits for a lock" if self.blocked_by else "a migration runs"
-        log.info(what, migration=migration, seconds=round(now - began, 1), blocked_by=self.blocked_by)
+        about = {"migration": migration, "seconds": round(now - began, 1)}
+        if self.blocked_by:
+            log.info("a migration waits for a lock", **about, blocked_by=self.blocked_by)
+        else:
+            log.info("a migration runs", **about)
         if self.blocked_by and now - free > self._patience:
             raise StorageError(
                 f"{self._config.name}: migration {migration}: got no lock within {now - free:.0f} s, "
