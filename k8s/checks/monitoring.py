@@ -10,7 +10,7 @@ import yaml
 from k8s.checks.manifests import Manifest, Manifests
 
 # What Grafana fills in.
-_VARIABLES = {"$namespace": "user-service", "$pod": ".*", "$__rate_interval": "1m"}
+_VARIABLES = {"$namespace": "user-service", "$pod": ".*"}
 
 EXTERNAL = {
     "kube_deployment_spec_replicas",
@@ -55,10 +55,12 @@ def dashboard(manifests: Manifests) -> dict[str, Any]:
     return model
 
 
-def dashboard_queries(model: Mapping[str, Any]) -> dict[str, str]:
+def dashboard_queries(model: Mapping[str, Any], rate_interval: str = "1m") -> dict[str, str]:
     """Return the queries of all panels by their titles, as Grafana sends them."""
     return {
-        f"{panel['title']} {target['refId']}": _filled_in(target["expr"])
+        f"{panel['title']} {target['refId']}": _filled_in(target["expr"]).replace(
+            "$__rate_interval", rate_interval
+        )
         for panel in model["panels"]
         for target in panel["targets"]
     }

@@ -42,3 +42,10 @@ def test_pages_name_panels_that_are_there():
     named = set(re.findall(r"(?<!\*)\*([A-Z][^*\n]+)\*(?!\*)", looks))
     assert named
     assert named <= titles
+
+
+def test_the_picture_shows_the_panels_that_are_there():
+    """docs/dashboard.svg has the titles of all panels, in their order."""
+    shown = re.findall(r'class="title"[^>]*>([^<]+)<', Path("docs/dashboard.svg").read_text())
+    titles = [panel["title"] for panel in dashboard(PROD)["panels"]]
+    assert shown == titles, "tools/bazel run //tools/dashboard:picture"
