@@ -22,6 +22,8 @@ EXTERNAL = {
 }
 """Series of kube-state-metrics, which no server exports."""
 
+_BESIDE = Path("k8s/components/monitoring/beside-prometheus.yaml")
+
 _VARIABLE_QUERY = "label_values("
 
 
@@ -40,10 +42,16 @@ def alerts(manifests: Manifests) -> list[Manifest]:
     return [rule for rule in rules(manifests) if "alert" in rule]
 
 
+def beside_prometheus() -> Manifests:
+    """Return the rule that is in no overlay, so that it is not deleted with one."""
+    return Manifests([yaml.safe_load(_BESIDE.read_text("utf-8"))])
+
+
 def write_rules(manifests: Manifests, folder: Path) -> Path:
-    """Write the overlay's rules into `rules.yaml`, as Prometheus reads them."""
+    """Write an overlay's rules into `rules.yaml`, as Prometheus reads them, and beside it those of none."""
     file = folder / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": groups(manifests)}))
+    (folder / _BESIDE.name).write_text(yaml.safe_dump({"groups": groups(beside_prometheus())}))
     return file
 
 
