@@ -10,7 +10,7 @@ import yaml
 from k8s.checks.manifests import Manifest, Manifests
 
 # What Grafana fills in.
-_VARIABLES = {"$namespace": "user-service", "$pod": ".*", "$__rate_interval": "1m"}
+_VARIABLES = {"$namespace": "user-service", "$pod": ".*"}
 
 EXTERNAL = {
     "kube_deployment_spec_replicas",
@@ -21,6 +21,8 @@ EXTERNAL = {
     "kube_job_status_start_time",
 }
 """Series of kube-state-metrics, which no server exports."""
+
+_BESIDE = Path("k8s/components/monitoring/beside-prometheus.yaml")
 
 _VARIABLE_QUERY = "label_values("
 
@@ -40,10 +42,16 @@ def alerts(manifests: Manifests) -> list[Manifest]:
     return [rule for rule in rules(manifests) if "alert" in rule]
 
 
+def beside_prometheus() -> Manifests:
+    """Return the rule that is in no overlay, so that it is not deleted with one."""
+    return Manifests([yaml.safe_load(_BESIDE.read_text("utf-8"))])
+
+
 def write_rules(manifests: Manifests, folder: Path) -> Path:
-    """Write the overlay's rules into `rules.yaml`, as Prometheus reads them."""
+    """Write an overlay's rules into `rules.yaml`, as Prometheus reads them, and beside it those of none."""
     file = folder / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": groups(manifests)}))
+    (folder / _BESIDE.name).write_text(yaml.safe_dump({"groups": groups(beside_prometheus())}))
     return file
 
 
@@ -55,10 +63,12 @@ def dashboard(manifests: Manifests) -> dict[str, Any]:
     return model
 
 
-def dashboard_queries(model: Mapping[str, Any]) -> dict[str, str]:
+def dashboard_queries(model: Mapping[str, Any], rate_interval: str = "1m") -> dict[str, str]:
     """Return the queries of all panels by their titles, as Grafana sends them."""
     return {
-        f"{panel['title']} {target['refId']}": _filled_in(target["expr"])
+        f"{panel['title']} {target['refId']}": _filled_in(target["expr"]).replace(
+            "$__rate_interval", rate_interval
+        )
         for panel in model["panels"]
         for target in panel["targets"]
     }

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from k8s.checks.manifests import Manifests
-from k8s.checks.monitoring import alerts, dashboard
+from k8s.checks.manifests import Manifests, get
+from k8s.checks.monitoring import alerts, beside_prometheus, dashboard
 from k8s.checks.rendered import load
 
 PROD = Manifests(load("prod"))
-ALERTS = {each["alert"]: each for each in alerts(PROD)}
+ALERTS = {each["alert"]: each for each in alerts(PROD) + alerts(beside_prometheus())}
 DOCUMENT = Path("docs/operations.md").read_text()
 PAGES = dict(re.findall(r"^### ([^\n]+)\n(.*?)(?=^### |\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
 
@@ -23,8 +23,11 @@ def test_every_alert_has_its_page():
 @pytest.mark.parametrize("name", ALERTS)
 def test_alerts_lead_to_their_pages(name):
     """The link ends with the anchor that GitHub makes of the page's heading: its small letters."""
-    url = ALERTS[name]["annotations"]["runbook_url"]
-    assert re.fullmatch(rf"https://\S+/docs/operations\.md#{name.lower()}", url)
+    document = get(
+        PROD.named("PrometheusRule", "user-service", "user-service"), "metadata.annotations.runbooks"
+    )
+    assert document.endswith("/docs/operations.md")
+    assert ALERTS[name]["annotations"]["runbook_url"] == f"{document}#{name.lower()}"
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -42,3 +45,10 @@ def test_pages_name_panels_that_are_there():
     named = set(re.findall(r"(?<!\*)\*([A-Z][^*\n]+)\*(?!\*)", looks))
     assert named
     assert named <= titles
+
+
+def test_the_picture_shows_the_panels_that_are_there():
+    """docs/dashboard.svg has the titles of all panels, in their order."""
+    shown = re.findall(r'class="title"[^>]*>([^<]+)<', Path("docs/dashboard.svg").read_text())
+    titles = [panel["title"] for panel in dashboard(PROD)["panels"]]
+    assert shown == titles, "tools/bazel run //tools/dashboard:picture"

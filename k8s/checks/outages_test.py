@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from k8s.checks.manifests import Manifests
-from k8s.checks.monitoring import alerts, write_rules
+from k8s.checks.monitoring import alerts, beside_prometheus, write_rules
 from k8s.checks.rendered import load
 from k8s.checks.scenarios import all_outages, outages, quiet_night, table, with_table
 
@@ -44,7 +44,7 @@ def test_every_alert_rings_in_an_outage(rung):
     found = {key for rings in rung.values() for key in rings}
     expected = {
         (each["alert"], each["labels"]["severity"])
-        for each in alerts(PROD)
+        for each in alerts(PROD) + alerts(beside_prometheus())
         if each["labels"].get("window") not in ("1d", "3d")
     }
     assert found | {("UserServiceCertificateExpires", "critical")} == expected
@@ -53,6 +53,13 @@ def test_every_alert_rings_in_an_outage(rung):
 def test_a_quiet_night_rings_nothing(prods):
     """Neither do no calls, one that fails, a scale-down and a release."""
     assert quiet_night().rings(prods, *NAMESPACES) == {}
+
+
+def test_what_is_beside_prometheus_rings_for_prod_alone(prods):
+    """It is silent in a quiet night, and whatever happens to staging."""
+    beside = prods.with_name("beside-prometheus.yaml")
+    assert quiet_night().rings(beside, *NAMESPACES) == {}
+    assert all_outages().rings(beside, *reversed(NAMESPACES)) == {}
 
 
 def test_prod_does_not_ring_for_staging(prods):

@@ -48,6 +48,16 @@ class Prometheus:
             raise QueryError(f"{expression}: is a {data['resultType']}, not a vector")
         return [(result["metric"], float(result["value"][1])) for result in data["result"]]
 
+    def range(
+        self, expression: str, start: float, end: float, step: float
+    ) -> list[tuple[Series, list[tuple[float, float]]]]:
+        """Return the labels of each series, and its values at every `step` seconds from `start` to `end`."""
+        data = self._get("query_range", query=expression, start=f"{start}", end=f"{end}", step=f"{step}")
+        return [
+            (result["metric"], [(float(at), float(value)) for at, value in result["values"]])
+            for result in data["result"]
+        ]
+
     def value(self, expression: str) -> float | None:
         """Return the value of the only series of the expression; None if there is none."""
         results = self.query(expression)

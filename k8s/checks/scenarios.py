@@ -123,6 +123,9 @@ class Scenario:
     within: float = 0
     """Seconds from the start in which it does."""
 
+    rules: str = ""
+    """The file with the rules that are left, if not all are."""
+
     def rings(self, rules: Path, namespace: str, other: str) -> Rings:
         """Return which alerts of a file of rules ring, when this happens in `namespace`.
 
@@ -137,7 +140,7 @@ class Scenario:
             "promql_expr_test": [{"expr": first, "eval_time": f"{seconds:.0f}s"}],
         }
         found: Rings = {}
-        for labels, at in _promtool(rules, test):
+        for labels, at in _promtool(rules.with_name(self.rules) if self.rules else rules, test):
             if not self.start or labels.get("window") not in ("1d", "3d"):
                 key = labels["alertname"], labels["severity"]
                 found[key] = min(int(at - self.start), found.get(key, int(at)))
@@ -161,6 +164,7 @@ def outages() -> list[Scenario]:
             phases=[(before + SCRAPE, {}), (AFTER, each)],
             expected=each["rings"],
             within=parse_duration(each["within"]),
+            rules=each.get("rules", ""),
         )
         for each in SCENARIOS["outages"]
     ]

@@ -14,7 +14,6 @@ import asyncpg
 import structlog
 
 from services.user.config import DatabaseConfig
-from services.user.storage.postgresql_connection import Connection
 from services.user.storage.postgresql_waits import Waits, connected
 
 if TYPE_CHECKING:
@@ -34,14 +33,12 @@ SELECT indisvalid AS valid, EXISTS (
 FROM pg_index WHERE indexrelid = to_regclass($1)
 """
 
-_NO_TIMEOUTS = """
-SELECT set_config(name, '0', false) FROM pg_settings
-WHERE name IN ('statement_timeout', 'transaction_timeout')
-"""
-_TIMEOUTS = """
-SELECT string_agg(name || ' = ' || setting || ' ' || unit, ', ') FROM pg_settings
-WHERE name IN ('statement_timeout', 'transaction_timeout') AND setting <> '0'
-"""
+# PostgreSQL 16 has no transaction_timeout.
+_IS_TIMEOUT = "name IN ('statement_timeout', 'transaction_timeout') AND setting <> '0'"
+_NO_TIMEOUTS = f"SELECT set_config(name, '0', false) FROM pg_settings WHERE {_IS_TIMEOUT}"  # noqa: S608
+_TIMEOUTS = f"""
+SELECT string_agg(name || ' = ' || setting || ' ' || unit, ', ') FROM pg_settings WHERE {_IS_TIMEOUT}
+"""  # noqa: S608
 
 _LOOKS = 5.0
 """Seconds between looks at an index that somebody else makes."""
@@ -58,8 +55,8 @@ async def run_outside(config: DatabaseConfig, waits: Waits, step: Step) -> None:
 
 
 @asynccontextmanager
-async def _without_timeout(config: DatabaseConfig) -> AsyncIterator[Connection]:
-    """Connect without a time limit, or say that a pooler, whose session is not ours, keeps one."""
+async def _without_timeout(config: DatabaseConfig) -> AsyncIterator[asyncpg.Connection]:
+    """Connect without a time limit for statements, or say that a pooler keeps one for its sessions."""
     async with connected(config) as connection:
         if not connection.is_pooled:
             await connection.execute(_NO_TIMEOUTS)
