@@ -113,6 +113,7 @@ class Pod:
         self.log = ""
         """What it has written to stderr."""
         self._written = asyncio.Condition()
+        self._has_ended = False
         self._reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
@@ -121,13 +122,16 @@ class Pod:
             async with self._written:
                 self.log += line.decode()
                 self._written.notify_all()
+        async with self._written:
+            self._has_ended = True
+            self._written.notify_all()
 
     async def until_logged(self, pattern: str) -> re.Match[str]:
         """Wait for what its log is to say."""
         async with asyncio.timeout(PATIENCE), self._written:
-            await self._written.wait_for(lambda: re.search(pattern, self.log))
+            await self._written.wait_for(lambda: self._has_ended or re.search(pattern, self.log))
         found = re.search(pattern, self.log)
-        assert found
+        assert found, self.log
         return found
 
     async def started(self) -> None:
