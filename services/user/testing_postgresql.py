@@ -49,6 +49,7 @@ class PostgreSQL:
     def __init__(self, binaries: Path, folder: Path, port: int) -> None:
         self.binaries = binaries
         self._data = folder / "data"
+        self._pid_file = self._data / "postmaster.pid"
         self._log = folder / "log"
         self._port = port
         self.url = f"postgresql://postgres@127.0.0.1:{port}/users"
@@ -90,21 +91,36 @@ class PostgreSQL:
 
     def kill(self) -> None:
         """End all its processes at once, as a power failure would; `start` then recovers."""
-        pid_file = self._data / "postmaster.pid"
-        postmaster = pid_file.read_text().splitlines()[0]
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-        for end in [_killed(int(pid)) for pid in (postmaster, *children)]:
+        for end in [_killed(pid) for pid in self._processes()]:
             if end is not None:
                 select.select([end], [], [], PATIENCE)
                 os.close(end)
         # Where nobody reaps the dead, `start` would take them for running.
-        pid_file.unlink()
+        self._pid_file.unlink()
+
+    def _processes(self) -> list[int]:
+        """Return its processes, the one that starts all others first."""
+        postmaster = self._pid_file.read_text().splitlines()[0]
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        return [int(pid) for pid in (postmaster, *children)]
 
     def require_password(self, role: str) -> None:
         """Let a role in with its password alone, from now on."""
         rules = self._data / "pg_hba.conf"
         rules.write_text(f"host all {role} 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
         self._control("reload")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Have it neither answer nor refuse anything for the block, as on a machine that is overloaded."""
+        pids = self._processes()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def new_database(self) -> None:
         """Replace the database `users` by an empty one, whoever is connected."""

@@ -275,6 +275,26 @@ async def test_slow_dependency_keeps_the_server_ready(answer):
     assert "dependency answered late" in {line["event"] for line in logs}
 
 
+async def test_dependency_is_slow_before_its_late_answer():
+    """The gauge tells as soon as an answer is late, and not only once it has come."""
+    answer = asyncio.Event()
+    answer.set()
+    registry = CollectorRegistry()
+    server = Server(configure(METRICS_ENABLED="true", METRICS_PORT="0"), registry=registry)
+    server.depend_on("database", answer.wait, interval=0.01, timeout=0.05, patience=60)
+    async with server.serving() as port:
+        labels = {"port": str(port), "dependency": "database"}
+
+        def slow() -> float | None:
+            return registry.get_sample_value("grpc_server_dependency_slow", labels)
+
+        assert slow() == 0
+        answer.clear()
+        await until(slow)
+        answer.set()
+        await until(lambda: not slow())
+
+
 @pytest.mark.parametrize("error", TIMEOUTS.values(), ids=TIMEOUTS)
 async def test_timeout_of_the_probe_itself_is_no_answer(error):
     """What a probe raises when its own time is over makes nobody leave either."""

@@ -6,13 +6,13 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 
 from services.user.config import DatabaseConfig
+from services.user.storage.postgresql_credentials import CredentialError, check_files, read_password
 
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What asyncpg raises when the database can't be used (a TimeoutError is an OSError)."""
@@ -81,7 +81,7 @@ class Connector:
         self._statement_timeout = statement_timeout
         self._hosts = _hosts(config.url)
         self._wanted = _wanted(config.url)
-        self._password = partial(_password, config.password_file) if config.password_file else None
+        self._password = partial(read_password, config.password_file) if config.password_file else None
         self._is_pooled = False
         """Whether the last connection was."""
 
@@ -141,10 +141,11 @@ class Connector:
                 # If the database is not heard of any more, its connection is given up.
                 command_timeout=self._statement_timeout,
             )
-        except (
-            asyncpg.ClientConfigurationError,
-            OSError,
-        ):  # a bad certificate is both an OSError and a ValueError
+        except asyncpg.ClientConfigurationError:
+            raise
+        except OSError as error:  # before ValueError: a certificate that is refused is both
+            if not isinstance(error, ConnectionError | TimeoutError | CredentialError):
+                check_files(self._config.url)
             raise
         except ValueError:
             # Of a parameter, a host's name, ...: it may quote a secret.
@@ -163,19 +164,6 @@ class Connector:
         if not _WANTED[wanted](is_standby, is_read_only):
             kind = "a standby" if is_standby else "read-only" if is_read_only else "a primary"
             raise asyncpg.TargetServerAttributeNotMatched(f"is {kind}, wanted is {wanted}")
-
-
-def _password(file: Path) -> str:
-    """Return the password as it is now: a Secret that is mounted changes."""
-    try:
-        password = file.read_text("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise OSError(f"database.password_file {file} is no text") from None
-    except OSError as error:
-        raise OSError(f"database.password_file {file} can't be read: {error.strerror}") from None
-    if not password or "\0" in password:
-        raise OSError(f"database.password_file {file} is empty or has a NUL")
-    return password
 
 
 def _hosts(url: str) -> list[dict[str, Any]]:

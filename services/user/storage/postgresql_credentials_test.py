@@ -1,12 +1,19 @@
 import os
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import asyncpg
+import grpc
 import pytest
 import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
+import grpc_common
+from grpc_common.testing import configure
 from services.user.config import DatabaseConfig
 from services.user.storage import StorageError, migrate_storage, open_storage
+from services.user.storage.postgresql_credentials import CredentialError, check_files, read_password
 from services.user.testing_postgresql import running_postgresql
 from services.user.users import new_user
 
@@ -114,10 +121,15 @@ async def until_works(storage, tries: int = 100) -> None:
     [
         (b"", "is empty"),
         (b"\n", "is empty"),
-        (b"first\xff", "is no text"),
-        (b"fi\0rst", "NUL"),
-        (None, "can't be read"),
+        (b"\r\n\n", "is empty"),
+        (b"first\xff", "is not UTF-8"),
+        ("first".encode("utf-16"), "is not UTF-8"),
+        (b"fi\0rst", "control characters"),
+        (b"first\nsecond\n", "several lines"),
+        (b"first" * 2**14, "more than 65536 bytes"),
+        (None, "can't be read: No such file or directory"),
     ],
+    ids=str,
 )
 async def test_password_file_that_is_of_no_use(postgresql, database, secret, content, fault):
     """The error names the file and not what is in it; the service recovers once the file is right."""
@@ -133,6 +145,49 @@ async def test_password_file_that_is_of_no_use(postgresql, database, secret, con
         assert "first" not in str(caught.value)
         secret.write(password=b"first")
         await until_works(storage)
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (Path.mkdir, "is no regular file"),
+        (os.mkfifo, "is no regular file"),
+        (lambda path: path.symlink_to(path.name), "can't be read: Too many levels of symbolic links"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+    ],
+    ids=["folder", "pipe", "loop", "device"],
+)
+def test_what_is_no_file(tmp_path, make, fault):
+    """It is an error, and holds nobody up."""
+    make(tmp_path / "pass\nword")
+    with pytest.raises(CredentialError, match=fault) as caught:
+        read_password(tmp_path / "pass\nword")
+    assert r"pass\nword" in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["first", " s p ", "\u00e9\u00a0\U0001f511", "p:@/?#%"])
+def test_password_as_it_is(tmp_path, password):
+    """Nothing but the newline at its end is taken away."""
+    for end in ("", "\n", "\r\n"):
+        (tmp_path / "password").write_bytes((password + end).encode())
+        assert read_password(tmp_path / "password") == password
+
+
+async def test_replica_without_its_password_file(database, secret):
+    """It starts, is not ready, says why, and becomes ready when the file is there."""
+    secret.write()
+    server = grpc_common.Server(configure())
+    with capture_logs() as logs:
+        async with open_storage(database) as storage:
+            server.depend_on("database", storage.ping, interval=0.01)
+            async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                request = health_pb2.HealthCheckRequest(service="readiness")
+                watch = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=20)
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+                secret.write(password=b"first")
+                assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    reasons = [line["reason"] for line in logs if line["event"] == "dependency failed"]
+    assert f"database.password_file {secret.file('password')} can't be read" in reasons[0]
 
 
 @pytest.fixture
@@ -178,6 +233,54 @@ async def test_authority_of_the_database_is_rotated(postgresql, database, secret
             await until_works(storage, tries=3)
         secret.write(**{"password": b"first", "ca.crt": other.cert_pem.bytes()})
         await until_works(storage)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "can't be read: No such file or directory"),
+        (b"", "has no certificate in PEM"),
+        (b"\x30\x82", "has no certificate in PEM"),
+    ],
+    ids=str,
+)
+async def test_authority_that_is_of_no_use(database, secret, authority, content, fault):
+    """The error names the file, and the service recovers once that is right."""
+    files = {} if content is None else {"ca.crt": content}
+    secret.write(password=b"first", **files)
+    config = verified(database, secret)
+    async with open_storage(config) as storage:
+        with pytest.raises(StorageError, match=fault) as caught:
+            await storage.ping()
+        assert f"sslrootcert {secret.file('ca.crt')} " in str(caught.value)
+        secret.write(**{"password": b"first", "ca.crt": authority.cert_pem.bytes()})
+        await until_works(storage)
+
+
+def test_authority_of_the_environment(monkeypatch, tmp_path):
+    """What the URL leaves out, and PGSSLROOTCERT names, is named as well."""
+    monkeypatch.setenv("PGSSLROOTCERT", str(tmp_path / "ca.crt"))
+    with pytest.raises(CredentialError, match=f"sslrootcert {tmp_path}/ca.crt can't be read"):
+        check_files("postgresql://host/users?sslmode=verify-full")
+
+
+async def test_start_with_the_authority_of_another_database(database, secret, authority):
+    """It is no fault of the URL: the service starts, and is ready once the right authority is mounted."""
+    secret.write(**{"password": b"first", "ca.crt": trustme.CA().cert_pem.bytes()})
+    async with open_storage(verified(database, secret)) as storage:
+        with pytest.raises(StorageError, match="certificate verify failed"):
+            await storage.ping()
+        secret.write(**{"password": b"first", "ca.crt": authority.cert_pem.bytes()})
+        await until_works(storage)
+
+
+async def test_migration_takes_both_files(database, secret, authority):
+    """The Job has the password and the authority of the server."""
+    secret.write(**{"password": b"first", "ca.crt": authority.cert_pem.bytes()})
+    await migrate_storage(verified(database, secret))
+    secret.write(**{"password": b"other", "ca.crt": authority.cert_pem.bytes()})
+    with pytest.raises(StorageError, match="password authentication failed"):
+        await migrate_storage(verified(database, secret))
 
 
 async def test_database_with_a_certificate_for_another_host(database, secret, authority):

@@ -1,0 +1,69 @@
+import asyncio
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
+
+import grpc_common
+from grpc_common.testing import configure
+from services.user.storage import migrate_storage, open_storage
+from services.user.users import new_user
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+SHORT = 0.2
+"""Seconds: the storage's own limits, which a slow database exceeds."""
+
+
+@asynccontextmanager
+async def readiness(storage, **timing):
+    """Serve with the database as its dependency, asked all the time; yield a watch of readiness."""
+    server = grpc_common.Server(configure())
+    server.depend_on("database", storage.ping, interval=0.05, timeout=0.1, **timing)
+    async with server.serving() as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(service="readiness"), timeout=60
+        )
+
+
+async def status(watch) -> int:
+    """Return what the watch tells next."""
+    return (await watch.read()).status
+
+
+async def test_slow_database_leaves_a_replica_ready(postgresql, postgresql_database):
+    """While it exceeds every limit of the storage calls fail, and no replica leaves for it."""
+    await migrate_storage(postgresql_database)
+    limits = {"connect_timeout": SHORT, "statement_timeout": SHORT}
+    async with open_storage(postgresql_database.model_copy(update=limits)) as storage:
+        await storage.create(new_user("Ada", "ada@example.com"))
+        with capture_logs() as logs:
+            async with readiness(storage) as watch:
+                assert await status(watch) == SERVING
+                with postgresql.paused():
+                    await asyncio.sleep(12 * SHORT)  # for more failures in a row than make it down
+                await storage.page(None, 1)
+    assert "readiness" not in [line["event"] for line in logs]
+    assert "dependency has not answered" in [line["event"] for line in logs]
+
+
+async def test_database_that_does_not_answer_any_more(postgresql, postgresql_database):
+    """Without any answer for long it is down, and up with the first answer."""
+    await migrate_storage(postgresql_database)
+    async with open_storage(postgresql_database) as storage, readiness(storage, patience=0.5) as watch:
+        assert await status(watch) == SERVING
+        with postgresql.paused():
+            assert await status(watch) == NOT_SERVING
+        assert await status(watch) == SERVING
+
+
+async def test_database_that_is_down(postgresql, postgresql_database):
+    """It refuses, which is an answer: not ready at once, and ready again when it is there."""
+    await migrate_storage(postgresql_database)
+    async with open_storage(postgresql_database) as storage, readiness(storage) as watch:
+        assert await status(watch) == SERVING
+        with postgresql.stopped():
+            assert await status(watch) == NOT_SERVING
+        assert await status(watch) == SERVING
