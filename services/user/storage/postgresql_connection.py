@@ -43,7 +43,7 @@ _WANTED: dict[str, Callable[[bool, bool], bool]] = {
 """Whether a host is one of those that target_session_attrs of libpq means."""
 
 
-class Connection(asyncpg.Connection):
+class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types
     """A connection that knows whether it leads through a pooler."""
 
     __slots__ = ("is_pooled", "statement_timeout")
