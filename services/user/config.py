@@ -54,7 +54,9 @@ class DatabaseConfig(Section):
     def _check_password(self) -> Self:
         if self.password_file and not self.is_postgresql:
             raise ValueError("password_file is for PostgreSQL, which url does not name")
-        if self.password_file and urlsplit(self.url).password is not None:
+        if self.password_file and (
+            urlsplit(self.url).password is not None or "passfile" in _parameters(self.url)
+        ):
             raise ValueError("url has a password, and there is a password_file: take one of them away")
         return self
 

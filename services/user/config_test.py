@@ -79,6 +79,7 @@ def test_url_that_is_not_clear(url, fault):
     [
         ("postgresql://u:secret@h/db", "url has a password, and there is a password_file"),
         ("postgresql://u:@h/db", "url has a password, and there is a password_file"),
+        ("postgresql://u@h/db?passfile=/run/secret", "url has a password, and there is a password_file"),
         ("sqlite:///users.db", "password_file is for PostgreSQL"),
         ("", "password_file is for PostgreSQL"),
     ],
