@@ -16,18 +16,20 @@ def _pattern(*alternatives: str) -> re.Pattern[str]:
     return re.compile("|".join(alternatives).replace("NAME", _NAME), re.IGNORECASE | re.DOTALL)
 
 
-_QUOTED = _pattern(r"'(?:[^']|'')*'", r"--[^\n]*", r"/\*.*?\*/")
-_TABLE = _pattern("CREATE TABLE (?:IF NOT EXISTS )?(NAME)")
+_QUOTED = _pattern(
+    r"\bE'(?:[^'\\]|''|\\.)*'", r"'(?:[^']|'')*'", r"\$(\w*)\$.*?\$\1\$", r"--[^\n]*", r"/\*.*?\*/"
+)
+_INNERMOST = _pattern(r"\([^()]+\)")
+_TABLE = _pattern(r"CREATE TABLE (?P<maybe>IF NOT EXISTS )?(?P<table>NAME) ?\((?!.*\bINHERITS\b)")
 _OTHERS = _pattern("CREATE (SEQUENCE|TYPE) ")
 _INDEX = _pattern(
     "CREATE (?P<unique>UNIQUE )?INDEX (?P<beside>CONCURRENTLY )?(?:IF NOT EXISTS )?NAME ON (?P<table>NAME)"
 )
 _ALTER = _pattern("ALTER TABLE (?:IF EXISTS )?(?:ONLY )?(NAME) (.*)")
-_ADD = _pattern(", ADD ")
-_ADD_COLUMN = _pattern("COLUMN (?:IF NOT EXISTS )?NAME ")
+_ADD_COLUMN = _pattern("ADD COLUMN (?:IF NOT EXISTS )?NAME ")
 _CONDITION = _pattern(
     r"\b(UNIQUE|CHECK|REFERENCES|PRIMARY KEY|CONSTRAINT|EXCLUDE|GENERATED|ALTER|DROP|RENAME)\b",
-    "^(?!.* DEFAULT ).* NOT NULL",
+    r"^(?!.* DEFAULT (?!NULL\b)).* NOT NULL",
 )
 _NEITHER = _pattern(
     "COMMENT ON ",
@@ -35,7 +37,7 @@ _NEITHER = _pattern(
     "UPDATE ",
     "ANALYZE ",
     "ALTER TABLE NAME VALIDATE CONSTRAINT NAME$",
-    "ALTER TABLE NAME ALTER COLUMN NAME SET DEFAULT [^,]*$",
+    r"ALTER TABLE NAME ALTER COLUMN NAME SET DEFAULT (?!NULL\b)[^,]*$",
 )
 _REPEATABLE = _pattern(
     "CREATE (UNIQUE )?INDEX CONCURRENTLY ",
@@ -59,7 +61,8 @@ def problems(steps: Sequence[Step]) -> Iterator[str]:
 
 def _problems(step: Step, revisions: Sequence[str]) -> Iterator[str]:
     statements = [" ".join(_QUOTED.sub("''", statement).split()) for statement in step.statements]
-    created = {match[1] for statement in statements if (match := _TABLE.match(statement))}
+    tables = filter(None, map(_TABLE.match, statements))
+    created = {match["table"] for match in tables if not match["maybe"]}
     adds = [statement for statement in statements if _adds(statement, created)]
     takes = [each for each in statements if each not in adds and not _NEITHER.match(each)]
     if step.oldest_program is None:
@@ -103,8 +106,14 @@ def _adds(statement: str, created: set[str]) -> bool:
     if not alter:
         return False
     table, actions = alter.groups()
-    first, *columns = _ADD.split(f", {actions}")
-    return table in created or (not first and all(map(_adds_a_column, columns)))
+    return table in created or all(map(_adds_a_column, _without_parentheses(actions).split(", ")))
+
+
+def _without_parentheses(text: str) -> str:
+    """Return text without what is in parentheses, where a comma separates nothing."""
+    while (shorter := _INNERMOST.sub("()", text)) != text:
+        text = shorter
+    return text
 
 
 def _adds_a_column(action: str) -> bool:

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from urllib.parse import urlsplit
 
 import asyncpg
 import grpc
@@ -8,12 +9,16 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from services.user.testing_postgresql import running_postgresql, running_standby
 from tests.faults.conftest import migrate
-from tests.faults.load import Load, assert_nothing_lost, until_readiness
+from tests.faults.load import CREATORS, Load, assert_nothing_lost, until_readiness
+from tests.faults.proxy import server_behind_proxy
 from tests.programs import running_server
 
 RECOVERED = 5.0
 """Seconds after the promotion within which users are created again, on a busy machine."""
 
+
+RECOVERED_FROM_SILENCE = 15.0
+"""The same where the old server says nothing: calls find out by their deadlines."""
 
 RELOAD = "SELECT pg_reload_conf()"
 
@@ -22,6 +27,13 @@ def hosts(url: str, *others: str) -> str:
     """Return the URL with the hosts of the others behind its own."""
     more = [other.rpartition("@")[2].partition("/")[0] for other in others]
     return url.replace("/users", "".join(f",{host}" for host in more) + "/users")
+
+
+def port_of(url: str) -> int:
+    """Return the port of a URL."""
+    port = urlsplit(url).port
+    assert port
+    return port
 
 
 async def execute(url: str, *statements: str) -> None:
@@ -48,6 +60,26 @@ async def test_standby_takes_over():
                 await load.until_acknowledged(200)
                 assert time.monotonic() - began < RECOVERED
             await assert_nothing_lost(load, "PostgreSQL: failover", "postgresql", server.target)
+
+
+async def test_address_moves_to_the_standby():
+    """The same behind one address, whose old server says nothing any more but is not closed either."""
+    with running_postgresql() as postgresql, running_standby(postgresql) as standby:
+        migrate(postgresql.url)
+        await execute(postgresql.url, "ALTER SYSTEM SET synchronous_standby_names = '*'", RELOAD)
+        async with server_behind_proxy(postgresql.url) as (server, proxy):
+            load = Load()
+            async with load.running(server.target):
+                await load.until_acknowledged(200)
+                proxy.silence()
+                await load.until_failed(CREATORS)
+                await asyncio.to_thread(standby.promote)
+                proxy.move_to(port_of(standby.url))
+                proxy.resume()
+                began = time.monotonic()
+                await load.until_acknowledged(200)
+                assert time.monotonic() - began < RECOVERED_FROM_SILENCE
+            await assert_nothing_lost(load, "PostgreSQL: address moved", "postgresql", server.target)
 
 
 async def test_primary_that_takes_no_writes_any_more(postgresql_url):

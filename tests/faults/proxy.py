@@ -26,11 +26,17 @@ class Proxy:
         self._gate = _open_gate()
         self.cut_at: bytes | None = None
         """STATEMENT or ANSWER: a connection is cut before it passes."""
+        self.delay = 0.0
+        """Seconds that everything waits before it passes."""
 
     def cut(self) -> None:
         """Reset all connections."""
         for writer in self._writers:
             writer.transport.abort()
+
+    def move_to(self, port: int) -> None:
+        """Forward new connections to another port, as an address that moves to another server."""
+        self._port = port
 
     def silence(self) -> None:
         """Forward nothing any more, not even the end of a connection."""
@@ -62,6 +68,7 @@ class Proxy:
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK):
                 await gate.wait()
+                await asyncio.sleep(self.delay)
                 if self.cut_at and chunk.startswith(self.cut_at):
                     break
                 writer.write(chunk)

@@ -124,7 +124,10 @@ class _Written(list[str]):
 def _statements(dialect: str, script: Script) -> tuple[str, ...]:
     written = _Written()
     context = MigrationContext.configure(
-        dialect_name=dialect, opts={"as_sql": True, "output_buffer": written, "transactional_ddl": False}
+        dialect_name=dialect,
+        # The paramstyle of SQLAlchemy's default driver would double each %.
+        dialect_opts={"paramstyle": "named"},
+        opts={"as_sql": True, "output_buffer": written, "transactional_ddl": False},
     )
     with Operations.context(context):
         script.module.upgrade()

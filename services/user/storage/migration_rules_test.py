@@ -44,6 +44,7 @@ def test_migrations_of_this_repository():
         'op.add_column("users", sa.Column("kind", sa.Text(), nullable=False, server_default="person"))',
         'op.add_column("users", sa.Column("text", sa.Text(), server_default="DROP; UNIQUE -- it"))',
         'op.execute("ALTER TABLE users ADD COLUMN a integer, ADD COLUMN b integer")',
+        'op.execute("ALTER TABLE users ADD COLUMN a numeric(9, 2) DEFAULT round(1.5, 1) NOT NULL")',
         'op.create_table("others", sa.Column("id", sa.Text(), sa.ForeignKey("users.id"), unique=True))',
         'op.execute("create table others (id text unique)")',
         "op.execute(\"alter table users add column kind text not null default 'person'\")",
@@ -96,6 +97,12 @@ def test_what_adds_to_what_it_has_made(tmp_path):
         "op.execute(\"CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS ''\")",
         "op.execute(\"ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'\")",
         'op.execute("REVOKE SELECT ON users FROM public")',
+        'op.execute("ALTER TABLE users ADD COLUMN a integer, ENABLE ROW LEVEL SECURITY")',
+        'op.execute("ALTER TABLE users ADD COLUMN a numeric(9, 2), OWNER TO other")',
+        'op.execute("ALTER TABLE users ADD COLUMN a integer NOT NULL DEFAULT NULL")',
+        'op.execute("ALTER TABLE users ALTER COLUMN name SET DEFAULT NULL")',
+        'op.execute("CREATE TABLE part PARTITION OF users FOR VALUES IN (1)")',
+        'op.execute("CREATE TABLE child () INHERITS (users)")',
     ],
 )
 def test_what_takes_away(tmp_path, line):
@@ -107,6 +114,29 @@ def test_what_takes_away(tmp_path, line):
     (tmp_path / "declared").mkdir()
     declared = of_scripts(tmp_path / "declared", "oldest_program = '0001'\n" + upgrade(line))
     assert [each for each in problems(declared) if "several statements" not in each] == []
+
+
+def test_table_that_may_be_there_is_not_of_the_script(tmp_path):
+    """IF NOT EXISTS makes no table the script's own, which might get anything."""
+    lines = (
+        'op.execute("CREATE TABLE IF NOT EXISTS users (id uuid)")',
+        'op.execute("ALTER TABLE users DROP COLUMN name")',
+    )
+    (found,) = problems(of_scripts(tmp_path, upgrade(*lines)))
+    assert "declare `oldest_program`" in found
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_percent_stays_one(tmp_path, dialect):
+    """What a script says of % comes to the database as it is written, in text and in SQL."""
+    column = 'op.add_column("users", sa.Column("part", sa.Text(), server_default="100%"))'
+    update = "op.execute(\"UPDATE users SET name = '' WHERE length(name) % 2 = 1\")"
+    of_scripts(tmp_path, upgrade(column, update))
+    (step,) = steps(dialect, "0001", folder=tmp_path)
+    assert step.statements == (
+        "ALTER TABLE users ADD COLUMN part TEXT DEFAULT '100%'",
+        "UPDATE users SET name = '' WHERE length(name) % 2 = 1",
+    )
 
 
 def test_unique_index_takes_away(tmp_path):
@@ -147,6 +177,14 @@ def test_contraction_leaves_the_release_before_running(tmp_path, oldest, problem
         ),
         (
             upgrade("op.execute(\"UPDATE users SET name = ''; UPDATE users SET name = NULL\")"),
+            "give op.execute one at a time",
+        ),
+        (
+            upgrade("op.execute(\"COMMENT ON TABLE users IS $$'$$; DROP TABLE users; --'\")"),
+            "give op.execute one at a time",
+        ),
+        (
+            upgrade(r"""op.execute("COMMENT ON TABLE users IS E'\\''; DROP TABLE users; --'")"""),
             "give op.execute one at a time",
         ),
     ],

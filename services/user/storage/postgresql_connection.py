@@ -104,18 +104,27 @@ class Connector:
             for host in self._hosts:
                 try:
                     async with asyncio.timeout(share):
-                        return await self._connect(host, wanted)
+                        connection = await self._connect(host, wanted)
                 except _OTHER_HOST_MAY_DO as error:
                     failures[":".join(map(str, host.values()))] = error
+                else:
+                    self._begin_with(host)
+                    return connection
         raise _joined(failures)
 
+    def _begin_with(self, host: dict[str, Any]) -> None:
+        """Ask the host that was right first from now on: those before it may take their time to fail."""
+        self._hosts = [host, *(other for other in self._hosts if other != host)]
+
     async def _connect(self, host: dict[str, Any], wanted: str) -> Connection:
+        # What this one was opened for: meanwhile another may have found out about the pooler.
+        expected = self._is_pooled
         connection = await self._settled(host, wanted)
-        if connection.is_pooled != self._is_pooled:
-            self._is_pooled = connection.is_pooled
-            connection.terminate()
-            connection = await self._settled(host, wanted)
-        return connection
+        self._is_pooled = connection.is_pooled
+        if connection.is_pooled == expected:
+            return connection
+        connection.terminate()
+        return await self._connect(host, wanted)
 
     async def _settled(self, host: dict[str, Any], wanted: str) -> Connection:
         connection = await self._open(host)

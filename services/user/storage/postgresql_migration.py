@@ -53,7 +53,8 @@ async def migrate_postgresql(config: DatabaseConfig, patience: float = PATIENCE)
 
     Args:
         config: names the database.
-        patience: seconds that each script may wait for locks of others.
+        patience: seconds that all scripts together may wait for locks of others; one that runs outside a
+            transaction may wait so long by itself.
 
     Raises:
         SchemaError: this program does not work with its schema or encoding, or programs that may be running
@@ -83,6 +84,8 @@ class _Migration:
         self._found: schema.Schema | None = None
         self._steps: list[Step] | None = None
         self._current = "start"
+        self._waited = 0.0
+        """Seconds in which the tries of scripts that are done got no lock."""
 
     async def run(self) -> str | None:
         """Migrate, and return the version that was found."""
@@ -92,15 +95,19 @@ class _Migration:
 
     async def _try_until_done(self) -> bool:
         """Do the next thing, as soon as others let it; return whether there may be another."""
-        began = time.monotonic()
+        began = time.monotonic() - self._waited
         for count, pause in enumerate(itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])), 1):
+            waited = time.monotonic() - began
             try:
                 async with self._locked():
-                    return await self._do_next()
+                    is_more = await self._do_next()
             except _BusyError as error:
                 self._give_up_or_say("another migration runs", str(error), count, pause, began)
             except asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError:
                 self._give_up_or_say("got no lock", self._waits.blocked_by, count, pause, began)
+            else:
+                self._waited = waited
+                return is_more
             await asyncio.sleep(pause)
         raise AssertionError
 

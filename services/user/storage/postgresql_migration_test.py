@@ -147,6 +147,22 @@ async def test_nobody_lets_a_migration_have_its_lock(migrated):
     assert "CANARY" not in str(caught.value)
 
 
+async def test_scripts_share_the_patience(postgresql_database, monkeypatch):
+    """What the first script has waited, the second does not wait once more: the Job has one deadline."""
+    ready = asyncio.Event()
+
+    async def blocked(_connection: asyncpg.Connection, _statement: str, _migration: str) -> None:
+        if not ready.is_set():
+            ready.set()
+            await asyncio.sleep(0.7)
+            raise asyncpg.LockNotAvailableError
+        ready.clear()
+
+    monkeypatch.setattr(Waits, "execute", staticmethod(blocked))
+    with pytest.raises(StorageError, match=r"migration 0002: got no lock in 1 tries within 2 s"):
+        await migrate_postgresql(postgresql_database, patience=2.3)
+
+
 async def test_another_migration_that_does_not_end(migrated):
     """It fails after a time, with the one who has the lock."""
     lock = f"SELECT pg_advisory_xact_lock({int.from_bytes(b'user.db')})"

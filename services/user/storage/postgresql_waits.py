@@ -122,8 +122,13 @@ async def _nothing(work: asyncio.Future[str]) -> None:
 
 
 def _described(rows: Sequence[asyncpg.Record]) -> str:
-    return ", ".join(
-        f"pid {row['pid']} ({row['usename']}, {row['application_name'] or 'no application_name'}, "
-        f"{row['state']}, for {row['seconds']} s)"
-        for row in rows
-    )
+    return ", ".join(map(_described_one, rows))
+
+
+def _described_one(row: asyncpg.Record) -> str:
+    if not row["pid"]:  # so says pg_blocking_pids
+        return "a prepared transaction"
+    if row["state"] is None:  # as all roles but a few see others'
+        return f"pid {row['pid']} ({row['usename'] or 'not shown'}; a member of pg_read_all_stats sees more)"
+    who = f"{row['usename'] or 'the database itself'}, {row['application_name'] or 'no application_name'}"
+    return f"pid {row['pid']} ({who}, {row['state']}, for {row['seconds'] or 0} s)"
