@@ -1,4 +1,5 @@
 import os
+import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -64,11 +65,10 @@ class Secret:
 
 
 @pytest.fixture
-def secret(tmp_path) -> Secret:
-    """Return a mounted Secret without files."""
-    folder = tmp_path / "secret"
-    folder.mkdir()
-    return Secret(folder)
+def secret():
+    """Return a mounted Secret without files, whose paths are short enough for a line of the log."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Secret(Path(folder))
 
 
 @pytest.fixture
