@@ -96,7 +96,7 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
     patient = Connector(config, statement_timeout=None)
     async with _pool(config) as pool, Probe(patient, pool, config.name) as probe:
         storage = PostgresqlUserStorage(pool, probe, config)
-        await _first_ping(storage)
+        await _first_ping(storage, config)
         yield storage
 
 
@@ -121,9 +121,12 @@ async def _pool(config: DatabaseConfig) -> AsyncIterator[asyncpg.Pool]:
                 await pool.close()
 
 
-async def _first_ping(storage: PostgresqlUserStorage) -> None:
+async def _first_ping(storage: PostgresqlUserStorage, config: DatabaseConfig) -> None:
     try:
-        await storage.ping()
+        async with asyncio.timeout(config.connect_timeout):
+            await storage.ping()
+    except TimeoutError:
+        log.warning("the database has not answered yet; not ready until it has", database=config.name)
     except StorageError as error:
         # What waiting does not mend.
         if isinstance(error, SchemaError) or isinstance(error.__cause__, asyncpg.ClientConfigurationError):

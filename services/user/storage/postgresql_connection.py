@@ -26,11 +26,12 @@ _OTHER_HOST_MAY_DO = (
 )
 """What ends one host's turn. After other errors, as of a wrong password, libpq asks no other host either."""
 
+_KIND = "pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'"
+
 # A pooler has made up the process id that the connection began with: it is not the one that a query runs in.
 # Behind one the setting is for this transaction alone: the session is shared.
-_SETTLE = """
-SELECT pg_backend_pid() <> $1, pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-       set_config('statement_timeout', $2, pg_backend_pid() <> $1)
+_SETTLE = f"""
+SELECT pg_backend_pid() <> $1, {_KIND}, set_config('statement_timeout', $2, pg_backend_pid() <> $1)
 """
 
 _WANTED: dict[str, Callable[[bool, bool], bool]] = {
@@ -85,11 +86,6 @@ class Connector:
         self._is_pooled = False
         """Whether the last connection was."""
 
-    @property
-    def must_write(self) -> bool:
-        """Whether connections are for a database that takes writes."""
-        return self._wanted == "read-write"
-
     async def connect(self) -> Connection:
         """Connect with the database.
 
@@ -111,6 +107,16 @@ class Connector:
                     self._begin_with(host)
                     return connection
         raise _joined(failures)
+
+    async def check(self, connection: Connection) -> None:
+        """Accept a host that is still what was wanted of it when the connection was made.
+
+        Raises:
+            asyncpg.TargetServerAttributeNotMatched: it is not, as a primary that has become a standby.
+
+        """
+        is_standby, is_read_only = await connection.fetchrow(f"SELECT {_KIND}")
+        _check(_passes(self._wanted)[-1], is_standby=is_standby, is_read_only=is_read_only)
 
     def _begin_with(self, host: dict[str, Any]) -> None:
         """Ask the host that was right first from now on: those before it may take their time to fail."""
@@ -170,9 +176,13 @@ class Connector:
             row = await question.fetchrow(connection.get_server_pid(), connection.statement_timeout)
         assert row
         connection.is_pooled, is_standby, is_read_only, _ = row
-        if not _WANTED[wanted](is_standby, is_read_only):
-            kind = "a standby" if is_standby else "read-only" if is_read_only else "a primary"
-            raise asyncpg.TargetServerAttributeNotMatched(f"is {kind}, wanted is {wanted}")
+        _check(wanted, is_standby=is_standby, is_read_only=is_read_only)
+
+
+def _check(wanted: str, *, is_standby: bool, is_read_only: bool) -> None:
+    if not _WANTED[wanted](is_standby, is_read_only):
+        kind = "a standby" if is_standby else "read-only" if is_read_only else "a primary"
+        raise asyncpg.TargetServerAttributeNotMatched(f"the database is {kind}, wanted is {wanted}")
 
 
 def _hosts(url: str) -> list[dict[str, Any]]:

@@ -8,8 +8,6 @@ import asyncpg
 from services.user.storage.postgresql_connection import Connection, Connector
 from services.user.storage.postgresql_schema import check_schema
 
-_READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
-
 
 class Probe:
     """Asks over a connection of its own whether the database can be used.
@@ -18,8 +16,8 @@ class Probe:
 
     Args:
         connector: opens the connection.
-        pool: the connections of calls. They are replaced if the database takes no writes any more, or
-            has closed the probe's: another host may be the primary now.
+        pool: the connections of calls. They are replaced if the database is not of the kind any more that is
+            wanted, as one that takes writes, or has closed the probe's: another host may be it now.
         name: names the database in errors.
 
     """
@@ -38,7 +36,7 @@ class Probe:
         self._close()
 
     async def ask(self) -> None:
-        """Do nothing if the database has this program's schema, and takes writes if it must.
+        """Do nothing if the database has this program's schema, and takes writes if that is wanted.
 
         Raises:
             SchemaError: it has another schema.
@@ -49,8 +47,8 @@ class Probe:
             connection = self._connection = self._connection or await self._connector.connect()
             try:
                 await self._ask(connection)
-            except BaseException:
-                is_lost = connection.is_closed()
+            except BaseException as error:
+                is_lost = connection.is_closed() or isinstance(error, asyncpg.TargetServerAttributeNotMatched)
                 self._close()  # a question that was given up may be under way on it
                 if is_lost:
                     await self.replace_connections()
@@ -59,12 +57,7 @@ class Probe:
     async def _ask(self, connection: Connection) -> None:
         async with connection.statements():
             await check_schema(connection, self._name)
-            is_read_only = await connection.fetchval(_READ_ONLY)
-        if is_read_only and self._connector.must_write:
-            await self.replace_connections()
-            raise asyncpg.ReadOnlySQLTransactionError(
-                "the database takes no writes: it is a standby or read-only"
-            )
+            await self._connector.check(connection)
 
     async def replace_connections(self) -> None:
         """Have each connection replaced before it is used again."""

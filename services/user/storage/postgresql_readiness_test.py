@@ -1,6 +1,7 @@
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
+import asyncpg
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
@@ -57,6 +58,33 @@ async def test_database_that_does_not_answer_any_more(postgresql, postgresql_dat
         with postgresql.paused():
             assert await status(watch) == NOT_SERVING
         assert await status(watch) == SERVING
+
+
+async def test_start_while_the_database_does_not_answer(postgresql, postgresql_database):
+    """A replica that finds a silent database starts, and is ready once there is an answer."""
+    await migrate_storage(postgresql_database)
+    config = postgresql_database.model_copy(update={"connect_timeout": SHORT})
+    async with AsyncExitStack() as stack:
+        with postgresql.paused():
+            storage = await stack.enter_async_context(open_storage(config))
+            watch = await stack.enter_async_context(readiness(storage))
+            assert await status(watch) == NOT_SERVING
+        assert await status(watch) == SERVING
+
+
+async def test_start_while_the_schema_is_locked(postgresql_database):
+    """So does one whose questions wait behind a lock."""
+    await migrate_storage(postgresql_database)
+    config = postgresql_database.model_copy(update={"connect_timeout": SHORT})
+    locking = await asyncpg.connect(config.url)
+    async with AsyncExitStack() as stack:
+        async with locking.transaction():
+            await locking.execute("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+            storage = await stack.enter_async_context(open_storage(config))
+            watch = await stack.enter_async_context(readiness(storage))
+            assert await status(watch) == NOT_SERVING
+        assert await status(watch) == SERVING
+    await locking.close()
 
 
 async def test_database_that_is_down(postgresql, postgresql_database):
