@@ -105,6 +105,8 @@ def settings(overlay: Sequence[Mapping[str, Any]], file: Path) -> dict[str, str]
     file.write_text(config["data"]["config.yaml"])
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     plain = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
+    # The file of a Secret, for a database that has a password.
+    plain.pop("DATABASE_PASSWORD_FILE", None)
     # Where the servers run here, what the tests read of their log, and nobody to send traces to.
     ours = {"CONFIG_FILE": str(file), "LOGGING_FORMAT": "console", "OTEL_RESOURCE_ATTRIBUTES": ""}
     return plain | ours | {"TRACING_ENABLED": "false"}
