@@ -4,6 +4,7 @@ Exit codes: 0 nothing is wrong, 1 problems found, 2 wrong usage.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def _check(file: Path, external: Sequence[External], rules: Iterable[Rule]) -> I
     for rule in rules:
         try:
             yield from rule(manifests)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, re.PatternError) as error:
             raise click.UsageError(
                 f"{file}: a field has a form that {rule.__name__} can't read ({error!r}); "
                 "`kubectl apply --dry-run=server` says which"
