@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -160,12 +161,19 @@ def _check(file: Path, external: Sequence[External], rules: Iterable[Rule]) -> I
 
 def _read(file: Path) -> list[dict[str, object]]:
     try:
-        objects = [each for each in yaml.safe_load_all(file.read_text("utf-8")) if each is not None]
+        documents = [each for each in yaml.safe_load_all(file.read_text("utf-8")) if each is not None]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    # What `kubectl get` prints holds the objects in one.
+    objects = [inner for each in documents for inner in _items(each)]
     if not all(isinstance(each, dict) and isinstance(each.get("kind"), str) for each in objects):
         raise click.UsageError(f"{file}: has a document without kind; name what `kustomize build` printed")
     return objects
+
+
+def _items(document: Any) -> list[Any]:
+    is_list = isinstance(document, dict) and document.get("kind") == "List"
+    return document.get("items") or [] if is_list else [document]
 
 
 def main() -> None:
