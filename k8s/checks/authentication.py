@@ -10,6 +10,7 @@ from k8s.checks.entrances import Entrance, entrances
 from k8s.checks.manifests import Manifest, Manifests, Problem, annotations, find, get, metadata
 from k8s.checks.methods import METHODS
 from k8s.checks.servers import Server, servers
+from k8s.checks.traefik import hosts, needs_host
 
 OPEN = "grpc-on-kubernetes/open-methods"
 """The annotation of a route with the methods that anybody may call: their paths, with spaces between them."""
@@ -27,16 +28,26 @@ _REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 
 _TOKEN = ("subject:", "scope:")
 
+_NGINX = "nginx.ingress.kubernetes.io/"
+_REDIRECTS = {"": "true", "force-": "false"}
+"""What of nginx's two annotations about plaintext holds without them."""
+
 
 def ask_who_calls_from_outside(manifests: Manifests) -> Iterator[Problem]:
     """Each method that a route from outside leads to asks for a credential, or is declared open."""
+    lead_in: set[int] = set()
     for server in servers(manifests):
         found = list(entrances(manifests, server))
+        lead_in |= {id(each.manifest) for each in found}
         for manifest in {id(each.manifest): each.manifest for each in found}.values():
             ways = [each for each in found if each.manifest is manifest]
             declared = annotations(manifest).get(OPEN, "").split()
             yield from _open(manifests, server, ways, declared)
             yield from _declared_for_nothing(manifests, server, ways, declared)
+    for manifest in manifests.objects:
+        if OPEN in annotations(manifest) and id(manifest) not in lead_in:
+            fix = "take it out, or put it on the object that does"
+            yield Problem(manifest, f"metadata.annotations[{OPEN}]", "leads to no server from outside", fix)
 
 
 def _methods(server: Server) -> list[str]:
@@ -93,14 +104,15 @@ def _allowed_as_proxy(
 ) -> str | None:
     """Return why the certificate of the proxy itself is enough, if it is."""
     known = [name for name in allowed if not name.startswith(_TOKEN)]
-    names = _names_of_proxy(manifests, way)
-    proxies = set(map(parse_caller, server.config.server.proxies))
-    if not known or (names and names & proxies):
+    if not known:
         return None
-    if names is None:
+    certificates = _names_of_proxy(manifests, way)
+    if certificates is None:
         return f"it is not said here which certificate the proxy has, and {_shown(known)} may call it"
-    if shared := names & allowed:
-        return f"the proxy itself, {_shown(shared)}, may call it for whoever comes"
+    proxies = set(map(parse_caller, server.config.server.proxies))
+    for names in certificates:  # of several it may show any
+        if not names & proxies and (shared := names & allowed):
+            return f"the proxy itself, {_shown(shared)}, may call it for whoever comes"
     return None
 
 
@@ -108,13 +120,13 @@ def _shown(names: frozenset[str] | list[str]) -> str:
     return " and ".join(sorted(names))
 
 
-def _names_of_proxy(manifests: Manifests, way: Entrance) -> frozenset[str] | None:
-    """Return the SANs that a proxy shows the server, None if they are not known here."""
+def _names_of_proxy(manifests: Manifests, way: Entrance) -> list[frozenset[str]] | None:
+    """Return the SANs of each certificate that a proxy may show the server, None if one is not known."""
     secrets = list(_secrets_of_proxy(manifests, way))
     certificates = {get(each, "spec.secretName"): each for each in manifests.of_kind("Certificate")}
     if not secrets or any(secret not in certificates for secret in secrets):
         return None
-    return frozenset(name for secret in secrets for name in _sans(certificates[secret]))
+    return [frozenset(_sans(certificates[secret])) for secret in secrets]
 
 
 def _secrets_of_proxy(manifests: Manifests, way: Entrance) -> Iterator[str]:
@@ -124,6 +136,9 @@ def _secrets_of_proxy(manifests: Manifests, way: Entrance) -> Iterator[str]:
         case "IngressRoute":
             transport = manifests.named("ServersTransport", way.transport or "", namespace) or {}
             yield from (name for _, name in find(transport, "spec.certificatesSecrets[]"))
+        case "IngressRouteTCP":
+            transport = manifests.named("ServersTransportTCP", way.transport or "", namespace) or {}
+            yield from (name for _, name in find(transport, "spec.tls.certificatesSecrets[]"))
         case "Ingress":
             if name := annotations(way.manifest).get("nginx.ingress.kubernetes.io/proxy-ssl-secret"):
                 yield name.rpartition("/")[2]
@@ -148,32 +163,75 @@ def _asks_for_certificates(manifests: Manifests, way: Entrance) -> bool:
     manifest, namespace = way.manifest, metadata(way.manifest, "namespace")
     match manifest["kind"]:
         case "IngressRoute":
-            options = get(manifest, "spec.tls.options") or {}
-            found = manifests.named(
-                "TLSOption", options.get("name", ""), options.get("namespace") or namespace
-            )
-            return str(get(found or {}, "spec.clientAuth.clientAuthType")) == "RequireAndVerifyClientCert"
+            return _traefik_asks(manifests, way)
         case "Ingress":
-            prefix = "nginx.ingress.kubernetes.io/auth-tls"
-            given = annotations(manifest)
-            verify = given.get(f"{prefix}-verify-client", "on")
-            return f"{prefix}-secret" in given and verify == "on" and bool(manifest["spec"].get("tls"))
+            return _nginx_asks(way)
         case "GRPCRoute" | "HTTPRoute":
             parents = [parent for _, parent in find(manifest, "spec.parentRefs[]")]
-            return bool(parents) and all(_gateway_asks(manifests, parent) for parent in parents)
+            return bool(parents) and all(_gateway_asks(manifests, parent, namespace) for parent in parents)
     return False
 
 
-def _gateway_asks(manifests: Manifests, parent: Manifest) -> bool:
+def _traefik_asks(manifests: Manifests, way: Entrance) -> bool:
+    """Return whether the TLSOption of a route holds for all whom it takes: it does for its hosts alone.
+
+    Where routes of a host have different options, Traefik takes its default ones for all of them.
+    """
+    name, namespace = option = _option(way.manifest)
+    found = manifests.named("TLSOption", name, namespace) or {}
+    if get(found, "spec.clientAuth.clientAuthType") != "RequireAndVerifyClientCert":
+        return False
+    [rule] = [rule for field, rule in find(way.manifest, "spec.routes[]") if field == way.field]
+    routes = [each for each in manifests.of_kind("IngressRoute") if get(each, "spec.tls") is not None]
+    others = [match for each in routes if _option(each) != option for match in _matches(each)]
+    theirs = {host for match in others for host in hosts(match)}
+    return needs_host(rule["match"]) and not hosts(rule["match"]) & theirs
+
+
+def _matches(route: Manifest) -> list[str]:
+    return [match for _, match in find(route, "spec.routes[].match")]
+
+
+def _option(route: Manifest) -> tuple[str, str]:
+    options = get(route, "spec.tls.options") or {}
+    return options.get("name", ""), options.get("namespace") or metadata(route, "namespace")
+
+
+def _nginx_asks(way: Entrance) -> bool:
+    """Return whether nginx asks callers for certificates: it does over TLS, and lets nobody in without."""
+    given = annotations(way.manifest)
+    if f"{_NGINX}auth-tls-secret" not in given or given.get(f"{_NGINX}auth-tls-verify-client", "on") != "on":
+        return False
+    redirects = [given.get(f"{_NGINX}{name}ssl-redirect", default) for name, default in _REDIRECTS.items()]
+    if "true" not in redirects:
+        return False
+    rules = [rule for field, rule in find(way.manifest, "spec.rules[]") if way.field.startswith(f"{field}.")]
+    encrypted = [tls.get("hosts") or [] for _, tls in find(way.manifest, "spec.tls[]")]
+    return any(rule.get("host") in tls or not tls for rule in rules if rule.get("host") for tls in encrypted)
+
+
+def _gateway_asks(manifests: Manifests, parent: Manifest, namespace: str) -> bool:
     """Return whether Envoy Gateway asks callers of a Gateway, or of one listener, for certificates."""
-    for policy in manifests.of_kind("ClientTrafficPolicy"):
-        validation = get(policy, "spec.tls.clientValidation") or {"optional": True}
-        for _, target in find(policy, "spec.targetRefs[]"):
-            section = target.get("sectionName", parent.get("sectionName"))
-            is_it = (target["name"], section) == (parent["name"], parent.get("sectionName"))
-            if is_it and not validation.get("optional"):
-                return True
-    return False
+    gateway = manifests.named("Gateway", parent["name"], parent.get("namespace") or namespace) or {}
+    section = parent.get("sectionName")
+    listeners = [each for _, each in find(gateway, "spec.listeners[]") if section in (None, each["name"])]
+    if any(each.get("protocol") == "HTTP" for each in listeners):
+        return False
+    names = [each["name"] for each in listeners] or [section]
+    return all(_listener_asks(manifests, parent["name"], name) for name in names)
+
+
+def _listener_asks(manifests: Manifests, gateway: str, section: str | None) -> bool:
+    """Return whether the policy of a listener asks for certificates; it replaces that of its Gateway."""
+    policies = [
+        (target.get("sectionName"), get(policy, "spec.tls.clientValidation") or {"optional": True})
+        for policy in manifests.of_kind("ClientTrafficPolicy")
+        for _, target in find(policy, "spec.targetRefs[]")
+        if target["name"] == gateway
+    ]
+    own = [asked for name, asked in policies if name == section]
+    found = own or [asked for name, asked in policies if name is None]
+    return bool(found) and not any(asked.get("optional") for asked in found)
 
 
 def start_with_the_callers_that_they_name(manifests: Manifests) -> Iterator[Problem]:

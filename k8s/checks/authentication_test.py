@@ -23,6 +23,7 @@ METHODS = list(methods.METHODS)
 ANNOTATION = f"metadata.annotations[{OPEN}]"
 ROUTE = "IngressRoute/user-service"
 TRANSPORT = "ServersTransport/user-service"
+NGINX = "nginx.ingress.kubernetes.io/"
 
 
 def found(manifests):
@@ -114,6 +115,35 @@ def test_proxy_with_another_name():
     assert open_methods(changed("prod", names)) == []
 
 
+def test_proxy_with_two_certificates():
+    """Of two certificates a proxy shows either, so both must be a proxy's."""
+    both = ["user-service-client-tls", "user-service-edge-client-tls"]
+    assert len(open_methods(changed("prod", (TRANSPORT, "spec.certificatesSecrets", both)))) == 3
+
+
+@pytest.mark.parametrize(
+    ("secret", "problems"), [("user-service-client-tls", 3), ("user-service-edge-client-tls", 0)]
+)
+def test_proxy_of_connections(secret, problems):
+    """What passes connections on with a certificate of its own is a proxy as well."""
+    manifests = changed("prod")
+    service = {"name": "user-service", "port": "grpc", "tls": True, "serversTransport": "a"}
+    here = {"name": "a", "namespace": "user-service"}
+    routes = [{"match": "HostSNI(`*`)", "services": [service]}]
+    manifests.objects += [
+        {"kind": "IngressRouteTCP", "metadata": here, "spec": {"routes": routes, "tls": {}}},
+        {"kind": "ServersTransportTCP", "metadata": here, "spec": {"tls": {"certificatesSecrets": [secret]}}},
+    ]
+    assert len(found(manifests)) == problems
+
+
+@pytest.mark.parametrize("wrong", ["Service/user-service", "Middleware/user-service-retry"])
+def test_declared_in_the_wrong_place(wrong):
+    """What is declared where nothing leads in is an error: it would open the object once it does."""
+    [problem] = found(changed("prod", (wrong, "metadata.annotations", {OPEN: GET})))
+    assert problem.startswith(f"{wrong}: {ANNOTATION}: leads to no server from outside; take it out")
+
+
 def test_proxy_with_an_unknown_certificate():
     """A certificate that is not here may be on a list."""
     secret = (TRANSPORT, "spec.certificatesSecrets", ["somebody-tls"])
@@ -196,6 +226,51 @@ def test_edge_that_asks_for_certificates(kind, problems):
 
 
 @pytest.mark.parametrize(
+    ("match", "others", "problems"),
+    [
+        ("Host(`a`) && PathPrefix(`/user.`)", "Host(`b`)", 0),
+        ("Host(`a`, `b`)", "Host(`c`)", 0),
+        ("PathPrefix(`/user.`)", "Host(`b`)", 3),
+        ("HostRegexp(`.*`)", "Host(`b`)", 3),
+        ("!Host(`a`)", "Host(`b`)", 3),
+        ("Host(`a`) || PathPrefix(`/user.`)", "Host(`b`)", 3),
+        ("Host(`a`)", "Host(`A`) && PathPrefix(`/other/`)", 3),
+    ],
+)
+def test_hosts_that_certificates_are_asked_for(match, others, problems):
+    """TLS options hold for the hosts of a rule; without one, or where routes differ, the default ones do."""
+    manifests = changed(
+        "traefik",
+        (ROUTE, ANNOTATION, REMOVED),
+        (ROUTE, "spec.tls.options", {"name": "a"}),
+        (ROUTE, "spec.routes.0.match", match),
+    )
+    here = {"namespace": "user-service-trial"}
+    spec = {"clientAuth": {"clientAuthType": "RequireAndVerifyClientCert", "secretNames": ["a"]}}
+    manifests.objects.append({"kind": "TLSOption", "metadata": {"name": "a"} | here, "spec": spec})
+    spec = {"routes": [{"match": others, "services": [{"name": "other"}]}], "tls": {}}
+    manifests.objects.append({"kind": "IngressRoute", "metadata": {"name": "b"} | here, "spec": spec})
+    assert len(found(manifests)) == problems
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (f"metadata.annotations[{NGINX}ssl-redirect]", "false"),
+        ("spec.tls.0.hosts", ["other.example.com"]),
+        ("spec.rules.0.host", REMOVED),
+    ],
+)
+def test_nginx_that_lets_in_without_tls(change):
+    """Where nginx takes calls in plaintext it asks for no certificate."""
+    ingress = "Ingress/user-service"
+    asks = (ingress, f"metadata.annotations[{NGINX}auth-tls-secret]", "a/b")
+    closed = [(ingress, ANNOTATION, REMOVED), asks]
+    assert found(changed("nginx-ingress", *closed)) == []
+    assert len(found(changed("nginx-ingress", *closed, (ingress, *change)))) == 3
+
+
+@pytest.mark.parametrize(
     ("annotations", "problems"),
     [({"auth-tls-secret": "a/b"}, 0), ({"auth-tls-secret": "a/b", "auth-tls-verify-client": "optional"}, 3)],
 )
@@ -223,6 +298,38 @@ def test_gateway_that_asks_for_certificates(tls, problems):
         len(found(changed("gateway-api", (route, ANNOTATION, REMOVED), (policy, "spec.tls", tls))))
         == problems
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "problems"),
+    [
+        (("Gateway/user-service", "spec.listeners.0.protocol", "HTTP"), 3),
+        (("ClientTrafficPolicy/second", "spec.targetRefs.0.sectionName", "grpc"), 3),
+        (("ClientTrafficPolicy/second", "spec.targetRefs.0.sectionName", "other"), 0),
+    ],
+)
+def test_listener_that_asks_nobody(change, problems):
+    """A listener in plaintext, or with a policy of its own, does not ask as its Gateway does."""
+    asked = {"clientValidation": {"caCertificateRefs": [{"name": "a"}]}}
+    manifests = changed(
+        "gateway-api",
+        ("GRPCRoute/user-service", ANNOTATION, REMOVED),
+        ("ClientTrafficPolicy/user-service", "spec.tls", asked),
+    )
+    targets = [{"kind": "Gateway", "name": "user-service", "sectionName": "other"}]
+    metadata = {"name": "second", "namespace": "user-service-trial"}
+    manifests.objects.append(
+        {"kind": "ClientTrafficPolicy", "metadata": metadata, "spec": {"targetRefs": targets}}
+    )
+    title, path, value = change
+    [changed_one] = [
+        each for each in manifests.objects if f"{each['kind']}/{each['metadata']['name']}" == title
+    ]
+    *keys, last = (int(key) if key.isdecimal() else key for key in path.split("."))
+    for key in keys:
+        changed_one = changed_one[key]
+    changed_one[last] = value
+    assert len(found(manifests)) == problems
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,8 @@ _PASSWORD = re.compile(r"://[^\s/:@]*:(?!\$\()[^\s/@]+@")
 def load_configurations(manifests: Manifests) -> Iterator[Problem]:
     """Each configuration is there, and its loader finds no mistake in it."""
     for program in programs(manifests):
-        name = program.environment[CONFIG_FILE]
-        if program.file is None:
-            what = f"{CONFIG_FILE}={name} is in no ConfigMap that is mounted there"
+        if program.path and program.file is None:
+            what = f"{CONFIG_FILE}={program.path} is in no ConfigMap that is mounted there"
             yield Problem(program.pod.workload, f"{program.field}.env", what, "mount one with this key")
         try:
             program.load()

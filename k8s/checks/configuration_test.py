@@ -221,3 +221,56 @@ def test_pools_of_all_pods_fit_the_database():
     most, surge = scaler["spec"]["maxReplicas"], server.pod.workload["spec"]["strategy"]["rollingUpdate"]
     pods = most + surge["maxSurge"] + most // 2
     assert pods * (server.config.database.pool_size + 1) <= 100 - 3, "three are reserved for superusers"
+
+
+VOLUMES = f"{POD}.volumes"
+MOUNTS = f"{PATH}.volumeMounts"
+AT = "/etc/user-service"
+
+
+def names(items=None, key="configMap", **reference):
+    """Return a volume with the ConfigMap, or with some of its keys."""
+    return {"name": "config", key: reference | {"name": CONFIG} | ({"items": items} if items else {})}
+
+
+@pytest.mark.parametrize(
+    ("volume", "mount", "level"),
+    [
+        (names(), {}, "debug"),
+        ({"name": "config", "projected": {"sources": [{"configMap": {"name": CONFIG}}]}}, {}, "debug"),
+        (names(), {"mountPath": f"{AT}/config.yaml", "subPath": "config.yaml"}, "debug"),
+        (names(), {"mountPath": f"{AT}/config.yaml", "subPath": "other.yaml"}, "error"),
+        (names([{"key": "other.yaml", "path": "config.yaml"}]), {}, "error"),
+    ],
+)
+def test_ways_to_mount_a_file(volume, mount, level):
+    """The file that is read is the one that the container will have, whatever the ConfigMap calls it."""
+    manifests = changed(
+        "dev",
+        (DEPLOYMENT, VOLUMES, [volume]),
+        (DEPLOYMENT, MOUNTS, [{"name": "config", "mountPath": AT} | mount]),
+        (f"ConfigMap/{CONFIG}", "data[config.yaml]", "logging: {level: debug}"),
+        (f"ConfigMap/{CONFIG}", "data[other.yaml]", "logging: {level: error}"),
+    )
+    assert texts(configuration.load_configurations, manifests) == []
+    assert [server.config.logging.level for server in servers(manifests)] == [level]
+
+
+@pytest.mark.parametrize(
+    ("container", "level"),
+    [
+        ({"args": ["--config", f"{AT}/config.yaml"]}, "debug"),
+        ({"args": [f"--config={AT}/config.yaml"]}, "debug"),
+        ({"command": ["/app/server", "--config", f"{AT}/config.yaml"]}, "debug"),
+        ({}, "info"),
+    ],
+)
+def test_server_without_the_variable(container, level):
+    """A server is one without CONFIG_FILE as well: it has the file of --config, or the defaults."""
+    manifests = changed(
+        "dev",
+        (DEPLOYMENT, f"{PATH}.env", []),
+        (f"ConfigMap/{CONFIG}", "data[config.yaml]", "logging: {level: debug}"),
+        *((DEPLOYMENT, f"{PATH}.{name}", value) for name, value in container.items()),
+    )
+    assert [server.config.logging.level for server in servers(manifests)] == [level]

@@ -1,6 +1,7 @@
 """The ways by which calls from outside the cluster come to a server."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,14 +11,17 @@ from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifest, Manifests, annotations, find, get, metadata
 from k8s.checks.mesh import istio_routes
 from k8s.checks.servers import Server
-from k8s.checks.traefik import traefik_answers
+from k8s.checks.traefik import middlewares, traefik_answers
 
 type Takes = Callable[[str], bool]
 
-_REWRITES = ("addPrefix", "replacePath", "replacePathRegex", "stripPrefix", "stripPrefixRegex")
-"""Traefik's middlewares behind which a path is another one."""
+_REWRITES = ("addPrefix", "plugin", "replacePath", "replacePathRegex", "stripPrefix", "stripPrefixRegex")
+"""Traefik's middlewares behind which a path is another one, or may be."""
 
-_NGINX_REWRITES = "nginx.ingress.kubernetes.io/rewrite-target"
+_NGINX = "nginx.ingress.kubernetes.io/"
+_NGINX_REWRITES = {
+    f"{_NGINX}{name}" for name in ("configuration-snippet", "rewrite-target", "server-snippet")
+}
 
 _OF_CONNECTIONS = {
     "IngressRouteTCP": "spec.routes[].services[]",
@@ -54,7 +58,10 @@ def entrances(manifests: Manifests, server: Server) -> Iterator[Entrance]:
         leads = partial(_leads, manifests, manifest, namespace, services)
         for field, reference in find(manifest, _OF_CONNECTIONS.get(manifest["kind"], "-")):
             if leads(reference):
-                yield Entrance(manifest, field, _everything, is_proxy=False)
+                transport = reference.get("serversTransport")
+                yield Entrance(
+                    manifest, field, _everything, is_proxy=transport is not None, transport=transport
+                )
         if manifest["kind"] in _ROUTES:
             yield from _ROUTES[manifest["kind"]](manifests, manifest, leads)
 
@@ -102,14 +109,25 @@ def _leads(
     namespace: str,
     services: Mapping[str, Manifest],
     reference: Manifest,
+    *,
+    seen: Sequence[Manifest] = (),
 ) -> bool:
     """Return whether a reference to a Service, or to a TraefikService, is to one of the services."""
-    where = reference.get("namespace") or metadata(manifest, "namespace")
+    where, name = reference.get("namespace") or metadata(manifest, "namespace"), reference.get("name", "")
     if reference.get("kind") != "TraefikService":
-        return where == namespace and reference.get("name") in services
-    found = manifests.named("TraefikService", reference["name"], where)
-    return found is not None and any(
-        _leads(manifests, found, namespace, services, each) for each in _spread_over(found)
+        alias = get(manifests.named("Service", name, where) or {}, "spec.externalName") or ""
+        named = re.fullmatch(r"([^.]+)\.([^.]+)(\.svc(\..*)?)?", alias)
+        return (where == namespace and name in services) or (
+            named is not None and named[2] == namespace and named[1] in services
+        )
+    found = manifests.named("TraefikService", name, where)
+    return (
+        found is not None
+        and found not in seen
+        and any(
+            _leads(manifests, found, namespace, services, each, seen=[*seen, found])
+            for each in _spread_over(found)
+        )
     )
 
 
@@ -132,7 +150,10 @@ def _traefik(manifests: Manifests, route: Manifest, leads: Callable[[Any], bool]
     for field, rule in find(route, "spec.routes[]"):
         for reference in rule.get("services") or []:
             if leads(reference):
-                takes = partial(_traefik_takes, _rewrites(manifests, route, rule), rule.get("match", ""))
+                # Older rules may have patterns in their paths.
+                is_pattern = rule.get("syntax") == "v2" and "{" in rule.get("match", "")
+                rewrites = is_pattern or _rewrites(manifests, route, rule)
+                takes = partial(_traefik_takes, rewrites, rule.get("match", ""))
                 yield Entrance(route, field, takes, transport=reference.get("serversTransport", ""))
 
 
@@ -141,27 +162,31 @@ def _traefik_takes(rewrites: bool, rule: str, path: str) -> bool:  # noqa: FBT00
 
 
 def _rewrites(manifests: Manifests, route: Manifest, rule: Manifest) -> bool:
-    for reference in rule.get("middlewares") or []:
-        where = reference.get("namespace") or metadata(route, "namespace")
-        found = manifests.named("Middleware", reference["name"], where)
-        # One that is not here may do anything; references.py tells of it.
-        if found is None or set(_REWRITES) & set(found.get("spec") or {}):
-            return True
-    return False
+    found = middlewares(manifests, rule.get("middlewares") or [], metadata(route, "namespace"))
+    # One that is not here may do anything; references.py tells of it.
+    return any(spec is None or set(_REWRITES) & set(spec) for spec in found)
 
 
 def _nginx(_: Manifests, ingress: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
     default = get(ingress, "spec.defaultBackend.service")
     if default and leads(default):
         yield Entrance(ingress, "spec.defaultBackend", _everything)
-    rewrites = _NGINX_REWRITES in annotations(ingress)
     for field, path in find(ingress, "spec.rules[].http.paths[]"):
         if leads(get(path, "backend.service") or {}):
-            yield Entrance(ingress, field, partial(_begins, "" if rewrites else path.get("path", "")))
+            yield Entrance(ingress, field, partial(nginx_takes, ingress, path.get("path", "")))
 
 
-def _begins(prefix: str, path: str) -> bool:
-    return path.startswith(prefix)
+def nginx_takes(ingress: Manifest, place: str, path: str) -> bool:
+    """Return whether the path that an Ingress names takes that of a call."""
+    given = annotations(ingress)
+    if _NGINX_REWRITES & given.keys():
+        return True
+    if given.get(f"{_NGINX}use-regex") == "true":
+        try:
+            return re.match(place, path, re.IGNORECASE) is not None
+        except re.PatternError:  # nginx's language is another one
+            return True
+    return path.startswith(place)
 
 
 def _of_gateway(manifests: Manifests, route: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
@@ -170,26 +195,64 @@ def _of_gateway(manifests: Manifests, route: Manifest, leads: Callable[[Any], bo
     if parents and set(parents) == {"Service"}:
         return
     for field, rule in find(route, "spec.rules[]"):
-        if any(map(leads, rule.get("backendRefs") or [])):
+        if any(map(leads, _of_rule(rule))):
             is_grpc = route["kind"] == "GRPCRoute"
-            takes = partial(_grpc_takes, manifests, route, field) if is_grpc else _everything
+            takes = partial(_grpc_takes, manifests, route, field) if is_grpc else partial(_http_takes, rule)
             yield Entrance(route, field, takes)
+
+
+def _of_rule(rule: Manifest) -> Iterator[Manifest]:
+    """Yield what calls are sent to, and what gets copies of them."""
+    for path in ("backendRefs[]", "filters[].requestMirror.backendRef"):
+        yield from (reference for _, reference in find(rule, path))
+    yield from (each for _, each in find(rule, "backendRefs[].filters[].requestMirror.backendRef"))
+
+
+def _http_takes(rule: Manifest, path: str) -> bool:
+    rewrites = "URLRewrite" in [kind for _, kind in find(rule, "filters[].type")]
+    return rewrites or any(_is_at(match.get("path") or {}, path) for match in rule.get("matches") or [{}])
+
+
+def _is_at(place: Manifest, path: str) -> bool:
+    value = place.get("value", "/")
+    match place.get("type", "PathPrefix"):
+        case "Exact":
+            return bool(path == value)
+        case "PathPrefix":
+            return f"{path}/".startswith(f"{value.rstrip('/')}/")
+    return True
 
 
 def _grpc_takes(manifests: Manifests, route: Manifest, field: str, path: str) -> bool:
     return any(taker.route is route and taker.field == field for taker in takers(manifests, path))
 
 
-def _mesh(_: Manifests, service: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
+def _mesh(manifests: Manifests, service: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
     """A VirtualService is from outside if it names a gateway other than the sidecars' own, mesh."""
-    if set(get(service, "spec.gateways") or ["mesh"]) == {"mesh"}:
+    if _is_inside(service) and not any(
+        _delegates(each, service) for each in manifests.of_kind("VirtualService") if not _is_inside(each)
+    ):
         return
     for kind in ("http", "tls", "tcp"):
         takes = partial(_mesh_takes, service) if kind == "http" else _everything
-        for field, destination in find(service, f"spec.{kind}[].route[].destination"):
-            name, _, rest = destination["host"].partition(".")
-            if leads({"name": name, "namespace": rest.split(".")[0]}):
-                yield Entrance(service, field, takes, is_proxy=kind == "http")
+        for place in ("route[].destination", "mirror", "mirrors[].destination"):
+            for field, destination in find(service, f"spec.{kind}[].{place}"):
+                name, _, rest = destination["host"].partition(".")
+                if leads({"name": name, "namespace": rest.split(".")[0]}):
+                    yield Entrance(service, field, takes, is_proxy=kind == "http")
+
+
+def _is_inside(service: Manifest) -> bool:
+    return set(get(service, "spec.gateways") or ["mesh"]) == {"mesh"}
+
+
+def _delegates(service: Manifest, to: Manifest) -> bool:
+    """Return whether a VirtualService leaves some of its calls to another one."""
+    return any(
+        (each["name"], each.get("namespace") or metadata(service, "namespace"))
+        == (metadata(to, "name"), metadata(to, "namespace"))
+        for _, each in find(service, "spec.http[].delegate")
+    )
 
 
 def _mesh_takes(service: Manifest, path: str) -> bool:

@@ -168,3 +168,114 @@ def test_published_service_of_another_port(port, count):
     """A Service that publishes metrics leads to no method."""
     ports = ("Service/user-service", "spec.ports", [{"name": "a", "port": 1, "targetPort": port}])
     assert len(ways(changed("dev", ports, ("Service/user-service", "spec.type", "NodePort")))) == count
+
+
+@pytest.mark.parametrize(
+    "alias", ["user-service.user-service-trial", "user-service.user-service-trial.svc.cluster.local"]
+)
+def test_alias_of_the_service(alias):
+    """A Service elsewhere that is but another name of ours leads in; one of another host does not."""
+    elsewhere = {"name": "alias", "namespace": "elsewhere"}
+    service = {"kind": "Service", "metadata": elsewhere, "spec": {"type": "ExternalName"}}
+    for name, count in ((alias, 1), ("user-service.example.com", 0)):
+        service["spec"]["externalName"] = name
+        found = route(services=[{"name": "alias", "port": 1}]) | {"metadata": elsewhere}
+        assert len(ways(with_objects(service, found))) == count
+
+
+@pytest.mark.parametrize("kind", ["GRPCRoute", "HTTPRoute"])
+@pytest.mark.parametrize("inner", [False, True])
+def test_copies_of_calls(kind, inner):
+    """What gets copies of calls takes calls: they create users, though nobody sees the answers."""
+    copies = {"filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": SERVICE}}]}
+    rule = {"backendRefs": [{"name": "other"} | copies]} if inner else copies
+    assert ways(with_objects({"kind": kind, "spec": {"rules": [rule]}})) == [(f"{kind}/a", {*METHODS})]
+
+
+@pytest.mark.parametrize(
+    "copies",
+    [{"mirror": {"host": "user-service"}}, {"mirrors": [{"destination": {"host": "user-service"}}]}],
+)
+def test_copies_in_a_mesh(copies):
+    """So it is with a VirtualService."""
+    spec = {"gateways": ["a"], "http": [{"route": [{"destination": {"host": "other"}}]} | copies]}
+    found = ways(with_objects({"kind": "VirtualService", "spec": spec}))
+    assert found == [("VirtualService/a", {*METHODS})]
+
+
+@pytest.mark.parametrize(("gateways", "count"), [(["outside"], 3), (["mesh"], 0)])
+def test_virtual_service_that_is_left_to(gateways, count):
+    """A VirtualService to which one of a gateway leaves its calls leads in as well."""
+    manifests = changed("istio")
+    spec = {"gateways": gateways, "http": [{"delegate": {"name": "user-service"}}]}
+    outer = {"kind": "VirtualService", "metadata": {"name": "outer"} | HERE, "spec": spec}
+    manifests.objects.append(outer)
+    assert len(ways(manifests)) == count
+
+
+def test_paths_in_any_case():
+    """A rule with ignoreUriCase takes the path of the method however it is written."""
+    match = {"uri": {"exact": GET.upper()}, "ignoreUriCase": True}
+    http = [{"match": [match], "route": [{"destination": {"host": "user-service"}}]}]
+    spec = {"gateways": ["a"], "http": http}
+    assert ways(with_objects({"kind": "VirtualService", "spec": spec})) == [("VirtualService/a", {GET})]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "path", "expected"),
+    [
+        ({"use-regex": "true"}, "/user[.].*/GetUser", {GET}),
+        ({"use-regex": "true"}, "/USER.*", {*METHODS}),
+        ({"use-regex": "true"}, "/other/(", {*METHODS}),
+        ({}, "/user[.].*", set()),
+        ({"configuration-snippet": "rewrite ^/a(.*)$ $1 break;"}, "/a/", {*METHODS}),
+    ],
+)
+def test_paths_of_nginx(annotations, path, expected):
+    """Patterns take what they match; what changes paths, or what nobody can read, takes everything."""
+    given = {f"nginx.ingress.kubernetes.io/{name}": value for name, value in annotations.items()}
+    manifests = changed(
+        "nginx-ingress",
+        ("Ingress/user-service", "metadata.annotations", given),
+        ("Ingress/user-service", "spec.rules.0.http.paths.0.path", path),
+    )
+    assert ways(manifests) == [("Ingress/user-service", expected)]
+
+
+@pytest.mark.parametrize(
+    "spec", [{"plugin": {"a": {}}}, {"chain": {"middlewares": [{"name": "chain"}, {"name": "strip"}]}}]
+)
+def test_middlewares_that_may_rewrite(spec):
+    """A chain does what is in it, and a plugin anything."""
+    strip = {"kind": "Middleware", "metadata": {"name": "strip"} | HERE, "spec": {"stripPrefix": {}}}
+    middleware = {"kind": "Middleware", "metadata": {"name": "chain"} | HERE, "spec": spec}
+    found = route("PathPrefix(`/a/`)", middlewares=[{"name": "chain"}])
+    assert ways(with_objects(found, strip, middleware)) == [("IngressRoute/a", {*METHODS})]
+
+
+def test_pattern_in_a_path():
+    """Rules in the language of Traefik 2 may have patterns in their paths."""
+    found = route("Path(`/{service}/{method}`)", syntax="v2")
+    assert ways(with_objects(found)) == [("IngressRoute/a", {*METHODS})]
+
+
+def test_services_in_a_circle():
+    """TraefikServices that name each other lead nowhere."""
+    spec = {"weighted": {"services": [{"name": "a", "kind": "TraefikService"}]}}
+    circle = {"kind": "TraefikService", "spec": spec}
+    assert ways(with_objects(circle, route(services=[{"name": "a", "kind": "TraefikService"}]))) == []
+
+
+@pytest.mark.parametrize(
+    ("match", "expected"),
+    [
+        ({"path": {"type": "Exact", "value": GET}}, {GET}),
+        ({"path": {"type": "PathPrefix", "value": "/user.UserService"}}, {*METHODS}),
+        ({"path": {"type": "PathPrefix", "value": "/grpc.health.v1.Health"}}, set()),
+        ({"headers": [{"name": "a", "value": "b"}]}, {*METHODS}),
+    ],
+)
+def test_paths_of_an_http_route(match, expected):
+    """A rule takes the paths that it names."""
+    spec = {"rules": [{"matches": [match], "backendRefs": [SERVICE]}]}
+    assert ways(with_objects({"kind": "HTTPRoute", "spec": spec})) == [("HTTPRoute/a", expected)]

@@ -28,7 +28,12 @@ def takers(manifests: Manifests, path: str) -> Iterator[Taker]:
         most = max((_specificity(match, path) for match in matches if not _is_pattern(match)), default=0)
         for field, rule in rules:
             if any(_specificity(match, path) >= max(most, 0) for match in _matches(rule)):
-                yield Taker(route, field, list(_policies(manifests, _targets(route, rule))))
+                yield Taker(route, field, policies(manifests, route, rule))
+
+
+def policies(manifests: Manifests, route: Manifest, rule: Manifest) -> list[Manifest]:
+    """Return the BackendTrafficPolicies that hold for a rule of a route, the most specific one first."""
+    return list(_policies(manifests, _targets(route, rule)))
 
 
 def _matches(rule: Manifest) -> list[Manifest]:
@@ -62,7 +67,7 @@ def _same(wanted: Manifest, key: str, value: str) -> bool:
 
 
 def _targets(route: Manifest, rule: Manifest) -> list[_Target]:
-    own = ("GRPCRoute", metadata(route, "name"))
+    own = (route["kind"], metadata(route, "name"))
     gateways = [name for _, name in find(route, "spec.parentRefs[].name")]
     return [(*own, rule.get("name")), (*own, None), *(("Gateway", name, None) for name in gateways)]
 

@@ -4,8 +4,10 @@ Exit codes: 0 nothing is wrong, 1 problems found, 2 wrong usage.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -150,7 +152,7 @@ def _check(file: Path, external: Sequence[External], rules: Iterable[Rule]) -> I
     for rule in rules:
         try:
             yield from rule(manifests)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, re.PatternError) as error:
             raise click.UsageError(
                 f"{file}: a field has a form that {rule.__name__} can't read ({error!r}); "
                 "`kubectl apply --dry-run=server` says which"
@@ -159,12 +161,19 @@ def _check(file: Path, external: Sequence[External], rules: Iterable[Rule]) -> I
 
 def _read(file: Path) -> list[dict[str, object]]:
     try:
-        objects = [each for each in yaml.safe_load_all(file.read_text("utf-8")) if each is not None]
+        documents = [each for each in yaml.safe_load_all(file.read_text("utf-8")) if each is not None]
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise click.UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    # What `kubectl get` prints holds the objects in one.
+    objects = [inner for each in documents for inner in _items(each)]
     if not all(isinstance(each, dict) and isinstance(each.get("kind"), str) for each in objects):
         raise click.UsageError(f"{file}: has a document without kind; name what `kustomize build` printed")
     return objects
+
+
+def _items(document: Any) -> list[Any]:
+    is_list = isinstance(document, dict) and document.get("kind") == "List"
+    return document.get("items") or [] if is_list else [document]
 
 
 def main() -> None:

@@ -47,6 +47,25 @@ def test_problems_of_several_files(file, tmp_path):
     )
 
 
+def test_list(file):
+    """What is in a List is seen as if it were alone."""
+    service = {"kind": "Service", "metadata": {"name": "a"}, "spec": {"selector": {"app": "b"}}}
+    write(file, {"apiVersion": "v1", "kind": "List", "items": [service]})
+    code, output = lint(file)
+    assert (code, "Service/a: spec.selector" in output) == (1, True)
+
+
+@pytest.mark.parametrize("rule", ["Host(`a`) &&", "PathPrefix(`/`"])
+def test_rule_that_cannot_be_read(file, rule):
+    """A rule of Traefik's that ends too early is told as wrong usage."""
+    objects = copy.deepcopy(rendered.load("traefik"))
+    [route] = [each for each in objects if each["kind"] == "IngressRoute"]
+    route["spec"]["routes"][0]["match"] = rule
+    write(file, *objects)
+    code, output = lint(file)
+    assert (code, "is no rule of Traefik's" in output) == (2, True)
+
+
 def test_settings_that_are_no_yaml(file):
     """A broken config.yaml is one problem more, and ends no other check."""
     objects = copy.deepcopy(rendered.load("dev"))

@@ -21,10 +21,12 @@ def istio_routes(virtual_service: Manifest, path: str) -> Iterator[tuple[str, Ma
 
 def _answers(match: Manifest, path: str) -> set[bool]:
     uri = match.get("uri") or {"prefix": ""}
+    if match.get("ignoreUriCase") and "regex" not in uri:
+        uri, path = {kind: value.lower() for kind, value in uri.items()}, path.lower()
     takes = (
         uri.get("exact") == path
         or ("prefix" in uri and path.startswith(uri["prefix"]))
         or ("regex" in uri and re.fullmatch(uri["regex"], path) is not None)
     )
-    other_conditions = match.keys() - {"uri", "name"}
+    other_conditions = match.keys() - {"uri", "name", "ignoreUriCase"}
     return ({True, False} if other_conditions else _CERTAIN) if takes else {False}

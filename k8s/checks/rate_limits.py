@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from k8s.checks.entrances import Entrance, entrances
-from k8s.checks.gateways import takers
-from k8s.checks.manifests import Manifest, Manifests, Problem, annotations, find, metadata
+from k8s.checks.gateways import policies
+from k8s.checks.manifests import Manifests, Problem, annotations, find, get, metadata
 from k8s.checks.methods import METHODS
 from k8s.checks.servers import servers
+from k8s.checks.traefik import middlewares
 
 _NGINX = ("nginx.ingress.kubernetes.io/limit-rps", "nginx.ingress.kubernetes.io/limit-rpm")
 
@@ -22,40 +23,38 @@ def limit_calls_from_outside(manifests: Manifests) -> Iterator[Problem]:
 
 
 def _by_traefik(manifests: Manifests, way: Entrance) -> bool:
-    names = (found for field, found in find(way.manifest, "spec.routes[]") if field == way.field)
-    references = [each for rule in names for each in rule.get("middlewares") or []]
-    return any("rateLimit" in _spec(_middleware(manifests, way, each)) for each in references)
-
-
-def _middleware(manifests: Manifests, way: Entrance, reference: Manifest) -> Manifest | None:
-    namespace = reference.get("namespace") or metadata(way.manifest, "namespace")
-    return manifests.named("Middleware", reference["name"], namespace)
-
-
-def _spec(manifest: Manifest | None) -> Manifest:
-    return (manifest or {}).get("spec") or {}
+    rules = (found for field, found in find(way.manifest, "spec.routes[]") if field == way.field)
+    references = [each for rule in rules for each in rule.get("middlewares") or []]
+    found = middlewares(manifests, references, metadata(way.manifest, "namespace"))
+    return any(
+        # 0 is no limit; of a header, callers choose whose calls are counted.
+        get(spec or {}, "rateLimit.average")
+        and not get(spec or {}, "rateLimit.sourceCriterion.requestHeaderName")
+        for spec in found
+    )
 
 
 def _by_nginx(_: Manifests, way: Entrance) -> bool:
-    given = annotations(way.manifest)
-    return any(given.get(name, "0") != "0" for name in _NGINX)
+    values = [annotations(way.manifest).get(name, "") for name in _NGINX]
+    return any(value.isdecimal() and int(value) > 0 for value in values)
 
 
 def _by_envoy(manifests: Manifests, way: Entrance) -> bool:
-    found = [
-        taker
-        for path in METHODS
-        for taker in takers(manifests, path)
-        if taker.route is way.manifest and taker.field == way.field
-    ]
-    return all(any("rateLimit" in policy["spec"] for policy in taker.policies) for taker in found)
+    rules = [rule for field, rule in find(way.manifest, "spec.rules[]") if field == way.field]
+    return all(
+        any(policy["spec"].get("rateLimit") for policy in policies(manifests, way.manifest, rule))
+        for rule in rules
+    )
 
+
+_OF_GATEWAY = (
+    _by_envoy,
+    "add rateLimit to the BackendTrafficPolicy of the Gateway, and merge others with it",
+)
 
 _LIMITED = {
-    "GRPCRoute": (
-        _by_envoy,
-        "add rateLimit to the BackendTrafficPolicy of the Gateway, and merge others with it",
-    ),
+    "GRPCRoute": _OF_GATEWAY,
+    "HTTPRoute": _OF_GATEWAY,
     "Ingress": (_by_nginx, f"add the annotation {_NGINX[0]}"),
     "IngressRoute": (_by_traefik, "add a Middleware with rateLimit to its middlewares"),
 }

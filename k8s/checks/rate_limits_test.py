@@ -5,6 +5,7 @@ from k8s.checks.testing import REMOVED, changed, texts
 
 NGINX = "metadata.annotations[nginx.ingress.kubernetes.io/limit-rps]"
 OF_GATEWAY = ("BackendTrafficPolicy/user-service", "spec.rateLimit", REMOVED)
+BY_HEADER = {"requestHeaderName": "x-user"}
 REPLACES = ("BackendTrafficPolicy/user-service-list-users", "spec.mergeType", REMOVED)
 
 
@@ -20,6 +21,9 @@ REPLACES = ("BackendTrafficPolicy/user-service-list-users", "spec.mergeType", RE
         ("traefik", ("Middleware/user-service-rate-limit", "spec", {"compress": {}}), 1),
         ("nginx-ingress", ("Ingress/user-service", NGINX, REMOVED), 1),
         ("nginx-ingress", ("Ingress/user-service", NGINX, "0"), 1),
+        ("nginx-ingress", ("Ingress/user-service", NGINX, "many"), 1),
+        ("prod", ("Middleware/user-service-rate-limit", "spec.rateLimit.average", 0), 1),
+        ("prod", ("Middleware/user-service-rate-limit", "spec.rateLimit.sourceCriterion", BY_HEADER), 1),
         ("gateway-api", OF_GATEWAY, 3),
         ("gateway-api", REPLACES, 1),
     ],
@@ -36,3 +40,24 @@ def test_route_of_no_method():
     rule = ("IngressRoute/user-service", "spec.routes.0.match", "PathPrefix(`/grpc.health.v1.Health/`)")
     alone = ("IngressRoute/user-service", "spec.routes.0.middlewares", REMOVED)
     assert texts(limit_calls_from_outside, changed("prod", rule, alone)) == []
+
+
+def test_limit_in_a_chain():
+    """A chain of middlewares limits as those in it do."""
+    manifests = changed("prod", ("IngressRoute/user-service", "spec.routes.0.middlewares", [{"name": "all"}]))
+    metadata = {"name": "all", "namespace": "user-service"}
+    spec = {"chain": {"middlewares": [{"name": "user-service-rate-limit"}]}}
+    manifests.objects.append({"kind": "Middleware", "metadata": metadata, "spec": spec})
+    assert texts(limit_calls_from_outside, manifests) == []
+
+
+@pytest.mark.parametrize(("limit", "count"), [({"type": "Local"}, 0), (REMOVED, 1)])
+def test_http_route(limit, count):
+    """An HTTPRoute has its limit as a GRPCRoute does."""
+    manifests = changed("gateway-api", ("BackendTrafficPolicy/user-service", "spec.rateLimit", limit))
+    manifests.objects = [each for each in manifests.objects if each["kind"] != "GRPCRoute"]
+    parents = [{"name": "user-service", "sectionName": "grpc"}]
+    spec = {"parentRefs": parents, "rules": [{"backendRefs": [{"name": "user-service", "port": 50051}]}]}
+    metadata = {"name": "user-service", "namespace": "user-service-trial"}
+    manifests.objects.append({"kind": "HTTPRoute", "metadata": metadata, "spec": spec})
+    assert len(texts(limit_calls_from_outside, manifests)) == count

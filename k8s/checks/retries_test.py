@@ -130,7 +130,9 @@ def test_rules_of_traefik(rule, answers):
     assert traefik_answers(rule, CREATE) == answers
 
 
-@pytest.mark.parametrize("rule", ["Path(`/a`) and Path(`/b`)", "Path(`/a`) Path(`/b`)", "Path(/a)"])
+@pytest.mark.parametrize(
+    "rule", ["Path(`/a`) and Path(`/b`)", "Path(`/a`) Path(`/b`)", "Path(/a)", "Path(`/a`) &&", "!", ""]
+)
 def test_rules_that_traefik_would_not_read(rule):
     """What is no rule is refused by its text."""
     with pytest.raises(ValueError, match="is no rule of Traefik's"):

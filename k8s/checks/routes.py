@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from k8s.checks.backends import leading_to
+from k8s.checks.entrances import nginx_takes
 from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifest, Manifests, Problem, find, get, metadata
 from k8s.checks.mesh import istio_routes
@@ -40,7 +41,8 @@ def _traefik(_: Manifests, route: Manifest, path: str) -> bool:
 
 
 def _nginx(_: Manifests, ingress: Manifest, path: str) -> bool:
-    return any(path.startswith(prefix) for _, prefix in find(ingress, "spec.rules[].http.paths[].path"))
+    places = [place for _, place in find(ingress, "spec.rules[].http.paths[].path")]
+    return any(nginx_takes(ingress, place, path) for place in places)
 
 
 def _gateway(manifests: Manifests, route: Manifest, path: str) -> bool:

@@ -17,6 +17,11 @@ type Environment = Mapping[str, str | None]
 CONFIG_FILE = f"{UserServiceConfig.env_prefix}CONFIG_FILE"
 """The variable that names a program's file."""
 
+_IMAGE = re.compile(r"(?:.*/)?user-service(?:[:@].*)?")
+"""Of our programs, which may go without a file: they have the defaults then."""
+
+_OPTION = "--config"
+
 
 @dataclass(frozen=True)
 class Program:
@@ -27,8 +32,10 @@ class Program:
     """Where the container is, in its workload."""
     container: Manifest
     environment: Environment
+    path: str | None
+    """Of its configuration file, None if it has none."""
     file: tuple[Manifest, str] | None
-    """The ConfigMap and the key in it that CONFIG_FILE names, if they are here."""
+    """The ConfigMap and the key in it that are at the path, if they are here."""
 
     def load(self) -> UserServiceConfig:
         """Return the configuration in effect; what only the cluster knows has its default.
@@ -91,13 +98,26 @@ class Server:
 
 
 def programs(manifests: Manifests) -> Iterator[Program]:
-    """Yield each container that is told of a configuration file."""
+    """Yield each container that is told of a configuration file, or that has our image."""
     for pod in manifests.pods:
         for field, container in pod.containers:
             environment = _environment(manifests, pod, container)
-            if file := environment.get(CONFIG_FILE):
-                place = _config_map_at(manifests, pod, container, file)
-                yield Program(pod, field, container, environment, place)
+            path = _argument(container, environment) or environment.get(CONFIG_FILE)
+            if path or _IMAGE.fullmatch(container.get("image", "")):
+                place = _config_map_at(manifests, pod, container, path) if path else None
+                yield Program(pod, field, container, environment, path, place)
+
+
+def _argument(container: Manifest, environment: Environment) -> str | None:
+    """Return what --config names, which goes before the variable."""
+    given = [*(container.get("command") or []), *(container.get("args") or [])]
+    arguments = [_expand(str(each), environment) for each in given]
+    for number, argument in enumerate(arguments):
+        if argument == _OPTION:
+            return next(iter(arguments[number + 1 :]), None)
+        if argument.startswith(f"{_OPTION}="):
+            return argument.removeprefix(f"{_OPTION}=")
+    return None
 
 
 def servers(manifests: Manifests) -> Iterator[Server]:
@@ -121,12 +141,35 @@ def volume_at(pod: Pod, container: Manifest, path: str) -> tuple[str, Manifest] 
 def _config_map_at(
     manifests: Manifests, pod: Pod, container: Manifest, file: str
 ) -> tuple[Manifest, str] | None:
-    path = PurePosixPath(file)
-    if (found := volume_at(pod, container, str(path.parent))) is None:
+    """Return the ConfigMap and the key in it that are mounted as a file."""
+    mounts = [each for each in container.get("volumeMounts") or [] if _inside(each, file) is not None]
+    if not mounts:
         return None
-    name = get(found[1], "configMap.name")
-    config_map = manifests.named("ConfigMap", name, metadata(pod.workload, "namespace"))
-    return (config_map, path.name) if config_map and path.name in content(config_map) else None
+    mount = max(mounts, key=lambda each: len(PurePosixPath(each["mountPath"]).parts))  # it hides the others
+    for _, volume in pod.find("spec.volumes[]"):
+        for source in [volume, *(get(volume, "projected.sources") or [])]:
+            if volume["name"] == mount["name"] and (reference := source.get("configMap")):
+                namespace = metadata(pod.workload, "namespace")
+                found = manifests.named("ConfigMap", reference["name"], namespace)
+                key = _key_at(reference, _inside(mount, file))
+                if found and key in content(found):
+                    return found, key
+    return None
+
+
+def _inside(mount: Manifest, file: str) -> str | None:
+    """Return where in a volume a file is, None if it is not in it."""
+    path, place = PurePosixPath(file), PurePosixPath(mount["mountPath"])
+    if not path.is_relative_to(place):
+        return None
+    return str(PurePosixPath(mount.get("subPath", "")) / path.relative_to(place))
+
+
+def _key_at(reference: Manifest, path: str | None) -> str | None:
+    """Return the key that a volume has at a path: that of this name, unless it says otherwise."""
+    if items := reference.get("items"):
+        return next((item["key"] for item in items if item["path"] == path), None)
+    return path
 
 
 def _environment(manifests: Manifests, pod: Pod, container: Manifest) -> Environment:

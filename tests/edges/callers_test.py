@@ -143,6 +143,26 @@ async def test_rate_limit(name, tmp_path):
         assert codes.count(CODE.OK) >= 100
 
 
+@pytest.mark.parametrize("name", EDGES)
+async def test_forged_addresses(name, tmp_path):
+    """Who says to be somebody else with each call is limited all the same."""
+    async with published(name, tmp_path, authentication=True) as edge:
+        places = asyncio.Semaphore(AT_A_TIME)
+
+        async def get(number):
+            address = f"198.51.{number // 250}.{number % 250}"
+            names = ("x-forwarded-for", "x-real-ip", "x-envoy-external-address", "true-client-ip")
+            metadata = [(name, address) for name in names] + [("forwarded", f"for={address}")]
+            async with places:
+                call = UserServiceStub(edge.channel).GetUser(
+                    pb.GetUserRequest(id=NOBODY), metadata=metadata, timeout=25
+                )
+                return await call.code()
+
+        codes = await asyncio.gather(*map(get, range(CALLS)))
+        assert {*codes} == {CODE.UNAUTHENTICATED, CODE.UNAVAILABLE}
+
+
 @asynccontextmanager
 async def from_another_address(port):
     """Yield a port from which connections go on to `port`, as if from another machine."""

@@ -60,6 +60,8 @@ def _listener(objects: Sequence[Object], host: Object, certificate: Path) -> Obj
     [manager] = result["filter_chains"][0]["filters"]
     manager["typed_config"]["route_config"]["ignore_port_in_host_matching"] = True
     manager["typed_config"]["http_filters"].insert(0, rate_limit.FILTER)
+    # Or callers would say by x-forwarded-for whose calls are counted.
+    manager["typed_config"]["use_remote_address"] = True
     result["filter_chains"][0] |= {
         "filter_chain_match": {"server_names": [asked["hostname"]]},
         "transport_socket": {"name": "tls", "typed_config": _tls(certificate)},
