@@ -38,6 +38,13 @@ def test_pages_say_what_it_means_where_to_look_and_what_to_do(name):
     assert all(len(part.split()) > 5 for part in parts[2::2])
 
 
+def test_commands_ask_for_all_lines_of_several_pods():
+    """With a selector kubectl shows ten lines of a pod, whatever --since says, unless --tail is there."""
+    commands = re.findall(r"^ {4}k logs --selector .*", DOCUMENT, re.MULTILINE)
+    assert commands
+    assert [each for each in commands if " --tail " not in each] == []
+
+
 def test_pages_name_panels_that_are_there():
     """What is set in italics is a panel of the dashboard, or what a log says."""
     titles = {panel["title"] for panel in dashboard(PROD)["panels"]}
