@@ -1,5 +1,6 @@
 import asyncio
 import time
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -80,6 +81,24 @@ async def test_address_moves_to_the_standby():
                 await load.until_acknowledged(200)
                 assert time.monotonic() - began < RECOVERED_FROM_SILENCE
             await assert_nothing_lost(load, "PostgreSQL: address moved", "postgresql", server.target)
+
+
+async def test_primary_hangs():
+    """It keeps its connections, all of a pool, and answers on none of them any more."""
+    with running_postgresql() as postgresql, running_standby(postgresql) as standby, ExitStack() as hanging:
+        migrate(postgresql.url)
+        await execute(postgresql.url, "ALTER SYSTEM SET synchronous_standby_names = '*'", RELOAD)
+        with running_server(hosts(postgresql.url, standby.url)) as server:
+            load = Load()
+            async with load.running(server.target):
+                await load.until_acknowledged(200)
+                hanging.enter_context(postgresql.paused())
+                await load.until_failed(CREATORS)
+                await asyncio.to_thread(standby.promote)
+                began = time.monotonic()
+                await load.until_acknowledged(200)
+                assert time.monotonic() - began < RECOVERED_FROM_SILENCE
+            await assert_nothing_lost(load, "PostgreSQL: hangs", "postgresql", server.target)
 
 
 async def test_primary_that_takes_no_writes_any_more(postgresql_url):

@@ -75,6 +75,9 @@ WHERE NOT EXISTS (
 
 _BEFORE_ALL = uuid.UUID(int=0)
 
+_FIRST_ANSWER = 2.0
+"""Seconds that the first connection may take to answer before the service starts without."""
+
 _CLOSING = 1.0
 """Seconds for the pool to close once nobody uses it: a part of what a process has after its drain."""
 
@@ -96,7 +99,7 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
     patient = Connector(config, statement_timeout=None)
     async with _pool(config) as pool, Probe(patient, pool, config.name) as probe:
         storage = PostgresqlUserStorage(pool, probe, config)
-        await _first_ping(storage, config)
+        await _first_ping(storage, config.connect_timeout + _FIRST_ANSWER)
         yield storage
 
 
@@ -121,12 +124,13 @@ async def _pool(config: DatabaseConfig) -> AsyncIterator[asyncpg.Pool]:
                 await pool.close()
 
 
-async def _first_ping(storage: PostgresqlUserStorage, config: DatabaseConfig) -> None:
+async def _first_ping(storage: PostgresqlUserStorage, patience: float) -> None:
+    """Say what is wrong with the database, but begin to serve, which liveness needs, whatever it is."""
     try:
-        async with asyncio.timeout(config.connect_timeout):
+        async with asyncio.timeout(patience):
             await storage.ping()
     except TimeoutError:
-        log.warning("the database has not answered yet; not ready until it has", database=config.name)
+        log.warning("the database does not answer yet; not ready until it does", seconds=patience)
     except StorageError as error:
         # What waiting does not mend.
         if isinstance(error, SchemaError) or isinstance(error.__cause__, asyncpg.ClientConfigurationError):
@@ -259,7 +263,13 @@ class PostgresqlUserStorage(UserStorage):
         try:
             yield connection
         finally:
-            await self._pool.release(connection)
+            try:
+                await self._pool.release(connection)
+            except TimeoutError:
+                # The host does not even answer that a statement is given up. If it hangs, so do the other
+                # connections, which would be found out one by one; another host may be the primary now.
+                await self._pool.expire_connections()
+                raise
 
     @asynccontextmanager
     async def _failures(self) -> AsyncIterator[None]:

@@ -165,7 +165,7 @@ class Connector:
         except ValueError:
             # Of a parameter, a host's name, ...: it may quote a secret.
             raise asyncpg.ClientConfigurationError(
-                "the URL has a host or parameter that can't be used"
+                "the URL, or PGHOST, PGPORT, ..., has a host, port or parameter that can't be used"
             ) from None
         return connection
 
@@ -193,7 +193,7 @@ def _hosts(url: str) -> list[dict[str, Any]]:
 
 def _host(text: str) -> dict[str, Any]:
     host, _, port = re.sub(r":([0-9]*)$", r"|\1", text).partition("|")
-    return {"host": unquote(host.strip("[]")), "port": int(port or os.environ.get("PGPORT", "5432"))}
+    return {"host": unquote(host.strip("[]")), "port": port or os.environ.get("PGPORT") or "5432"}
 
 
 def _wanted(url: str) -> str:
@@ -222,4 +222,6 @@ def explain(error: Exception) -> str:
     """Return one of FAILURES in words."""
     if isinstance(error, TimeoutError):
         return "took longer than database.connect_timeout or database.statement_timeout"
+    if isinstance(error, asyncpg.PostgresError):
+        return str(error.args[0])  # without its detail, which quotes rows
     return str(error) or type(error).__name__

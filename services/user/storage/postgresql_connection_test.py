@@ -4,10 +4,11 @@ import time
 import uuid
 
 import asyncpg
+import pytest
 
 from services.user.config import DatabaseConfig
 from services.user.idempotency import IdempotencyKey
-from services.user.storage import UserStorage, migrate_storage, open_storage
+from services.user.storage import StorageError, UserStorage, migrate_storage, open_storage
 from services.user.testing_pgbouncer import running_pgbouncer
 from services.user.users import User, new_user
 
@@ -53,3 +54,19 @@ async def test_host_that_says_nothing_costs_its_time_once(postgresql, postgresql
             began = time.monotonic()
             await asyncio.gather(*[storage.page(None, 1) for _ in range(5)])
             assert time.monotonic() - began < 1.5
+
+
+async def test_default_port_of_several_hosts(postgresql, postgresql_database, monkeypatch):
+    """PGPORT may be empty, which is none, or what Kubernetes makes of a Service with that name."""
+    await migrate_storage(postgresql_database)
+    url = postgresql.url.replace("/users", ",127.0.0.1/users")
+    monkeypatch.setenv("PGPORT", "")
+    async with open_storage(DatabaseConfig(url=url)) as storage:
+        await storage.page(None, 1)
+    monkeypatch.setenv("PGPORT", "tcp://10.0.0.1:5432")
+    config = DatabaseConfig(url="postgresql://postgres@127.0.0.1,localhost/users")
+    with pytest.raises(StorageError, match="PGPORT"):
+        async with open_storage(config):
+            pass
+    with pytest.raises(StorageError, match="PGPORT"):
+        await migrate_storage(config)

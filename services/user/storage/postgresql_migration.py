@@ -155,7 +155,7 @@ class _Migration:
     async def _read(self) -> schema.Schema | None:
         # An error would end the transaction.
         is_there = await self._connection.fetchval("SELECT to_regclass('alembic_version') IS NOT NULL")
-        return await read_schema(self._connection) if is_there else None
+        return await read_schema(self._connection, self._config.name) if is_there else None
 
     def _plan(self, found: schema.Schema | None) -> list[Step]:
         """Return what is to be done, once it is sure that it may be."""

@@ -150,6 +150,8 @@ async def test_nobody_lets_a_migration_have_its_lock(migrated):
 async def test_scripts_share_the_patience(postgresql_database, monkeypatch):
     """What the first script has waited, the second does not wait once more: the Job has one deadline."""
     ready = asyncio.Event()
+    async with connected(postgresql_database.url) as connection:
+        await connection.execute("CREATE TABLE users ()")  # which the first script does not come to
 
     async def blocked(_connection: asyncpg.Connection, _statement: str, _migration: str) -> None:
         if not ready.is_set():

@@ -44,6 +44,10 @@ class Probe:
 
         """
         async with self._turn:
+            if self._connection and self._connection.is_closed():
+                # While it was idle, for which the database or a pooler may have a limit. Or it is gone:
+                # then a new connection fails, or leads to another host.
+                await self.replace_connections()
             connection = self._connection = self._connection or await self._connector.connect()
             try:
                 await self._ask(connection)

@@ -6,8 +6,9 @@ import asyncpg
 
 from services.user.storage import SchemaError, schema
 
-# The row as a whole: whether or not it has the column oldest_program yet.
-_READ = "SELECT to_jsonb(alembic_version) FROM alembic_version"
+# Each row as a whole: whether or not it has the column oldest_program yet. The users are not touched: what
+# locks them would have all who ask this wait.
+_READ = "SELECT to_jsonb(alembic_version), to_regclass('users') IS NOT NULL FROM alembic_version"
 
 
 async def check_schema(connection: asyncpg.Connection, name: str) -> None:
@@ -20,7 +21,7 @@ async def check_schema(connection: asyncpg.Connection, name: str) -> None:
 
     """
     check_encoding(connection, name)
-    schema.check(await read_schema(connection), name)
+    schema.check(await read_schema(connection, name), name)
 
 
 def check_encoding(connection: asyncpg.Connection, name: str) -> None:
@@ -30,10 +31,16 @@ def check_encoding(connection: asyncpg.Connection, name: str) -> None:
         raise SchemaError(f"{name}: the database's encoding is {encoding}; create it with ENCODING 'UTF8'")
 
 
-async def read_schema(connection: asyncpg.Connection) -> schema.Schema | None:
-    """Return what the database says of its schema, None if it was never migrated."""
+async def read_schema(connection: asyncpg.Connection, name: str) -> schema.Schema | None:
+    """Return what the database says of its schema, None if it was never migrated.
+
+    Raises:
+        StorageError: what it says is not of this service's database.
+
+    """
     try:
-        row = await connection.fetchval(_READ)
+        rows = await connection.fetch(_READ)
     except asyncpg.UndefinedTableError:
         return None
-    return schema.of_row(json.loads(row)) if row else None
+    has_users = all(has_users for _, has_users in rows)
+    return schema.of_rows([json.loads(row) for row, _ in rows], name, has_users=has_users)

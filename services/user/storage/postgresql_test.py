@@ -264,3 +264,49 @@ async def test_unknown_target_session_attrs(attributes):
         async with open_storage(config):
             pass
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("DELETE FROM alembic_version", "alembic_version has no row"),
+        ("INSERT INTO alembic_version VALUES ('0001', NULL)", "another program"),
+        ("ALTER TABLE alembic_version RENAME version_num TO x", "another program"),
+        ("DROP TABLE users", "no table users"),
+    ],
+)
+async def test_alembic_version_that_is_not_as_we_leave_it(database, change, reason):
+    """It says what schema the database has, or whose it is: readiness and `migrate` tell."""
+    async with open_storage(database) as storage:
+        async with administrator(database) as admin:
+            await admin.execute(change)
+        with pytest.raises(StorageError, match=reason):
+            await storage.ping()
+    with pytest.raises(StorageError, match=reason):
+        await migrate_storage(database)
+
+
+async def test_idle_connection_of_the_probe_that_was_closed(database):
+    """Databases and poolers have limits for it; that is no failure."""
+    async with open_storage(database) as storage, administrator(database) as admin:
+        await storage.ping()
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'user-service'"
+        )
+        await until(lambda: _is_zero(service_connections(admin)))
+        await asyncio.sleep(0.1)  # until the end of the connection is here
+        await storage.ping()
+
+
+async def _is_zero(count) -> bool:
+    return await count == 0
+
+
+async def test_rows_are_not_in_errors(database):
+    """The log is not to have names and addresses, which PostgreSQL says in details."""
+    async with open_storage(database) as storage:
+        async with administrator(database) as admin:
+            await admin.execute("ALTER TABLE users ADD CHECK (name <> 'Ada')")
+        with pytest.raises(StorageError, match="check constraint") as caught:
+            await storage.create(new_user("Ada", "ada@example.com"))
+    assert "ada@" not in str(caught.value)

@@ -3,10 +3,10 @@
 A database says two things: which schema it has, and the oldest schema whose programs still work with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from services.user.storage import NotMigratedError, SchemaError
+from services.user.storage import NotMigratedError, SchemaError, StorageError
 
 VERSION = "0002"
 """The last revision in migrations/versions. Each is larger than the one before, as text too."""
@@ -26,9 +26,30 @@ class Schema(NamedTuple):
         return self.version == program or (self.oldest_program or self.version) <= program
 
 
-def of_row(row: Mapping[str, str | None]) -> Schema:
-    """Return what a row of alembic_version says, in which the column oldest_program may be missing."""
-    return Schema(str(row["version_num"]), row.get("oldest_program"))
+def of_rows(rows: Sequence[Mapping[str, str | None]], where: str, *, has_users: bool) -> Schema:
+    """Return what alembic_version says, in which the column oldest_program may be missing.
+
+    Other programs have a table of this name, too.
+
+    Args:
+        rows: those of the table.
+        where: names the database in errors.
+        has_users: whether there is something with the name `users` beside it.
+
+    Raises:
+        StorageError: there is no row (yet: a backup may be on its way back), or no users.
+        SchemaError: it is another program's.
+
+    """
+    if not rows:
+        raise StorageError(f"{where}: alembic_version has no row, which says what schema the database has")
+    if len(rows) > 1 or not rows[0].get("version_num"):
+        raise SchemaError(f"{where}: is the database of another program, by what alembic_version has in it")
+    if not has_users:
+        raise StorageError(
+            f"{where}: there is alembic_version but no table users: it is another program's, or incomplete"
+        )
+    return Schema(str(rows[0]["version_num"]), rows[0].get("oldest_program"))
 
 
 def check(found: Schema | None, where: str) -> None:

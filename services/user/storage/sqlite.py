@@ -161,19 +161,22 @@ def _check_for_damage(connection: sqlite3.Connection) -> None:
 
 
 def _schema(connection: sqlite3.Connection, path: Path) -> schema.Schema | None:
-    tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    query = "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')"
+    tables = [name for (name,) in connection.execute(query)]
     if "alembic_version" in tables:
-        return _read_schema(connection)
+        return _read_schema(connection, path, has_users="users" in tables)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if tables and version != _VERSION_BEFORE_MIGRATIONS:
         raise SchemaError(f"{path}: is the database of another program; it has the table {tables[0]!a}")
     return None
 
 
-def _read_schema(connection: sqlite3.Connection) -> schema.Schema:
+def _read_schema(connection: sqlite3.Connection, path: Path, *, has_users: bool) -> schema.Schema:
     cursor = connection.execute("SELECT * FROM alembic_version")
     names = [column for column, *_ in cursor.description]
-    return schema.of_row(dict(zip(names, cursor.fetchone(), strict=True)))
+    return schema.of_rows(
+        [dict(zip(names, row, strict=True)) for row in cursor], str(path), has_users=has_users
+    )
 
 
 class SqliteUserStorage(UserStorage):
@@ -208,7 +211,8 @@ class SqliteUserStorage(UserStorage):
     async def ping(self) -> None:
         await self._select(_PING)
         # A later program may have migrated the file meanwhile.
-        schema.check(await self._reads.run(_read_schema), str(self._path))
+        found = await self._reads.run(lambda sqlite: _read_schema(sqlite, self._path, has_users=True))
+        schema.check(found, str(self._path))
 
     async def _select(self, sql: str, *parameters: object) -> list[User]:
         return await self._reads.run(

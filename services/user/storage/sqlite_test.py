@@ -61,6 +61,31 @@ async def test_database_of_another_program_is_refused(path):
         assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("invoices",)]
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("DELETE FROM alembic_version", "alembic_version has no row"),
+        ("INSERT INTO alembic_version VALUES ('0001', NULL)", "another program"),
+        ("UPDATE alembic_version SET version_num = ''", "another program"),
+        ("DROP TABLE users", "no table users"),
+    ],
+)
+async def test_alembic_version_that_is_not_as_we_leave_it(path, change, reason):
+    """It says what schema the file has, or whose the file is: the error tells."""
+    async with opened(path):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute(change)
+    assert reason in await refused(path)
+
+
+async def test_view_with_the_name_of_our_table(path):
+    """The first script makes its table unless it is there; a view is not it."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE VIEW users AS SELECT 1")
+    assert "another program" in await refused(path)
+
+
 async def test_locked_database_is_an_error_of_the_storage(path):
     """A write that another process blocks for too long fails, and the next one works."""
     ada = new_user("Ada", "ada@example.com")
