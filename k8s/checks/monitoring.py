@@ -15,6 +15,7 @@ _VARIABLES = {"$namespace": "user-service", "$pod": ".*"}
 EXTERNAL = {
     "kube_deployment_spec_replicas",
     "kube_horizontalpodautoscaler_spec_max_replicas",
+    "kube_horizontalpodautoscaler_spec_min_replicas",
     "kube_horizontalpodautoscaler_status_desired_replicas",
     "kube_job_failed",
     "kube_job_status_active",
