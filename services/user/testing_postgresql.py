@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, override
@@ -114,13 +114,11 @@ class PostgreSQL:
     def paused(self) -> Iterator[None]:
         """Have it neither answer nor refuse anything for the block, as on a machine that is overloaded."""
         pids = self._processes()
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        _signal(pids, signal.SIGSTOP)
         try:
             yield
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            _signal(pids, signal.SIGCONT)
 
     def new_database(self) -> None:
         """Replace the database `users` by an empty one, whoever is connected."""
@@ -205,6 +203,12 @@ def _binaries() -> Path:
     if not installed:
         pytest.skip("needs PostgreSQL's server (Debian: postgresql)")
     return max(installed, key=lambda folder: int(folder.parent.name))
+
+
+def _signal(pids: Iterable[int], signum: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # a backend may end by itself
+            os.kill(pid, signum)
 
 
 def _killed(pid: int) -> int | None:
