@@ -170,7 +170,9 @@ class Keys:
         failure = reason, self._source.version
         if failure != self._failure:
             reason = excerpt(reason, _REASON_LENGTH)
-            log.error("keys of tokens can't be read, the last ones stay in use", reason=reason)
+            consequence = "the last ones stay in use" if self.current else "no token can be checked"
+            event = f"keys of tokens can't be read, {consequence}"
+            log.error(event, reason=reason)
         self._failure = failure
 
 

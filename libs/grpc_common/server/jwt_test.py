@@ -431,18 +431,26 @@ async def test_issuer_that_fails(jwks_server, issuer, answer, reason):
 async def test_issuer_that_is_away_at_the_start(jwks_server, issuer):
     """The server starts, says UNAVAILABLE to tokens and serves others, until the issuer is back."""
     jwks_server.status = 503
-    async with serving(config(jwks_server.url, {ECHO: ["subject:ada"]})) as channel:
-        jwks_server.body = b"{}"
-        assert (await outcome(channel, method="/test.Echo/Open"))[0] is CODE.OK
-        assert await outcome(channel, issuer.token()) == (
-            CODE.UNAVAILABLE,
-            "the keys of bearer tokens are not known yet",
-        )
-        jwks_server.status, jwks_server.body = 200, issuer.jwks()
-        end = time.monotonic() + 30
-        while (await outcome(channel, issuer.token()))[0] is not CODE.OK:
-            assert time.monotonic() < end
-            await asyncio.sleep(0.1)
+    with capture_logs() as logs:
+        async with serving(config(jwks_server.url, {ECHO: ["subject:ada"]})) as channel:
+            await served_without_keys(jwks_server, channel, issuer)
+    (line,) = {line["event"] for line in logs if line["log_level"] == "error"}
+    assert line == "keys of tokens can't be read, no token can be checked"
+
+
+async def served_without_keys(jwks_server, channel, issuer):
+    """Call a server that has no keys, until it has them."""
+    jwks_server.body = b"{}"
+    assert (await outcome(channel, method="/test.Echo/Open"))[0] is CODE.OK
+    assert await outcome(channel, issuer.token()) == (
+        CODE.UNAVAILABLE,
+        "the keys of bearer tokens are not known yet",
+    )
+    jwks_server.status, jwks_server.body = 200, issuer.jwks()
+    end = time.monotonic() + 30
+    while (await outcome(channel, issuer.token()))[0] is not CODE.OK:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.1)
 
 
 class Dripping:
