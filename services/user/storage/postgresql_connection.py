@@ -187,8 +187,25 @@ def _check(wanted: str, *, is_standby: bool, is_read_only: bool) -> None:
 
 def _hosts(url: str) -> list[dict[str, Any]]:
     """Return the host and port of each host in a URL as asyncpg's arguments; none are for asyncpg to find."""
-    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    parts = urlsplit(url)
+    in_front = parts.netloc.rpartition("@")[2]
+    if not in_front:
+        return _hosts_elsewhere(parse_qs(parts.query))
+    hosts = in_front.split(",")
     return [_host(host) for host in hosts] if len(hosts) > 1 else [{}]
+
+
+def _hosts_elsewhere(parameters: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Return those of the parameters or variables, one or as many ports as hosts."""
+    hosts, ports = (
+        parameters.get(name, [os.environ.get(f"PG{name.upper()}", "")])[-1].split(",")
+        for name in ("host", "port")
+    )
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if len(hosts) == 1 or len(ports) != len(hosts):
+        return [{}]
+    return [{"host": host, "port": port or "5432"} for host, port in zip(hosts, ports, strict=True)]
 
 
 def _host(text: str) -> dict[str, Any]:

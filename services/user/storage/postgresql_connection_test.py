@@ -2,6 +2,7 @@ import asyncio
 import socket
 import time
 import uuid
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -70,3 +71,21 @@ async def test_default_port_of_several_hosts(postgresql, postgresql_database, mo
             pass
     with pytest.raises(StorageError, match="PGPORT"):
         await migrate_storage(config)
+
+
+@pytest.mark.parametrize("where", ["parameters", "variables"])
+async def test_several_hosts_that_are_not_in_front(postgresql, postgresql_database, monkeypatch, where):
+    """Each has its turn, as libpq gives it one, wherever they are named."""
+    await migrate_storage(postgresql_database)
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        ports = f"{black_hole.getsockname()[1]},{urlsplit(postgresql.url).port}"
+        hosts = "127.0.0.1,localhost"
+        url = "postgresql://postgres@/users"
+        if where == "parameters":
+            url += f"?host={hosts}&port={ports}"
+        else:
+            monkeypatch.setenv("PGHOST", hosts)
+            monkeypatch.setenv("PGPORT", ports)
+        async with open_storage(DatabaseConfig(url=url, connect_timeout=4)) as storage:
+            await storage.ping()
+            await storage.page(None, 1)
