@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -51,6 +51,11 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
 
     is_pooled: bool
     statement_timeout: str
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 (asyncpg's)
+        """Close it, without a goodbye if the database does not answer; the pool looks at no error of it."""
+        with suppress(TimeoutError):
+            await super().close(timeout=timeout)
 
     @asynccontextmanager
     async def statements(self) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ import pytest
 from services.user.config import DatabaseConfig
 from services.user.idempotency import IdempotencyKey
 from services.user.storage import StorageError, UserStorage, migrate_storage, open_storage
+from services.user.storage.postgresql_connection import Connector
 from services.user.testing_pgbouncer import running_pgbouncer
 from services.user.users import User, new_user
 
@@ -89,3 +90,11 @@ async def test_several_hosts_that_are_not_in_front(postgresql, postgresql_databa
         async with open_storage(DatabaseConfig(url=url, connect_timeout=4)) as storage:
             await storage.ping()
             await storage.page(None, 1)
+
+
+async def test_connection_to_a_host_that_hangs_is_closed(postgresql, postgresql_database):
+    """The pool closes those that are replaced in tasks whose errors would be tracebacks in the log."""
+    connection = await Connector(postgresql_database, None).connect()
+    with postgresql.paused():
+        await connection.close(timeout=0.1)
+    assert connection.is_closed()
