@@ -1,9 +1,13 @@
 import asyncio
+import uuid
 
 import asyncpg
+import grpc
 import pytest
+from user import user_service_pb2 as pb
+from user.user_service_pb2_grpc import UserServiceStub
 
-from tests.faults.load import CREATORS, Load, assert_nothing_lost
+from tests.faults.load import CREATORS, RECOVERY, Load, assert_nothing_lost
 from tests.faults.proxy import ANSWER, STATEMENT, server_behind_proxy
 from tests.programs import running_server
 
@@ -66,3 +70,20 @@ async def test_pool_exhausted(postgresql_url: str):
             await load.until_acknowledged(100)
         await connection.close()
         await assert_nothing_lost(load, "pool exhausted", "postgresql", server.target)
+
+
+async def test_deadlines_shorter_than_connecting(postgresql_url: str):
+    """Callers who wait for less time than a new connection takes are served once one was made."""
+    async with (
+        server_behind_proxy(postgresql_url) as (server, proxy),
+        grpc.aio.insecure_channel(server.target) as channel,
+    ):
+        stub = UserServiceStub(channel)
+        proxy.delay = 0.02
+        proxy.cut()
+        codes = []
+        async with asyncio.timeout(RECOVERY):
+            while grpc.StatusCode.NOT_FOUND not in codes:
+                call = stub.GetUser(pb.GetUserRequest(id=str(uuid.uuid7())), timeout=0.15)
+                codes.append(await call.code())
+        assert grpc.StatusCode.DEADLINE_EXCEEDED in codes

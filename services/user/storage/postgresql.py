@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, override
+from typing import override
 
 import asyncpg
 import structlog
@@ -23,6 +23,7 @@ from services.user.storage import (
     UserStorage,
 )
 from services.user.storage.batches import Batches
+from services.user.storage.postgresql_connecting import Connecting
 from services.user.storage.postgresql_connection import FAILURES, Connection, Connector, explain
 from services.user.storage.postgresql_metrics import ACQUIRE_SECONDS, shown
 from services.user.storage.postgresql_probe import Probe
@@ -105,18 +106,19 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
 
 @asynccontextmanager
 async def _pool(config: DatabaseConfig) -> AsyncIterator[asyncpg.Pool]:
-    connector = Connector(config, config.statement_timeout)
-
-    async def connect(*_dsn: Any, **_settings: Any) -> Connection:
-        return await connector.connect()
-
+    connecting = Connecting(Connector(config, config.statement_timeout))
     pool = asyncpg.create_pool(
-        min_size=0, max_size=config.pool_size, connection_class=Connection, connect=connect, reset=_keep
+        min_size=0,
+        max_size=config.pool_size,
+        connection_class=Connection,
+        connect=connecting.connect,
+        reset=_keep,
     )
     await pool
     try:
-        with shown(pool):
-            yield pool
+        async with connecting.running():
+            with shown(pool):
+                yield pool
     finally:
         # What does not close in time is terminated.
         with suppress(TimeoutError):
