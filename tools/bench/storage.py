@@ -68,7 +68,7 @@ async def _measure(connection_class: type[storage.Connection], count: int, secon
         connections = [
             await stack.enter_async_context(connection_class(path, BUSY_TIMEOUT)) for _ in range(count)
         ]
-        users = storage.SqliteUserStorage(reads=connections[0], writes=connections[-1])
+        users = storage.SqliteUserStorage(connections[0], connections[-1], path)
         return await _load(users, seconds)
 
 
