@@ -128,7 +128,7 @@ async def test_calls_pass_while_a_migration_waits(migrated, tmp_path):
         async with transaction(migrated.url, "LOCK TABLE users IN ACCESS SHARE MODE") as pid:
             log = await migration.until_logged("tries=2")
             who = rf"blocked_by='pid {pid} \(postgres, report, idle in transaction, for \d+ s\)'"
-            assert re.search(rf"a migration waits for a lock +{who} migration=0003 seconds=0\.5", log)
+            assert re.search(rf"a migration waits for a lock +{who} migration=0003 seconds=\d", log)
             assert re.search(rf"a migration tries again +{who} migration=0003 .*reason='got no lock'", log)
             # It is behind the migration, if this waits at the moment; a call's deadline is some seconds.
             await client.execute(USER, "eve@example.com", timeout=3)
