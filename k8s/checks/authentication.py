@@ -7,6 +7,7 @@ from grpc_common.config.callers import San, SanKind, parse_caller
 from grpc_common.server.authentication import access
 from grpc_common.server.authorization import Authorizer
 from k8s.checks.entrances import Entrance, entrances
+from k8s.checks.gateways import listeners
 from k8s.checks.manifests import Manifest, Manifests, Problem, annotations, find, get, metadata
 from k8s.checks.methods import METHODS
 from k8s.checks.servers import Server, servers
@@ -140,7 +141,7 @@ def _secrets_of_proxy(manifests: Manifests, way: Entrance) -> Iterator[str]:
             transport = manifests.named("ServersTransportTCP", way.transport or "", namespace) or {}
             yield from (name for _, name in find(transport, "spec.tls.certificatesSecrets[]"))
         case "Ingress":
-            if name := annotations(way.manifest).get("nginx.ingress.kubernetes.io/proxy-ssl-secret"):
+            if name := annotations(way.manifest).get(f"{_NGINX}proxy-ssl-secret"):
                 yield name.rpartition("/")[2]
         case "GRPCRoute" | "HTTPRoute":
             for proxy in manifests.of_kind("EnvoyProxy"):
@@ -160,15 +161,14 @@ def _sans(certificate: Manifest) -> Iterator[str]:
 
 def _asks_for_certificates(manifests: Manifests, way: Entrance) -> bool:
     """Return whether the proxy itself refuses whoever has no certificate."""
-    manifest, namespace = way.manifest, metadata(way.manifest, "namespace")
-    match manifest["kind"]:
+    match way.manifest["kind"]:
         case "IngressRoute":
             return _traefik_asks(manifests, way)
         case "Ingress":
             return _nginx_asks(way)
         case "GRPCRoute" | "HTTPRoute":
-            parents = [parent for _, parent in find(manifest, "spec.parentRefs[]")]
-            return bool(parents) and all(_gateway_asks(manifests, parent, namespace) for parent in parents)
+            parents = [parent for _, parent in find(way.manifest, "spec.parentRefs[]")]
+            return bool(parents) and all(_gateway_asks(manifests, way.manifest, each) for each in parents)
     return False
 
 
@@ -210,14 +210,12 @@ def _nginx_asks(way: Entrance) -> bool:
     return any(rule.get("host") in tls or not tls for rule in rules if rule.get("host") for tls in encrypted)
 
 
-def _gateway_asks(manifests: Manifests, parent: Manifest, namespace: str) -> bool:
+def _gateway_asks(manifests: Manifests, route: Manifest, parent: Manifest) -> bool:
     """Return whether Envoy Gateway asks callers of a Gateway, or of one listener, for certificates."""
-    gateway = manifests.named("Gateway", parent["name"], parent.get("namespace") or namespace) or {}
-    section = parent.get("sectionName")
-    listeners = [each for _, each in find(gateway, "spec.listeners[]") if section in (None, each["name"])]
-    if any(each.get("protocol") == "HTTP" for each in listeners):
+    found = listeners(manifests, route, parent)
+    if any(each.get("protocol") == "HTTP" for each in found):
         return False
-    names = [each["name"] for each in listeners] or [section]
+    names = [each["name"] for each in found] or [parent.get("sectionName")]
     return all(_listener_asks(manifests, parent["name"], name) for name in names)
 
 

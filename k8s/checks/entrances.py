@@ -10,7 +10,8 @@ from grpc_common.config.sections import ListenConfig
 from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifest, Manifests, annotations, find, get, metadata
 from k8s.checks.mesh import istio_routes
-from k8s.checks.servers import Server
+from k8s.checks.methods import METHODS
+from k8s.checks.servers import Server, servers
 from k8s.checks.traefik import middlewares, traefik_answers
 
 type Takes = Callable[[str], bool]
@@ -64,6 +65,12 @@ def entrances(manifests: Manifests, server: Server) -> Iterator[Entrance]:
                 )
         if manifest["kind"] in _ROUTES:
             yield from _ROUTES[manifest["kind"]](manifests, manifest, leads)
+
+
+def ways_to_methods(manifests: Manifests) -> Iterator[Entrance]:
+    """Yield each entrance to a server by which calls come to a method of the service."""
+    for server in servers(manifests):
+        yield from (way for way in entrances(manifests, server) if any(map(way.takes, METHODS)))
 
 
 def _ports(server: Server) -> set[str | int]:

@@ -36,6 +36,14 @@ def policies(manifests: Manifests, route: Manifest, rule: Manifest) -> list[Mani
     return list(_policies(manifests, _targets(route, rule)))
 
 
+def listeners(manifests: Manifests, route: Manifest, parent: Manifest) -> list[Manifest]:
+    """Return the listeners that a route names by one of its parentRefs."""
+    where = parent.get("namespace") or metadata(route, "namespace")
+    gateway = manifests.named("Gateway", parent.get("name", ""), where) or {}
+    named = parent.get("sectionName")
+    return [each for _, each in find(gateway, "spec.listeners[]") if named in (None, each.get("name"))]
+
+
 def _matches(rule: Manifest) -> list[Manifest]:
     return rule.get("matches") or [{}]
 

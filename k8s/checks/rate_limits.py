@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 
-from k8s.checks.entrances import Entrance, entrances
+from k8s.checks.entrances import Entrance, ways_to_methods
 from k8s.checks.gateways import policies
 from k8s.checks.manifests import Manifests, Problem, annotations, find, get, metadata
-from k8s.checks.methods import METHODS
-from k8s.checks.servers import servers
 from k8s.checks.traefik import middlewares
 
 _NGINX = ("nginx.ingress.kubernetes.io/limit-rps", "nginx.ingress.kubernetes.io/limit-rpm")
@@ -14,12 +12,11 @@ _NGINX = ("nginx.ingress.kubernetes.io/limit-rps", "nginx.ingress.kubernetes.io/
 
 def limit_calls_from_outside(manifests: Manifests) -> Iterator[Problem]:
     """Each route of Traefik, nginx and Gateway API that takes a method has a rate limit."""
-    for server in servers(manifests):
-        for way in entrances(manifests, server):
-            if way.manifest["kind"] in _LIMITED and any(map(way.takes, METHODS)):
-                is_limited, fix = _LIMITED[way.manifest["kind"]]
-                if not is_limited(manifests, way):
-                    yield Problem(way.manifest, way.field, "nothing limits how often one may call", fix)
+    for way in ways_to_methods(manifests):
+        if way.manifest["kind"] in _LIMITED:
+            is_limited, fix = _LIMITED[way.manifest["kind"]]
+            if not is_limited(manifests, way):
+                yield Problem(way.manifest, way.field, "nothing limits how often one may call", fix)
 
 
 def _by_traefik(manifests: Manifests, way: Entrance) -> bool:
