@@ -57,8 +57,9 @@ def steps(dialect: str, found: str | None, *, folder: Path = _MIGRATIONS) -> lis
         folder: with the folder `versions`, in which the scripts are.
 
     """
-    later = [script for script in _scripts(folder) if found is None or script.revision > found]
-    return [_step(dialect, script, _mark(folder, script.revision)) for script in later]
+    scripts = _scripts(folder)
+    later = [script for script in scripts if found is None or script.revision > found]
+    return [_step(dialect, script, _mark(scripts, script.revision)) for script in later]
 
 
 def add_mark(found: str) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ def add_mark(found: str) -> tuple[str, ...]:
 
     Those are for one of the time when no program asked for it.
     """
-    mark = _mark(_MIGRATIONS, found)
+    mark = _mark(_scripts(_MIGRATIONS), found)
     return (
         "ALTER TABLE alembic_version ADD COLUMN oldest_program VARCHAR(32)",
         f"UPDATE alembic_version SET oldest_program = '{mark}'",  # noqa: S608
@@ -94,10 +95,10 @@ def _scripts(folder: Path) -> list[Script]:
     return list(reversed(list(ScriptDirectory(str(folder)).walk_revisions())))
 
 
-def _mark(folder: Path, version: str) -> str:
+def _mark(scripts: list[Script], version: str) -> str:
     """Return the oldest program that works with a database of a version."""
-    scripts = [script for script in _scripts(folder) if script.revision <= version]
-    declared = [getattr(script.module, "oldest_program", None) for script in scripts]
+    applied = [script for script in scripts if script.revision <= version]
+    declared = [getattr(script.module, "oldest_program", None) for script in applied]
     return str(max([scripts[0].revision, *filter(None, declared)]))
 
 
