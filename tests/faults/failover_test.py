@@ -1,6 +1,7 @@
 import asyncio
 import time
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -8,7 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from services.user.testing_postgresql import running_postgresql, running_standby
+from services.user.testing_postgresql import PostgreSQL, Standby, running_postgresql, running_standby
 from tests.faults.conftest import migrate
 from tests.faults.load import CREATORS, Load, assert_nothing_lost, until_readiness
 from tests.faults.proxy import server_behind_proxy
@@ -16,7 +17,6 @@ from tests.programs import running_server
 
 RECOVERED = 5.0
 """Seconds after the promotion within which users are created again, on a busy machine."""
-
 
 RECOVERED_FROM_SILENCE = 15.0
 """The same where the old server says nothing: calls find out by their deadlines."""
@@ -45,11 +45,18 @@ async def execute(url: str, *statements: str) -> None:
     await connection.close()
 
 
-async def test_standby_takes_over():
-    """The primary dies, the standby is promoted, and all acknowledged users are there and come again."""
+@asynccontextmanager
+async def synchronous_pair() -> AsyncIterator[tuple[PostgreSQL, Standby]]:
+    """Run a primary with the tables, and a standby that has each user before anybody hears of it."""
     with running_postgresql() as postgresql, running_standby(postgresql) as standby:
         migrate(postgresql.url)
         await execute(postgresql.url, "ALTER SYSTEM SET synchronous_standby_names = '*'", RELOAD)
+        yield postgresql, standby
+
+
+async def test_standby_takes_over():
+    """The primary dies, the standby is promoted, and all acknowledged users are there and come again."""
+    async with synchronous_pair() as (postgresql, standby):
         with running_server(hosts(standby.url, postgresql.url)) as server:
             load = Load()
             async with load.running(server.target):
@@ -65,30 +72,28 @@ async def test_standby_takes_over():
 
 async def test_address_moves_to_the_standby():
     """The same behind one address, whose old server says nothing any more but is not closed either."""
-    with running_postgresql() as postgresql, running_standby(postgresql) as standby:
-        migrate(postgresql.url)
-        await execute(postgresql.url, "ALTER SYSTEM SET synchronous_standby_names = '*'", RELOAD)
-        async with server_behind_proxy(postgresql.url) as (server, proxy):
-            load = Load()
-            async with load.running(server.target):
-                await load.until_acknowledged(200)
-                proxy.silence()
-                await load.until_failed(CREATORS)
-                await asyncio.to_thread(standby.promote)
-                proxy.move_to(port_of(standby.url))
-                proxy.resume()
-                began = time.monotonic()
-                await load.until_acknowledged(200)
-                assert time.monotonic() - began < RECOVERED_FROM_SILENCE
-            await assert_nothing_lost(load, "PostgreSQL: address moved", "postgresql", server.target)
+    async with (
+        synchronous_pair() as (postgresql, standby),
+        server_behind_proxy(postgresql.url) as (server, proxy),
+    ):
+        load = Load()
+        async with load.running(server.target):
+            await load.until_acknowledged(200)
+            proxy.silence()
+            await load.until_failed(CREATORS)
+            await asyncio.to_thread(standby.promote)
+            proxy.move_to(port_of(standby.url))
+            proxy.resume()
+            began = time.monotonic()
+            await load.until_acknowledged(200)
+            assert time.monotonic() - began < RECOVERED_FROM_SILENCE
+        await assert_nothing_lost(load, "PostgreSQL: address moved", "postgresql", server.target)
 
 
 async def test_primary_hangs():
     """It keeps its connections, all of a pool, and answers on none of them any more."""
-    with running_postgresql() as postgresql, running_standby(postgresql) as standby, ExitStack() as hanging:
-        migrate(postgresql.url)
-        await execute(postgresql.url, "ALTER SYSTEM SET synchronous_standby_names = '*'", RELOAD)
-        with running_server(hosts(postgresql.url, standby.url)) as server:
+    async with synchronous_pair() as (postgresql, standby):
+        with ExitStack() as hanging, running_server(hosts(postgresql.url, standby.url)) as server:
             load = Load()
             async with load.running(server.target):
                 await load.until_acknowledged(200)
