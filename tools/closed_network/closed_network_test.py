@@ -190,6 +190,15 @@ def test_root_is_read_only(root):
     assert "Read-only file system" in result.stderr
 
 
+def test_settings_of_debian_are_not_read(root):
+    """Bazel gets this repository's settings alone: Debian's name an option that every call would warn of."""
+    rc = root / "etc/bazel/bazelrc"
+    rc.parent.mkdir(exist_ok=True)
+    rc.write_text("build --host_javabase=@local_jdk//:jdk\n")
+    assert enter(root, "cat /etc/bazel/bazelrc").stdout == ""
+    assert rc.read_text() != ""
+
+
 def test_the_rest_is_the_machine(root, tmp_path):
     """The working directory, temporary files and processes are those of the machine."""
     assert enter(root, f"pwd; echo written >{tmp_path}/file; echo $PPID").stdout.split() == [
