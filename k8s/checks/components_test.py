@@ -65,7 +65,7 @@ def test_component_that_no_overlay_has(name, files):
 
 
 def test_no_file_addresses_a_container_by_its_place():
-    """Meshes and policies put containers before ours: each patch and replacement names the one that it means."""
+    """Meshes put containers before ours: each patch and replacement names the one that it means."""
     found = [
         f"{file}: {match.group()}"
         for folder in ("base", "components", "overlays")
@@ -103,3 +103,9 @@ def test_sidecar_before_the_server(name, files):
     assert injected
     assert all(each == INJECTED for each in injected)
     assert after == before
+
+
+def test_no_replacement_is_written_twice():
+    """Where the namespace goes is said once, whatever number of overlays have it."""
+    files = [each for each in Path("k8s").glob("*/**/*.yaml") if each.parts[1] in ("components", "overlays")]
+    assert sum(file.read_text().count("- spec.dnsNames.1\n") for file in files) == 1
