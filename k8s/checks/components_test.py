@@ -7,7 +7,7 @@ import yaml
 from k8s.checks.kustomize import build, compose, copy_files
 from k8s.checks.lint import RULES
 from k8s.checks.schemas import NEWEST, OLDEST, validate
-from k8s.checks.testing import texts
+from k8s.checks.testing import config_map, overlay, texts
 
 INJECTED = {"name": "injected", "image": "mesh.example.com/proxy:1"}
 
@@ -24,7 +24,8 @@ def components_of(folder):
     """Return the names of the components that a kustomization has, with those that they have."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     paths = [folder / each for each in kustomization.get("components", ())]
-    return {path.name for path in paths}.union(*map(components_of, paths))
+    resources = [folder / each for each in kustomization.get("resources", ()) if (folder / each).is_dir()]
+    return {path.name for path in paths}.union(*map(components_of, paths + resources))
 
 
 OVERLAYS = names("overlays")
@@ -109,3 +110,11 @@ def test_no_replacement_is_written_twice():
     """Where the namespace goes is said once, whatever number of overlays have it."""
     files = [each for each in Path("k8s").glob("*/**/*.yaml") if each.parts[1] in ("components", "overlays")]
     assert sum(file.read_text().count("- spec.dnsNames.1\n") for file in files) == 1
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlays_have_the_configuration_of_base(name):
+    """What is new in base/config.yaml is in every overlay: it is theirs, or a test compares what differs."""
+    own = {"authentication"} & components_of(Path("k8s/overlays", name))
+    source = Path("k8s/components/authentication" if own else "k8s/base") / "config.yaml"
+    assert config_map(overlay(name))["data"]["config.yaml"] == source.read_text("utf-8")

@@ -76,3 +76,10 @@ def test_names_of_the_namespace(name):
     expressions = [rule["expr"] for group in groups for rule in group["rules"]]
     assert expressions
     assert [each for each in expressions if f'namespace="{namespace}"' not in each] == []
+
+
+def test_developers_may_ask():
+    """The developers' server has reflection and debug logs, and else what production has."""
+    [server] = servers(overlay("dev"))
+    assert (server.config.server.reflection, server.config.logging.level) == (True, "debug")
+    assert server.config.server.default_stream_deadline == 300
