@@ -101,6 +101,7 @@ RULES: Sequence[Rule] = (
     timeouts.outlast_calls_behind_traefik,
     timeouts.outlast_calls_behind_a_gateway,
     timeouts.leave_draining_servers_in_time,
+    pod_security.have_the_api_server_restrict_pods,
     pod_security.restrict_pods,
     pod_security.restrict_containers,
     pod_security.bound_resources,
