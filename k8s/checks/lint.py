@@ -56,6 +56,8 @@ RULES: Sequence[Rule] = (
     ports.probe_container_ports,
     ports.declare_what_is_listened_on,
     ports.probe_in_plaintext,
+    network.deny_by_default,
+    network.lead_somewhere,
     network.let_programs_out,
     network.let_servers_out_to_issuers,
     network.let_scrapers_in,
