@@ -29,6 +29,7 @@ from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
 from tools.kubernetes.deploy.removal import check_namespace_stays, namespace_of, remove
 from tools.kubernetes.deploy.rollout import check_not_paused, pauses
+from tools.kubernetes.deploy.text import printable
 
 _PATIENCE = 60
 """Seconds for which a cluster that answered once may be silent, where no --timeout says it."""
@@ -216,7 +217,7 @@ def _show(kubectl: Kubectl, manifests: Manifests, *, diff: bool) -> None:
     autoscalers = Autoscalers.find(kubectl, manifests)
     changes = find_changes(kubectl, autoscalers.kept(autoscalers.without_replicas(manifests)))
     if diff and changes.diff:
-        click.echo(changes.diff, nl=False)
+        click.echo(printable(changes.diff), nl=False)
     click.echo("\n".join(f"  {line}" for line in changes.summary) or "nothing changes")
     notes = [*autoscalers.notes(manifests.of_kind("Deployment")), *pauses(kubectl, manifests)]
     for note in notes:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 import click
 
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import find, new_replica_set, owned_by, printable
+from tools.kubernetes.deploy.live import find, new_replica_set, owned_by
 from tools.kubernetes.deploy.manifests import Object, name_of
+from tools.kubernetes.deploy.text import printable
 
 _LOG_LINES = 20
 

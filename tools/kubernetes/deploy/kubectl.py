@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from tools.kubernetes.deploy.text import printable
 from tools.kubernetes.deploy.transient import Patience
 
 
@@ -72,7 +73,7 @@ class Kubectl:
         """
         code, output, error = self.run(*arguments, stdin=stdin)
         if code:
-            raise KubectlError(error or f"kubectl {arguments[0]} ended with exit code {code}")
+            raise KubectlError(printable(error) or f"kubectl {arguments[0]} ended with exit code {code}")
         return output
 
     def objects(self, *arguments: str) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ import click
 
 from tools.kubernetes.deploy.guards import RefusedError
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import printable
 from tools.kubernetes.deploy.manifests import Object
+from tools.kubernetes.deploy.text import printable
 from tools.kubernetes.deploy.transient import is_transient
 
 _DURATION = 30
@@ -119,7 +119,7 @@ class _Lease:
 
     def check(self) -> None:
         """Raise LostError if another deployment may be under way."""
-        if not self._ended.is_set() and time.monotonic() > self._renewed + _DURATION:
+        if not self._ended.is_set() and time.time() > self._renewed + _DURATION:
             self._renew(self._kubectl)
         if self._lost:
             raise LostError(self._lost)
@@ -173,10 +173,10 @@ class _Lease:
                     self.check_expired(found)
                 raise KubectlError(f"Lease/{self._name} could not be taken: {error}") from None
             self._lease = found
-            self._renewed = time.monotonic()
+            self._renewed = time.time()
 
     def _put(self, kubectl: Kubectl, lease: Object, command: str = "replace") -> None:
-        started = time.monotonic()
+        started = time.time()  # the monotonic clock stands still while a laptop sleeps
         written = kubectl.read(command, self._where, "--filename=-", "--output=json", stdin=json.dumps(lease))
         self._lease, self._renewed = json.loads(written), started
 

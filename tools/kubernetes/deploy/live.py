@@ -72,8 +72,3 @@ def managers_of(item: Object, *path: str) -> Iterator[Object]:
             node = node.get(f"f:{key}") if node is not None else None
         if node is not None:
             yield entry
-
-
-def printable(text: object) -> str:
-    """Return a text of the cluster without what would steer the terminal."""
-    return "".join(each if each.isprintable() or each in "\n\t" else repr(each)[1:-1] for each in str(text))

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import click
 
 from tools.kubernetes.deploy.guards import RefusedError
-from tools.kubernetes.deploy.kubectl import Kubectl
-from tools.kubernetes.deploy.live import find, in_namespace, owned_by, printable, resource_of
+from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
+from tools.kubernetes.deploy.live import find, in_namespace, owned_by, resource_of
 from tools.kubernetes.deploy.manifests import Object, name_of
+from tools.kubernetes.deploy.text import printable
 
 REMOVAL_TIMEOUT = 120
 """Seconds within which what was deleted should be gone; a controller may have to free a load balancer."""
@@ -20,7 +21,7 @@ _SILENT = 5
 """Seconds after which it is said what is waited for."""
 
 
-class StuckError(click.ClickException):
+class StuckError(KubectlError):
     """An object was deleted and is still there; the text says what it waits for."""
 
 

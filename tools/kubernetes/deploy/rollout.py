@@ -8,8 +8,9 @@ import click
 
 from tools.kubernetes.deploy.guards import RefusedError
 from tools.kubernetes.deploy.kubectl import Kubectl
-from tools.kubernetes.deploy.live import condition, find, managers_of, owned_by, printable
+from tools.kubernetes.deploy.live import condition, find, managers_of, owned_by
 from tools.kubernetes.deploy.manifests import Manifests, Object, name_of
+from tools.kubernetes.deploy.text import printable
 
 INTERVAL = 1
 """Seconds between two questions how far it is."""

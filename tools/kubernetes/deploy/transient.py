@@ -5,6 +5,8 @@ import time
 
 import click
 
+from tools.kubernetes.deploy.text import printable
+
 _FINAL = re.compile(
     r"""
     (calling|conversion|admission)\ webhook  # its owner must act; the API server waited for it already
@@ -61,7 +63,9 @@ class Patience:
         if not self._told:
             self._told = True
             click.secho(
-                f"trying again for up to {left:.0f} s: {error.splitlines()[-1]}", fg="yellow", err=True
+                f"trying again for up to {left:.0f} s: {printable(error.splitlines()[-1])}",
+                fg="yellow",
+                err=True,
             )
         time.sleep(min(self._pause, left))
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
