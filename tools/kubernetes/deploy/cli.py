@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from tools.kubernetes.deploy.changes import Changes, find_changes, find_deployed
-from tools.kubernetes.deploy.deploy import Deployer, StoppedError, push_image, remove, step
+from tools.kubernetes.deploy.deploy import Deployer, StoppedError, remove, step
 from tools.kubernetes.deploy.guards import (
     RefusedError,
     Settings,
@@ -25,6 +25,8 @@ from tools.kubernetes.deploy.guards import (
 )
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
+from tools.kubernetes.deploy.push import push_image
+from tools.kubernetes.deploy.rollout import FailedError
 
 _EPILOG = "Exit codes: 0 done, 1 failed or not confirmed, 2 wrong usage, 3 refused, 130 Ctrl-C or SIGTERM."
 
@@ -38,6 +40,7 @@ class Overlay:
     settings: Settings
     kubectl: Path
     push: Path
+    digest: Path
 
     def cluster(self, context: str | None) -> Kubectl:
         """Return kubectl for a cluster that the overlay may be in, and that answers.
@@ -86,6 +89,7 @@ _file = click.Path(path_type=Path)
 @click.option("--contexts", hidden=True, default="")
 @click.option("--kubectl", hidden=True, required=True, type=_file)
 @click.option("--push", hidden=True, required=True, type=_file)
+@click.option("--digest", hidden=True, required=True, type=_file)
 @click.pass_context
 def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) -> None:
     """Deploy an overlay; Bazel's targets fill in the options."""
@@ -97,6 +101,7 @@ def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) 
         settings=Settings.read(files["settings"]).with_contexts(contexts),
         kubectl=files["kubectl"].absolute(),
         push=files["push"].absolute(),
+        digest=files["digest"],
     )
 
 
@@ -137,7 +142,7 @@ def deploy(
         return
     _confirm(f"Deploy {overlay.name} to {_where(kubectl, manifests)}?", yes=yes)
     if not no_push:
-        push_image(overlay.push, manifests)
+        push_image(overlay.push, overlay.digest, manifests)
     Deployer(kubectl, manifests, timeout, rollback=not no_rollback).deploy()
     click.secho(f"{manifests.name} is rolled out: {cause}", fg="green")
 
@@ -203,7 +208,14 @@ def _confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise RefusedError(f"{question} Nobody is there to answer: pass --yes")
-    click.confirm(question, abort=True)
+    try:
+        confirmed = click.confirm(question)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise StoppedError("stopped at the question: nothing was changed") from None
+        confirmed = False  # Ctrl-D
+    if not confirmed:
+        raise FailedError("not confirmed: nothing was changed")
 
 
 def _where(kubectl: Kubectl, manifests: Manifests) -> str:

@@ -1,11 +1,8 @@
 """Brings an overlay into a cluster, in steps that may be repeated."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
@@ -115,23 +112,6 @@ class Deployer:
     @property
     def _where(self) -> str:
         return f"--namespace={self.manifests.namespace}"
-
-
-def push_image(program: Path, manifests: Manifests) -> None:
-    """Push the image of the Deployment by its digest.
-
-    Raises:
-        FailedError: it could not be pushed.
-
-    """
-    image = manifests.of_kind("Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
-    repository = image.partition("@")[0]
-    # A program in the runfiles of this one finds its own there.
-    environment = os.environ | {"RUNFILES_DIR": str(Path.cwd().parent)}
-    with step(f"pushing {image}", "the cluster was not changed"):
-        command = [program, "--repository", repository]
-        if code := subprocess.run(command, env=environment, check=False).returncode:
-            raise FailedError(f"the image was not pushed to {repository} (exit code {code})")
 
 
 def remove(kubectl: Kubectl, item: Object) -> None:

@@ -74,8 +74,9 @@ def explain(kubectl: Kubectl, workload: Object) -> None:
         _explain(kubectl, workload["kind"], *_live(kubectl, workload))
         for pod in _unready(kubectl, workload)[:3]:
             _explain(kubectl, "Pod", pod)
-            for line in _logs(kubectl, pod):
-                click.echo(f"    {line}", err=True)
+            for container in _unready_containers(pod):
+                for line in _logs(kubectl, pod, container):
+                    click.echo(f"    {container}: {line}", err=True)
     except KubectlError as error:
         # Who may not read events may deploy, and roll back, all the same.
         click.echo(f"    {error}", err=True)
@@ -121,13 +122,12 @@ def _is_ready(pod: Object) -> bool:
 
 def _reasons(pod: Object) -> Iterator[str]:
     status = pod.get("status", {})
-    for container in status.get("containerStatuses", []):
+    for container in _containers(pod):
         for state in (container.get("state", {}), container.get("lastState", {})):
             for detail in (state.get("waiting"), state.get("terminated")):
                 if detail:
-                    yield " ".join(
-                        str(detail[key]) for key in ("reason", "exitCode", "message") if detail.get(key)
-                    )
+                    words = (str(detail[key]) for key in ("reason", "exitCode", "message") if detail.get(key))
+                    yield f"{container['name']}: {' '.join(words)}"
     for condition in status.get("conditions", []):
         is_bad = condition["status"] == ("True" if condition["type"] in _BAD_WHEN_TRUE else "False")
         if is_bad and condition.get("message"):
@@ -141,10 +141,22 @@ def _warnings(kubectl: Kubectl, kind: str, item: Object) -> Iterator[str]:
         yield f"{event.get('reason')}: {event.get('message')}"
 
 
-def _logs(kubectl: Kubectl, pod: Object) -> Iterator[str]:
+def _containers(pod: Object) -> list[Object]:
+    """Return the states of a pod's containers, also of those before it that have not done their work."""
+    status = pod.get("status", {})
+    before = [each for each in status.get("initContainerStatuses", []) if not each.get("ready")]
+    return [*before, *status.get("containerStatuses", [])]
+
+
+def _unready_containers(pod: Object) -> list[str]:
+    """Return the names of those that keep a pod from being ready: a sidecar beside them tells nothing."""
+    return [each["name"] for each in _containers(pod) if not each.get("ready")]
+
+
+def _logs(kubectl: Kubectl, pod: Object, container: str) -> Iterator[str]:
     """Yield the last lines of a container that ended, or else of the one that runs."""
     name, where = f"Pod/{pod['metadata']['name']}", f"--namespace={pod['metadata']['namespace']}"
-    command = ["logs", name, where, f"--tail={_LOG_LINES}"]
+    command = ["logs", name, where, f"--container={container}", f"--tail={_LOG_LINES}"]
     _, output, _ = kubectl.run(*command, "--previous")
     if not output:
         _, output, error = kubectl.run(*command)
