@@ -18,10 +18,12 @@ from tools.kubernetes.deploy.guards import (
     change_cause,
     check_cluster,
     check_context,
+    check_identity,
     check_images,
     check_kinds,
     check_namespace,
     check_objects,
+    check_pinned,
 )
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
@@ -53,7 +55,27 @@ class Overlay:
         check_objects(self.manifests)
         kubectl = Kubectl(self.kubectl, context).pinned()
         check_cluster(kubectl)
+        check_identity(self.settings, self.name, kubectl)
         return kubectl
+
+    def confirm(self, kubectl: Kubectl, action: str, *, yes: bool) -> None:
+        """Ask whether to do it in this cluster, unless the answer was given.
+
+        Raises:
+            RefusedError: nobody can be asked, or somebody has to be.
+            FailedError: the answer is no.
+            StoppedError: the answer is Ctrl-C.
+
+        """
+        uid = check_identity(self.settings, self.name, kubectl)
+        if yes:
+            check_pinned(self.settings, self.name, uid)
+            return
+        context = f"context {kubectl.context}" if kubectl.context else "the cluster of this pod"
+        where = (
+            f"namespace {self.manifests.namespace} of {context}, cluster {uid or 'whose uid is not readable'}"
+        )
+        _ask(f"{action} {where}?")
 
 
 class _Duration(click.ParamType[float]):
@@ -140,7 +162,7 @@ def deploy(
     _show(find_changes(kubectl, manifests), diff=diff)
     if dry_run:
         return
-    _confirm(f"Deploy {overlay.name} to {_where(kubectl, manifests)}?", yes=yes)
+    overlay.confirm(kubectl, f"Deploy {overlay.name} to", yes=yes)
     if not no_push:
         push_image(overlay.push, overlay.digest, manifests)
     Deployer(kubectl, manifests, timeout, rollback=not no_rollback).deploy()
@@ -175,7 +197,7 @@ def delete(overlay: Overlay, context: str | None, *, yes: bool, data: bool) -> N
     if not deployed and not data:
         return
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
-    _confirm(f"Delete {what} from {_where(kubectl, overlay.manifests)}?", yes=yes)
+    overlay.confirm(kubectl, f"Delete {what} from", yes=yes)
     with step("deleting", "what is named below this line is gone", "Delete"):
         for item in deployed:
             remove(kubectl, item)
@@ -203,9 +225,7 @@ def _show(changes: Changes, *, diff: bool) -> None:
     click.echo("\n".join(f"  {line}" for line in changes.summary) or "nothing changes")
 
 
-def _confirm(question: str, *, yes: bool) -> None:
-    if yes:
-        return
+def _ask(question: str) -> None:
     if not sys.stdin.isatty():
         raise RefusedError(f"{question} Nobody is there to answer: pass --yes")
     try:
@@ -216,11 +236,6 @@ def _confirm(question: str, *, yes: bool) -> None:
         confirmed = False  # Ctrl-D
     if not confirmed:
         raise FailedError("not confirmed: nothing was changed")
-
-
-def _where(kubectl: Kubectl, manifests: Manifests) -> str:
-    context = f"context {kubectl.context}" if kubectl.context else "the cluster of this pod"
-    return f"namespace {manifests.namespace} of {context}"
 
 
 def _work_tree() -> Path:

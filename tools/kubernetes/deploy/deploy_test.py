@@ -126,6 +126,41 @@ def test_a_sidecar_before_ours_is_left_alone(app: App, place: str) -> None:
     assert app.image() == "2"
 
 
+def test_the_cluster_is_known_by_its_uid(app: App) -> None:
+    """A context may be called what it should be and be another cluster's: both uids are told."""
+    uid = app.running.kubectl("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
+    other = "01234567-89ab-cdef-0123-456789abcdef"
+    app.settings(contexts=["cluster"], clusters=[other])
+    for command in (["deploy", "--yes"], ["diff"], ["delete", "--yes"]):
+        refused = app.run(*command, "--context=cluster", code=3)
+        assert f"trial is for cluster {other}, and context 'cluster' is cluster {uid}" in refused
+        assert "kubectl get namespace kube-system" in refused
+    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
+    app.settings(contexts=["cluster"], clusters=[other, uid])
+    app.deploy("--context=cluster")
+
+
+def test_a_release_without_a_cluster_is_not_deployed_unseen(app: App) -> None:
+    """Where no uid is pinned, somebody has to look at the one that the question has."""
+    uid = app.running.kubectl("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
+    app.settings(release=True)
+    arguments = ["deploy", "--context=cluster", "--allow-dirty"]
+    refused = app.run(*arguments, "--yes", code=3)
+    assert f"Write `clusters: [{uid}]` into it" in refused
+    assert f"of context cluster, cluster {uid}?" in app.run(*arguments, code=3)
+    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
+    app.settings(release=True, clusters=[uid])
+    app.run(*arguments, "--yes")
+
+
+def test_a_cluster_whose_uid_is_secret_is_refused_where_it_matters(app: App) -> None:
+    """Without a pin the trial goes on, with one the right that lacks is told."""
+    app.wrap_kubectl('*kube-system*) echo "no right to get namespaces" >&2; false ;;')
+    app.deploy()
+    app.settings(clusters=["01234567-89ab-cdef-0123-456789abcdef"])
+    assert "which this is can't be read: no right to get namespaces" in app.deploy(code=3)
+
+
 def test_a_kind_that_the_cluster_misses_is_refused(app: App) -> None:
     """Before anything is applied, the error names what has to be installed."""
     app.objects["Certificate"] = make_object("cert-manager.io/v1", "Certificate", "app")

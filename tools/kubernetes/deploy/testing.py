@@ -27,7 +27,7 @@ class App:
         self.kubectl = KUBECTL
         self.environment = {"KUBECONFIG": str(running.kubeconfig)}
         self.namespace = namespace
-        (folder / "deploy.yaml").write_text("{}")
+        self.settings()
         self.push = folder / "push"
         self.push.write_text(f'#!/bin/sh\necho "$@" >>{folder}/pushed\n')
         self.push.chmod(0o755)
@@ -44,6 +44,10 @@ class App:
         """The container of the Deployment that is ours; a test may put others before it."""
         containers: list[dict[str, Any]] = self.template["spec"]["containers"]
         return next(each for each in containers if each["name"] == "app")
+
+    def settings(self, **settings: Any) -> None:
+        """Write what deploy.yaml says."""
+        (self.folder / "deploy.yaml").write_text(yaml.safe_dump(settings))
 
     def wrap_kubectl(self, case: str) -> None:
         """Have kubectl do something else where its arguments are as in a case of the shell."""
