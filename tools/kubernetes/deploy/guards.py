@@ -93,9 +93,9 @@ def check_pinned(settings: Settings, overlay: str, uid: str) -> None:
     """Refuse to deploy a release that nobody looks at to a cluster that is known by a context's name only."""
     if settings.release and not settings.clusters:
         raise RefusedError(
-            f"{overlay} is a release, and its deploy.yaml does not say for which cluster; a context's name may"
-            f" be another one's elsewhere. Write `clusters: [{uid or 'UID'}]` into it, if that is the right one"
-            f" ({_HOW_TO_READ}), or answer the question in the place of --yes"
+            f"{overlay} is a release, and its deploy.yaml does not say for which cluster; a context's name"
+            f" may be another one's elsewhere. Write `clusters: [{uid or 'UID'}]` into it, if it is the"
+            f" right one ({_HOW_TO_READ}), or answer the question in the place of --yes"
         )
 
 
