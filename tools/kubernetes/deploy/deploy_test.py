@@ -253,7 +253,7 @@ def test_a_migration_ends_before_the_next_begins(app: App) -> None:
         app.running.kubectl("patch", "pod", pod, "--type=merge", f"--patch={patch}", where)
 
     hold(["example.com/held"])
-    assert "while migrating: error: timed out" in app.deploy("--timeout=1s", code=1)
+    assert "Job/migrate: deleted at" in app.deploy("--timeout=1s", code=1)
     process = app.start_until("migrating")
     deleted = "--for=jsonpath={.metadata.deletionTimestamp}"
     app.running.kubectl("wait", f"pod/{pod}", deleted, "--timeout=30s", where)

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -151,6 +152,13 @@ def test_what_ctrl_c_in_a_rollback_leaves_is_told(app: App) -> None:
     assert "stopped while rolling back: the pods may be of either version. Deploy again" in output
 
 
+def expire_lease(app: App) -> None:
+    """Have the Lease of a deployment end early that can't renew it any more."""
+    patch = json.dumps({"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}})
+    where = f"--namespace={app.namespace}"
+    app.running.kubectl("patch", "lease/deploy-app", "--type=merge", f"--patch={patch}", where)
+
+
 SIGNALS = {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM, "killed": signal.SIGKILL}
 
 
@@ -161,12 +169,14 @@ def test_a_deployment_that_was_stopped_is_finished_by_the_next(app: App, name: s
     app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
     app.container["image"] = IMAGE + 64 * "2"
     app.template["metadata"]["annotations"][DELAY] = "5s"
-    process = app.start_until("Waiting for deployment")
+    process = app.start_until("Waiting for Deployment/app")
     os.killpg(process.pid, SIGNALS[name])
     output, _ = process.communicate(timeout=30)
     if name != "killed":
         assert process.returncode == 130
         assert "stopped while rolling out: the rollout goes on by itself. Deploy again to finish." in output
+    else:
+        expire_lease(app)
     assert "config-1" in app.names("configmaps")
     app.deploy()
     assert app.image() == "2"
@@ -190,28 +200,33 @@ def test_a_deletion_that_is_stopped_tells_what_is_gone(app: App) -> None:
     assert app.names("deployments") == set()
 
 
+def take_over(app: App, template: dict[str, Any]) -> None:
+    """Have somebody change the pods who asks no Lease."""
+    where = f"--namespace={app.namespace}"
+    patch = json.dumps({"spec": {"template": template}})
+    app.running.kubectl("patch", "deployment/app", f"--patch={patch}", where)
+
+
 def test_a_deployment_that_was_overtaken_removes_nothing(app: App) -> None:
-    """Of two at once, the one that finds the other's pods leaves what those need."""
+    """Where somebody changed the pods meanwhile, what those need is left."""
     app.deploy()
     app.template["metadata"]["annotations"][DELAY] = "20s"
-    first = app.start_until("rolling out")
-    del app.template["metadata"]["annotations"][DELAY]
     app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
-    app.container["image"] = IMAGE + 64 * "2"
-    app.deploy()
-    output, _ = first.communicate(timeout=90)
-    assert first.returncode == 1
+    process = app.start_until("Waiting for")
+    image = {"name": "app", "image": IMAGE + 64 * "2"}
+    take_over(app, {"metadata": {"annotations": {DELAY: "0s"}}, "spec": {"containers": [image]}})
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 1
     assert "another version was deployed meanwhile, and nothing was removed" in output
-    assert "config-2" in app.names("configmaps")
+    assert "config-1" in app.names("configmaps")
 
 
 def test_a_failed_deployment_that_was_overtaken_rolls_nothing_back(app: App) -> None:
     """The pods that it would bring back are not those before the other's."""
     app.deploy()
     app.template["metadata"]["annotations"][FAILS] = "ImagePullBackOff"
-    first = app.start_until("rolling out", "--timeout=15s")
-    app.container["image"] = IMAGE + 64 * "2"
-    app.deploy("--timeout=1s", "--no-rollback", code=1)
-    output, _ = first.communicate(timeout=90)
+    process = app.start_until("Waiting for", "--timeout=5s")
+    take_over(app, {"spec": {"containers": [{"name": "app", "image": IMAGE + 64 * "2"}]}})
+    output, _ = process.communicate(timeout=90)
     assert "another version was deployed meanwhile, and it was left as it is" in output
     assert app.image() == "2"

@@ -15,11 +15,6 @@ SET_LABEL = "grpc-on-kubernetes/deployed-as"
 _CHANGE_CAUSE = "kubernetes.io/change-cause"
 """What `kubectl rollout history` shows of a revision."""
 
-_NEEDED_BY_JOBS = {
-    *("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Secret"),
-    *("NetworkPolicy", "Service", "StatefulSet", "PersistentVolumeClaim"),
-}
-
 
 @dataclass(frozen=True)
 class Manifests:
@@ -45,10 +40,6 @@ class Manifests:
     def of_kind(self, *kinds: str) -> list[Object]:
         """Return the objects of these kinds."""
         return [item for item in self.objects if item["kind"] in kinds]
-
-    def needed_by_jobs(self) -> list[Object]:
-        """Return what must be there before a Job runs."""
-        return self.of_kind(*_NEEDED_BY_JOBS)
 
     def images(self) -> Iterator[tuple[str, str]]:
         """Yield (object, image) of every container, of whatever kind the object is."""
