@@ -75,6 +75,7 @@ class Deployer:
         with step("rolling out", "the rollout goes on by itself"):
             for deployment, replica_set in zip(deployments, before, strict=True):
                 self._roll_out(deployment, replica_set, explainer)
+        self._try_out(deployments, before, explainer)
         with step("pruning", "the new version serves; what the old one needed is not all removed"):
             if self._is_overtaken(deployments):
                 raise FailedError("another version was deployed meanwhile, and nothing was removed")
@@ -85,10 +86,12 @@ class Deployer:
         return not find(self.kubectl, item)
 
     def _run_jobs(self, explainer: Explainer) -> None:
-        if not (jobs := self.manifests.of_kind("Job")):
+        if not (jobs := self.manifests.jobs()):
             return
+        later = self.manifests.jobs(after_rollout=True)
         with step("migrating", "the servers are the old version's; the migration may go on"):
-            self._apply(needed_by_jobs(self.manifests.objects, self._is_new))
+            objects = [item for item in self.manifests.objects if item not in later]
+            self._apply(needed_by_jobs(objects, self._is_new))
             for job in jobs:
                 run_job(self.kubectl, job, self.timeout, explainer)
 
@@ -110,6 +113,18 @@ class Deployer:
         except FailedError as error:
             explainer.explain(deployment)
             raise FailedError(f"{error}; {self._roll_back(deployment, before)}") from None
+
+    def _try_out(self, deployments: list[Object], before: list[Object | None], explainer: Explainer) -> None:
+        """Run the Jobs that call the new version, and bring the pods before back if one fails."""
+        if not (jobs := self.manifests.jobs(after_rollout=True)):
+            return
+        with step("trying out", "the new version serves, and it is not known whether it works"):
+            try:
+                for job in jobs:
+                    run_job(self.kubectl, job, self.timeout, explainer)
+            except FailedError as error:
+                done = map(self._roll_back, deployments, before, strict=True)
+                raise FailedError("; ".join([str(error), *done])) from None
 
     def _roll_back(self, deployment: Object, before: Object | None) -> str:
         """Bring back the pods that served before, and return what was done."""

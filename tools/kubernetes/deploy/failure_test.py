@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -32,6 +33,45 @@ def test_the_log_is_that_of_the_container_that_fails(app: App) -> None:
     output = app.deploy("--timeout=3s", code=1)
     assert "    app: this one" in output
     assert "app: CrashLoopBackOff" in output
+
+
+def add_smoke(app: App) -> dict[str, Any]:
+    """Give the overlay a Job that calls the new version; return the annotations of its pods."""
+    job = copy.deepcopy(app.objects["Job"])
+    job["metadata"] |= {"name": "smoke", "annotations": {"grpc-on-kubernetes/after-rollout": "true"}}
+    job["spec"]["template"]["metadata"]["labels"] = {"app": "smoke"}
+    app.objects["Smoke"] = job
+    annotations: dict[str, Any] = job["spec"]["template"]["metadata"]["annotations"]
+    return annotations
+
+
+def test_a_version_is_tried_out_once_it_is_rolled_out(app: App) -> None:
+    """The Job that calls it comes after the migration and after the pods are available."""
+    add_smoke(app)
+    app.template["metadata"]["annotations"][DELAY] = "3s"
+    output = app.deploy()
+    assert output.index("migrating ...") < output.index("rolling out ...") < output.index("trying out ...")
+    available = app.get("deployment/app", '.status.conditions[?(@.type=="Available")].lastTransitionTime')
+    assert app.get("job/migrate", ".status.completionTime") <= available
+    assert app.get("job/smoke", ".metadata.creationTimestamp") >= available
+
+
+def test_a_version_that_fails_its_first_call_is_rolled_back(app: App) -> None:
+    """It was ready all the same; the pods before are back, and what they need is still there."""
+    smoke = add_smoke(app)
+    app.deploy()
+    app.container["image"] = IMAGE + 64 * "2"
+    app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
+    smoke[FAILS] = "Error"
+    output = app.deploy(code=1)
+    assert "Job/smoke failed; Deployment/app was rolled back to the pods that served before" in output
+    assert app.image() == "1"
+    assert "config-1" in app.names("configmaps")
+    assert "Job/smoke failed; it was left as it is" in app.deploy("--no-rollback", code=1)
+    assert app.image() == "2"
+    del smoke[FAILS]
+    app.deploy()
+    assert "config-1" not in app.names("configmaps")
 
 
 def test_a_failed_version_is_left_when_told_so(app: App) -> None:
