@@ -1,11 +1,8 @@
 """Brings an overlay into a cluster, in steps that may be repeated."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import click
 
@@ -78,6 +75,7 @@ class Deployer:
         with step("rolling out", "the rollout goes on by itself"):
             for deployment, replica_set in zip(deployments, before, strict=True):
                 self._roll_out(deployment, replica_set, explainer)
+        self._try_out(deployments, before, explainer)
         with step("pruning", "the new version serves; what the old one needed is not all removed"):
             if self._is_overtaken(deployments):
                 raise FailedError("another version was deployed meanwhile, and nothing was removed")
@@ -88,10 +86,12 @@ class Deployer:
         return not find(self.kubectl, item)
 
     def _run_jobs(self, explainer: Explainer) -> None:
-        if not (jobs := self.manifests.of_kind("Job")):
+        if not (jobs := self.manifests.jobs()):
             return
+        later = self.manifests.jobs(after_rollout=True)
         with step("migrating", "the servers are the old version's; the migration may go on"):
-            self._apply(needed_by_jobs(self.manifests.objects, self._is_new))
+            objects = [item for item in self.manifests.objects if item not in later]
+            self._apply(needed_by_jobs(objects, self._is_new))
             for job in jobs:
                 run_job(self.kubectl, job, self.timeout, explainer)
 
@@ -113,6 +113,18 @@ class Deployer:
         except FailedError as error:
             explainer.explain(deployment)
             raise FailedError(f"{error}; {self._roll_back(deployment, before)}") from None
+
+    def _try_out(self, deployments: list[Object], before: list[Object | None], explainer: Explainer) -> None:
+        """Run the Jobs that call the new version, and bring the pods before back if one fails."""
+        if not (jobs := self.manifests.jobs(after_rollout=True)):
+            return
+        with step("trying out", "the new version serves, and it is not known whether it works"):
+            try:
+                for job in jobs:
+                    run_job(self.kubectl, job, self.timeout, explainer)
+            except FailedError as error:
+                done = map(self._roll_back, deployments, before, strict=True)
+                raise FailedError("; ".join([str(error), *done])) from None
 
     def _roll_back(self, deployment: Object, before: Object | None) -> str:
         """Bring back the pods that served before, and return what was done."""
@@ -151,23 +163,6 @@ class Deployer:
     def _apply(self, objects: list[Object]) -> None:
         if objects:
             self.kubectl.read("apply", *SERVER_SIDE, "--filename=-", stdin=to_yaml(objects))
-
-
-def push_image(program: Path, manifests: Manifests) -> None:
-    """Push the image of the Deployment by its digest.
-
-    Raises:
-        FailedError: it could not be pushed.
-
-    """
-    image = manifests.of_kind("Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
-    repository = image.partition("@")[0]
-    # A program in the runfiles of this one finds its own there.
-    environment = os.environ | {"RUNFILES_DIR": str(Path.cwd().parent)}
-    with step(f"pushing {image}", "the cluster was not changed"):
-        command = [program, "--repository", repository]
-        if code := subprocess.run(command, env=environment, check=False).returncode:
-            raise FailedError(f"the image was not pushed to {repository} (exit code {code})")
 
 
 @contextmanager
