@@ -7,6 +7,8 @@ import yaml
 from k8s.checks.kustomize import build, compose, copy_files
 from k8s.checks.lint import RULES
 from k8s.checks.schemas import NEWEST, OLDEST, validate
+from k8s.checks.scraping import scrapes
+from k8s.checks.servers import servers
 from k8s.checks.testing import config_map, overlay, texts
 
 INJECTED = {"name": "injected", "image": "mesh.example.com/proxy:1"}
@@ -118,3 +120,19 @@ def test_overlays_have_the_configuration_of_base(name):
     own = {"authentication"} & components_of(Path("k8s/overlays", name))
     source = Path("k8s/components/authentication" if own else "k8s/base") / "config.yaml"
     assert config_map(overlay(name))["data"]["config.yaml"] == source.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("component", "kinds"),
+    [
+        (None, ["PodMonitor"]),
+        ("service-monitor", ["ServiceMonitor"]),
+        ("prometheus-annotations", ["Deployment"]),
+    ],
+)
+def test_ways_to_be_scraped(component, kinds, files):
+    """Each takes the place of the PodMonitor, and is the only one."""
+    rendered = compose(files, "overlays/prod", *([component] if component else []))
+    [server] = servers(rendered)
+    found = [scrape.manifest["kind"] for scrape in scrapes(rendered, server.pod)]
+    assert found == kinds

@@ -171,7 +171,7 @@ def test_secret_in_a_config_map():
     assert text.startswith(f"ConfigMap/{CONFIG}: data[config.yaml]: holds a URL with a password")
     data = {"url": "postgresql://u:hunter2@host/name"}
     [text] = texts(configuration.hold_no_secret, with_secret(stringData=data))
-    assert text.startswith(f"Secret/user-service-database: data[url]: holds a URL with a password")
+    assert text.startswith("Secret/user-service-database: data[url]: holds a URL with a password")
 
 
 def test_variables_of_maps():
