@@ -1,7 +1,7 @@
 import pytest
 
-from k8s.checks import images, references
-from k8s.checks.lint import EXTERNAL, RULES, read_external
+from k8s.checks import images
+from k8s.checks.lint import RULES
 from k8s.checks.manifests import get, title
 from k8s.checks.rendered import OVERLAYS
 from k8s.checks.servers import servers
@@ -61,13 +61,6 @@ def test_secrets_are_not_in_the_repository(name):
     containers = [container for pod in overlay(name).pods for _, container in pod.containers]
     variables = {variable["name"] for each in containers for variable in each.get("env") or []}
     assert "POSTGRES_HOST_AUTH_METHOD" not in variables
-
-
-def test_nothing_is_declared_external_for_nobody():
-    """Each entry of external.yaml is named by an overlay, and says why it is there."""
-    external = read_external(EXTERNAL)
-    assert references.unused(external, map(overlay, OVERLAYS)) == []
-    assert all(each.why for each in external)
 
 
 def test_staging_is_production_with_other_values():
