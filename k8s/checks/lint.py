@@ -27,6 +27,7 @@ from k8s.checks import (
     probes,
     rate_limits,
     references,
+    resources,
     retries,
     routes,
     selection,
@@ -104,9 +105,13 @@ RULES: Sequence[Rule] = (
     pod_security.have_the_api_server_restrict_pods,
     pod_security.restrict_pods,
     pod_security.restrict_containers,
-    pod_security.bound_resources,
     pod_security.read_no_service_links,
     pod_security.hold_no_needless_token,
+    resources.bound_resources,
+    resources.keep_the_memory_that_is_promised,
+    resources.have_memory_for_what_clients_may_send,
+    resources.leave_servers_their_cpu,
+    resources.store_no_more_than_is_allowed,
 )
 """What holds for every overlay."""
 
