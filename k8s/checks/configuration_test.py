@@ -4,7 +4,7 @@ import pytest
 
 from k8s.checks import configuration
 from k8s.checks.servers import servers
-from k8s.checks.testing import changed, overlay, texts
+from k8s.checks.testing import changed, texts
 
 DEPLOYMENT = "Deployment/user-service"
 POD = "spec.template.spec"
@@ -213,18 +213,6 @@ def test_folder_that_is_not_mounted(name, variable, value, folder):
             "name the mountPath of one, or mount one there"
         )
     ]
-
-
-def test_pools_of_all_pods_fit_the_database():
-    """The most replicas, those that a rollout adds and half as many that drain have their connections.
-
-    Each has one more than its pool's, for its probe.
-    """
-    prod = overlay("prod")
-    [scaler], [server] = prod.of_kind("HorizontalPodAutoscaler"), servers(prod)
-    most, surge = scaler["spec"]["maxReplicas"], server.pod.workload["spec"]["strategy"]["rollingUpdate"]
-    pods = most + surge["maxSurge"] + most // 2
-    assert pods * (server.config.database.pool_size + 1) <= 100 - 3, "three are reserved for superusers"
 
 
 VOLUMES = f"{POD}.volumes"
