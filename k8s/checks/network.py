@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from k8s.checks.backends import leading_to
 from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata, title
+from k8s.checks.scraping import scrapes
 from k8s.checks.servers import Program, programs, servers
 
 _NAME = "kubernetes.io/metadata.name"
@@ -118,12 +119,12 @@ def let_servers_out_to_issuers(manifests: Manifests) -> Iterator[Problem]:
 
 
 def let_scrapers_in(manifests: Manifests) -> Iterator[Problem]:
-    """The ports that a PodMonitor has scraped are open to somebody."""
-    for monitor in manifests.of_kind("PodMonitor"):
-        for pod in manifests.select(get(monitor, "spec.selector") or {}, metadata(monitor, "namespace")):
-            for field, port in find(monitor, "spec.podMetricsEndpoints[].port"):
-                if not any(_opens(rule, _same(pod, port)) for rule in _rules(manifests, pod, "Ingress")):
-                    yield _kept_out(monitor, field, pod, port)
+    """The ports that monitors and annotations have scraped are open to somebody."""
+    for pod in manifests.pods:
+        rules = _rules(manifests, pod, "Ingress")
+        for scrape in scrapes(manifests, pod):
+            if not any(_opens(rule, _same(pod, scrape.port)) for rule in rules):
+                yield _kept_out(scrape.manifest, scrape.field, pod, scrape.port)
 
 
 def let_proxies_in(manifests: Manifests) -> Iterator[Problem]:
