@@ -99,3 +99,15 @@ def test_developers_may_ask():
     [server] = servers(overlay("dev"))
     assert (server.config.server.reflection, server.config.logging.level) == (True, "debug")
     assert server.config.server.default_stream_deadline == 300
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_services_take_both_families_and_keep_calls_in_their_zone(name):
+    """Each Service of the server has IPv6 where the cluster has; all versions know the name of the policy."""
+    manifests = overlay(name)
+    [server] = servers(manifests)
+    services = {each["metadata"]["name"]: each["spec"] for each in manifests.services_of(server.pod)}
+    assert {"user-service", "user-service-headless"} <= services.keys()
+    assert {spec.get("ipFamilyPolicy") for spec in services.values()} == {"PreferDualStack"}
+    balanced = [spec for spec in services.values() if spec.get("clusterIP") != "None"]
+    assert {spec.get("trafficDistribution") for spec in balanced} == {"PreferClose"}
