@@ -15,6 +15,7 @@ from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.live import find, in_namespace, resource_of
 from tools.kubernetes.deploy.manifests import Manifests, Object, name_of, to_yaml, with_pods_of
 from tools.kubernetes.deploy.needs import needed_by_jobs
+from tools.kubernetes.deploy.record import Record, rendered
 from tools.kubernetes.deploy.removal import REMOVAL_TIMEOUT, remove
 from tools.kubernetes.deploy.rollout import FailedError, HeldError, paused_by, serving, wait_for_deployment
 
@@ -60,6 +61,10 @@ class Deployer:
     def deploy_undisturbed(self) -> None:
         """Do so while nobody else does."""
         explainer = Explainer.begin(self.kubectl, self.manifests.namespace)
+        record = Record(self.kubectl, self.manifests)
+        with step("recording", "the servers are the old version's"):
+            # Before anything is made, so that also what fails half-way is known.
+            self._apply([record.manifest((record.read() or set()) | rendered(self.manifests))])
         self._run_jobs(explainer)
         autoscalers = Autoscalers.find(self.kubectl, self.manifests)
         manifests = autoscalers.without_replicas(self.manifests)
@@ -80,6 +85,7 @@ class Deployer:
             if self._is_overtaken(deployments):
                 raise FailedError("another version was deployed meanwhile, and nothing was removed")
             self._prune()
+            self._apply([record.manifest(rendered(self.manifests))])
             self._set_replicas(autoscalers)
 
     def _is_new(self, item: Object) -> bool:
