@@ -85,8 +85,8 @@ def _notes(kubectl: Kubectl, manifests: Manifests) -> list[str]:
     command = f"kubectl --namespace={manifests.namespace} get configmaps,services,..."
     return [
         (
-            f"ConfigMap/{manifests.name}-deployed is not there: what an earlier version deployed and this one does"
-            f" not have stays. To find it: {command} --selector={SET_LABEL}={manifests.name}"
+            f"ConfigMap/{manifests.name}-deployed is not there: what an earlier version deployed and this one"
+            f" does not have stays. To find it: {command} --selector={SET_LABEL}={manifests.name}"
         )
     ]
 
