@@ -3,13 +3,11 @@
 import re
 from dataclasses import dataclass, field
 
+from tools.kubernetes.deploy.foreign import foreign_fields
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.live import find, namespace_of
-from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, Object, name_of, to_yaml
+from tools.kubernetes.deploy.manifests import MANAGER, SET_LABEL, Manifests, Object, name_of, to_yaml
 from tools.kubernetes.deploy.record import Record, rendered
-
-MANAGER = "grpc-on-kubernetes"
-"""The owner of the fields that are rendered."""
 
 SERVER_SIDE = ("--server-side", f"--field-manager={MANAGER}", "--force-conflicts")
 """What is rendered holds over `kubectl edit` and `rollout undo`; fields that it does not have stay theirs."""
@@ -46,7 +44,9 @@ def find_changes(kubectl: Kubectl, manifests: Manifests) -> Changes:
     changed = re.split(r"^diff .*\n", diff, flags=re.MULTILINE)[1:]
     summary = [f"{'+' if '@@ -0,0 ' in each else '~'} {_object_of(each)}" for each in changed]
     summary += [f"- {name_of(item)}" for item in find_obsolete(kubectl, manifests)]
-    return Changes(summary + [f"* {name_of(item)}" for item in jobs], diff, _notes(kubectl, manifests))
+    notes = [line for item in manifests.of_kind("Deployment") for line in foreign_fields(kubectl, item)]
+    notes += _notes(kubectl, manifests)
+    return Changes(summary + [f"* {name_of(item)}" for item in jobs], diff, notes)
 
 
 def show_difference(kubectl: Kubectl, objects: list[Object]) -> str:

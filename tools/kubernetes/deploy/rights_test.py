@@ -1,7 +1,7 @@
 from tools.kubernetes.deploy.rights import told_once
 
 _REFUSED = (
-    'Error from server (Forbidden): {resource} "x" is forbidden: User "ada" cannot {verb} resource "{resource}"'
+    'Error (Forbidden): {resource} "x" is forbidden: User "ada" cannot {verb} resource "{resource}"'
     ' in API group "{group}" in the namespace "app"'
 )
 
