@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = re.search(r'_COMMAND = """\n(.*?)"""', Path("tools/kubernetes/kustomize.bzl").read_text(), re.DOTALL)
+RULE = Path("tools/kubernetes/kustomize.bzl").read_text()
+COMMAND = re.search(r'_COMMAND = """\n(.*?)"""', RULE, re.DOTALL)
 
-TOOLS = ("cat", "cp", "mkdir", "mktemp", "rm", "sed", "tar", "find", "ls", "dirname")
+TOOLS = ("cat", "cp", "mkdir", "mktemp", "realpath", "rm", "sed", "tar", "find", "ls", "dirname")
 """What a Mac has as well, but without GNU's long options."""
 
 POSIX_ONLY = """#!/bin/sh
