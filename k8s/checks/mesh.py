@@ -1,9 +1,13 @@
-"""Which routes of an Istio VirtualService may take a call."""
+"""What Istio makes of pods and their Services, and which routes of a VirtualService may take a call."""
 
 import re
 from collections.abc import Iterator
 
-from k8s.checks.manifests import Manifest, find
+from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, annotations, find, get, metadata
+from k8s.checks.servers import servers
+
+_INJECT = "sidecar.istio.io/inject"
+_REVISION = "istio.io/rev"
 
 _CERTAIN = {True}
 """The answers of a route that takes a path, whatever else the call has: headers may decide otherwise."""
@@ -30,3 +34,32 @@ def _answers(match: Manifest, path: str) -> set[bool]:
     )
     other_conditions = match.keys() - {"uri", "name", "ignoreUriCase"}
     return ({True, False} if other_conditions else _CERTAIN) if takes else {False}
+
+
+def has_sidecar(manifests: Manifests, pod: Pod) -> bool:
+    """Return whether Istio gives a pod a sidecar: the pod itself decides, or else its namespace."""
+    own = pod.labels.get(_INJECT, annotations(pod.template).get(_INJECT))
+    if own is not None:
+        return own == "true"
+    namespace = manifests.named("Namespace", metadata(pod.workload, "namespace"), "") or {}
+    labels = get(namespace, "metadata.labels") or {}
+    return labels.get("istio-injection") == "enabled" or _REVISION in {**labels, **pod.labels}
+
+
+def name_grpc_as_such(manifests: Manifests) -> Iterator[Problem]:
+    """In a mesh each Service says of a server's port that it is gRPC: Istio goes by that, and not by the calls."""
+    for server in servers(manifests):
+        if server.config.server.tls.directory or not has_sidecar(manifests, server.pod):
+            continue
+        for service in manifests.services_of(server.pod):
+            for field, port in find(service, "spec.ports[]"):
+                if port.get("targetPort", port["port"]) in server.ports and _protocol(port) != "grpc":
+                    key = "appProtocol" if "appProtocol" in port else "name"
+                    what = f"is {port.get(key)}, so that Istio does not take it for gRPC"
+                    yield Problem(service, f"{field}.{key}", what, "set appProtocol to grpc")
+
+
+def _protocol(port: Manifest) -> str:
+    """Return what Istio takes the protocol of a Service's port for: appProtocol, or else the name up to a hyphen."""
+    given = str(port.get("appProtocol", port.get("name", ""))).lower()
+    return "grpc-web" if given.startswith("grpc-web") else given.partition("-")[0]
