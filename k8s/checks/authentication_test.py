@@ -401,7 +401,7 @@ def test_no_token_of_one_environment_is_good_in_another():
 def test_every_open_overlay_says_so_first():
     """Whoever opens the kustomization of an open overlay reads it in the first line."""
     opened = [name for name in OVERLAYS if any(OPEN in str(each) for each in overlay(name).objects)]
-    assert opened == ["gateway-api", "nginx-ingress", "traefik"]
+    assert opened == ["gateway-api", "istio", "nginx-ingress", "traefik"]
     for name in opened:
         first = Path(f"k8s/overlays/{name}/kustomization.yaml").read_text("utf-8").splitlines()[0]
         assert "open to everyone" in first

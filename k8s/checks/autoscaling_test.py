@@ -197,7 +197,8 @@ def test_pod_decides_over_its_namespace():
 def test_container_that_is_not_there():
     """A metric of a container that the pods have not would never have a value."""
     manifests = changed("prod", (SCALER, "spec.metrics.0.containerResource.container", "server"))
-    assert texts(autoscaling.scale_on_one_container, manifests) == [
+    [text] = texts(autoscaling.scale_on_one_container, manifests)
+    assert text == (
         f"{SCALER}: spec.metrics[0].containerResource.container: no container is called server; "
         "take one of user-service"
-    ]
+    )

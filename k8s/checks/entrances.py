@@ -8,7 +8,7 @@ from typing import Any
 
 from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifest, Manifests, annotations, find, get, metadata
-from k8s.checks.mesh import istio_routes
+from k8s.checks.mesh import is_inside, istio_routes
 from k8s.checks.methods import METHODS
 from k8s.checks.servers import Server, servers
 from k8s.checks.traefik import middlewares, traefik_answers
@@ -219,8 +219,8 @@ def _grpc_takes(manifests: Manifests, route: Manifest, field: str, path: str) ->
 
 def _mesh(manifests: Manifests, service: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
     """A VirtualService is from outside if it names a gateway other than the sidecars' own, mesh."""
-    if _is_inside(service) and not any(
-        _delegates(each, service) for each in manifests.of_kind("VirtualService") if not _is_inside(each)
+    if is_inside(service) and not any(
+        _delegates(each, service) for each in manifests.of_kind("VirtualService") if not is_inside(each)
     ):
         return
     for kind in ("http", "tls", "tcp"):
@@ -230,10 +230,6 @@ def _mesh(manifests: Manifests, service: Manifest, leads: Callable[[Any], bool])
                 name, _, rest = destination["host"].partition(".")
                 if leads({"name": name, "namespace": rest.split(".")[0]}):
                     yield Entrance(service, field, takes, is_proxy=kind == "http")
-
-
-def _is_inside(service: Manifest) -> bool:
-    return set(get(service, "spec.gateways") or ["mesh"]) == {"mesh"}
 
 
 def _delegates(service: Manifest, to: Manifest) -> bool:

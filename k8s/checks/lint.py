@@ -68,6 +68,7 @@ RULES: Sequence[Rule] = (
     encryption.speak_as_servers_listen,
     encryption.expect_a_name,
     mesh.name_grpc_as_such,
+    mesh.name_callers,
     authentication.ask_who_calls_from_outside,
     authentication.start_with_the_callers_that_they_name,
     rate_limits.limit_calls_from_outside,

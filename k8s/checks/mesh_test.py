@@ -1,7 +1,8 @@
 import pytest
 
-from k8s.checks.mesh import name_grpc_as_such
-from k8s.checks.testing import REMOVED, changed, configured, texts
+from k8s.checks.mesh import name_callers, name_grpc_as_such
+from k8s.checks.servers import servers
+from k8s.checks.testing import REMOVED, changed, configured, overlay, texts
 
 INJECT = ("Deployment/user-service", "spec.template.metadata.labels[sidecar.istio.io/inject]")
 
@@ -50,3 +51,62 @@ def test_mesh_by_the_namespace():
     inside = changed("dev", ("Namespace/user-service-dev", "metadata.labels[istio-injection]", "enabled"))
     assert len(texts(name_grpc_as_such, inside)) == 2
     assert texts(name_grpc_as_such, configured("dev")) == []
+
+
+POLICY = "AuthorizationPolicy/user-service"
+FROM = "spec.rules.0.from"
+PATHS = "spec.rules.0.to.0.operation.paths"
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        REMOVED,
+        [],
+        [{"source": {}}],
+        [{"source": {"principals": ["*"]}}],
+        [{"source": {"namespaces": ["user-service-trial"]}}],
+        [{"source": {"ipBlocks": ["10.0.0.0/8"]}}],
+        [{"source": {"serviceAccounts": ["a"]}}, {"source": {"namespaces": ["b"]}}],
+    ],
+)
+def test_callers_without_a_name(sources):
+    """Everybody of the mesh, a namespace and a range of addresses are no names of callers."""
+    [text] = texts(name_callers, changed("istio", (POLICY, FROM, sources)))
+    assert text == (
+        f"{POLICY}: spec.rules[0].from: lets callers in who are not named; "
+        "name their serviceAccounts, or principals without *"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [(POLICY, FROM, [{"source": {"principals": ["cluster.local/ns/a/sa/b", "*/ns/a/sa/c"]}}])],
+        [(POLICY, FROM, REMOVED), (POLICY, PATHS, ["/grpc.health.v1.Health/*"])],
+        [(POLICY, FROM, REMOVED), (POLICY, "spec.rules.0.to.0.operation.ports", ["9090"])],
+        [(POLICY, FROM, REMOVED), (POLICY, "spec.action", "DENY")],
+        [(POLICY, FROM, REMOVED), (POLICY, "spec.selector.matchLabels", {"app": "other"})],
+    ],
+)
+def test_callers_with_a_name(changes):
+    """Accounts are names, and nobody is asked for one of other methods, ports and pods."""
+    assert texts(name_callers, changed("istio", *changes)) == []
+
+
+def test_mesh_without_a_policy():
+    """Where no policy is about the server, whoever is in the mesh may call it."""
+    manifests = changed("istio")
+    manifests.objects = [each for each in manifests.objects if each["kind"] != "AuthorizationPolicy"]
+    [text] = texts(name_callers, manifests)
+    assert "no AuthorizationPolicy says who of the mesh may call it; add one with serviceAccounts" in text
+    assert texts(name_callers, overlay("prod")) == []
+
+
+def test_sidecars_trace_as_many_calls_as_servers():
+    """Whether a trace begins at a sidecar or at the server, as many calls have one."""
+    manifests = overlay("istio")
+    [telemetry] = manifests.of_kind("Telemetry")
+    [server] = servers(manifests)
+    rates = [each["randomSamplingPercentage"] for each in telemetry["spec"]["tracing"]]
+    assert rates == [100 * server.config.tracing.sampling_rate]
