@@ -300,6 +300,14 @@ def test_gateway_that_asks_for_certificates(tls, problems):
     )
 
 
+@pytest.mark.parametrize(("mode", "problems"), [("MUTUAL", 0), ("OPTIONAL_MUTUAL", 3), ("SIMPLE", 3)])
+def test_istios_gateway_that_asks_for_certificates(mode, problems):
+    """And with the Gateway of Istio."""
+    route, gateway = "VirtualService/user-service-gateway", "Gateway/user-service"
+    manifests = changed("istio", (route, ANNOTATION, REMOVED), (gateway, "spec.servers.0.tls.mode", mode))
+    assert len(found(manifests)) == problems
+
+
 @pytest.mark.parametrize(
     ("change", "problems"),
     [

@@ -69,6 +69,7 @@ RULES: Sequence[Rule] = (
     encryption.expect_a_name,
     mesh.name_grpc_as_such,
     mesh.name_callers,
+    mesh.outlive_what_they_serve,
     authentication.ask_who_calls_from_outside,
     authentication.start_with_the_callers_that_they_name,
     rate_limits.limit_calls_from_outside,

@@ -8,6 +8,7 @@ from k8s.checks.methods import METHODS
 from k8s.checks.servers import Server, servers
 
 _INJECT = "sidecar.istio.io/inject"
+_NATIVE = "sidecar.istio.io/nativeSidecar"
 _REVISION = "istio.io/rev"
 
 _CERTAIN = {True}
@@ -63,6 +64,19 @@ def name_grpc_as_such(manifests: Manifests) -> Iterator[Problem]:
                     key = "appProtocol" if "appProtocol" in port else "name"
                     what = f"is {port.get(key)}, so that Istio does not take it for gRPC"
                     yield Problem(service, f"{field}.{key}", what, "set appProtocol to grpc")
+
+
+def outlive_what_they_serve(manifests: Manifests) -> Iterator[Problem]:
+    """The sidecar of a server ends after it, and that of a Job with it: Kubernetes has to know it as a sidecar.
+
+    The other kind ends 5 s after SIGTERM, while calls drain, and never by itself, so that no Job completes.
+    """
+    serving = [server.pod for server in servers(manifests)]
+    for pod in manifests.pods:
+        ends = pod in serving or pod.workload["kind"] in ("CronJob", "Job")
+        if ends and has_sidecar(manifests, pod) and annotations(pod.template).get(_NATIVE) != "true":
+            what = "does not say that the sidecar is a native one, which ends after the other containers"
+            yield pod.problem(f"metadata.annotations[{_NATIVE}]", what, 'set it to "true"')
 
 
 def _protocol(port: Manifest) -> str:

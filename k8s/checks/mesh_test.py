@@ -1,10 +1,16 @@
-import pytest
+from pathlib import Path
 
-from k8s.checks.mesh import name_callers, name_grpc_as_such
+import pytest
+import yaml
+
+from k8s.checks.manifests import Manifests, get
+from k8s.checks.mesh import name_callers, name_grpc_as_such, outlive_what_they_serve
 from k8s.checks.servers import servers
 from k8s.checks.testing import REMOVED, changed, configured, overlay, texts
 
-INJECT = ("Deployment/user-service", "spec.template.metadata.labels[sidecar.istio.io/inject]")
+LABELS = "spec.template.metadata.labels"
+NAMESPACE = "metadata.labels[istio-injection]"
+INJECT = ("Deployment/user-service", f"{LABELS}[sidecar.istio.io/inject]")
 
 
 def port(value, field="appProtocol"):
@@ -103,6 +109,29 @@ def test_mesh_without_a_policy():
     assert texts(name_callers, overlay("prod")) == []
 
 
+NATIVE = "spec.template.metadata.annotations[sidecar.istio.io/nativeSidecar]"
+JOB = "Job/user-service-migrate"
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ([], []),
+        ([("Deployment/user-service", NATIVE, "false")], ["Deployment/user-service"]),
+        ([("Deployment/user-service", NATIVE, REMOVED)], ["Deployment/user-service"]),
+        ([("Deployment/user-service", NATIVE, REMOVED), (*INJECT, "false")], []),
+        ([(JOB, f"{LABELS}[sidecar.istio.io/inject]", "true")], [JOB]),
+        ([(JOB, f"{LABELS}[sidecar.istio.io/inject]", "true"), (JOB, NATIVE, "true")], []),
+        ([(JOB, LABELS, {}), ("Namespace/user-service-trial", NAMESPACE, "enabled")], [JOB]),
+    ],
+)
+def test_sidecar_that_ends_too_early_or_never(changes, found):
+    """A server's sidecar that ends before the calls do, and a Job's that doesn't end, are told of."""
+    said = texts(outlive_what_they_serve, changed("istio", *changes))
+    assert [text.partition(":")[0] for text in said] == found
+    assert all(f"{NATIVE}: does not say that the sidecar is a native one" in text for text in said)
+
+
 def test_sidecars_trace_as_many_calls_as_servers():
     """Whether a trace begins at a sidecar or at the server, as many calls have one."""
     manifests = overlay("istio")
@@ -110,3 +139,28 @@ def test_sidecars_trace_as_many_calls_as_servers():
     [server] = servers(manifests)
     rates = [each["randomSamplingPercentage"] for each in telemetry["spec"]["tracing"]]
     assert rates == [100 * server.config.tracing.sampling_rate]
+
+
+def test_one_gateway():
+    """All that is said of the gateway is of the same pods, host and Secret, wherever it is said."""
+    manifests = overlay("istio")
+    text = Path("k8s/components/istio-gateway/beside-gateway.yaml").read_text("utf-8")
+    beside = Manifests(yaml.safe_load_all(text))
+    [gateway], [limits] = manifests.of_kind("Gateway"), beside.of_kind("EnvoyFilter")
+    [certificate] = beside.of_kind("Certificate")
+    way_in = manifests.named("NetworkPolicy", "user-service-from-istio-ingress", "user-service-trial")
+    route = manifests.named("VirtualService", "user-service-gateway", "user-service-trial")
+    callers = manifests.named("AuthorizationPolicy", "user-service-gateway", "user-service-trial")
+
+    pods = get(gateway, "spec.selector")
+    assert pods == get(limits, "spec.workloadSelector.labels")
+    assert pods == get(way_in, "spec.ingress[].from[].podSelector.matchLabels")
+    [server] = get(gateway, "spec.servers")
+    assert server["tls"]["credentialName"] == get(certificate, "spec.secretName")
+    hosts = [host.removeprefix("./") for host in server["hosts"]]
+    assert hosts == get(route, "spec.hosts") == get(certificate, "spec.dnsNames")
+    assert hosts == [get(limits, "spec.configPatches[].match.listener.filterChain.sni")]
+    [namespace] = get(way_in, "spec.ingress[].from[].namespaceSelector.matchLabels").values()
+    accounts = get(callers, "spec.rules[].from[].source.serviceAccounts")
+    assert [each.partition("/")[0] for each in accounts] == [namespace]
+    assert get(route, "metadata.annotations")["grpc-on-kubernetes/rate-limit"].startswith(f"{namespace}/")
