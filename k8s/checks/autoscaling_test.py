@@ -204,3 +204,57 @@ def test_larger_pools():
     manifests = with_variables(changed("istio"), DATABASE_POOL_SIZE="16")
     [text] = texts(autoscaling.leave_connections_for_all_pods, manifests)
     assert "may have 102 connections" in text
+
+
+WHOLE_POD = (SCALER, "spec.metrics.0", {"type": "Resource", "resource": {"name": "cpu"}})
+LABELS = "spec.template.metadata.labels"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "count"),
+    [
+        ("Deployment", "spec.template.metadata.labels[sidecar.istio.io/inject]", "true", 1),
+        ("Deployment", "spec.template.metadata.labels[sidecar.istio.io/inject]", "false", 0),
+        ("Deployment", "spec.template.metadata.annotations[sidecar.istio.io/inject]", "true", 1),
+        (
+            "Deployment",
+            "spec.template.spec.initContainers",
+            [{"name": "proxy", "restartPolicy": "Always"}],
+            1,
+        ),
+        ("Deployment", "spec.template.spec.initContainers", [{"name": "once"}], 0),
+        ("Namespace", "metadata.labels[istio-injection]", "enabled", 1),
+        ("Namespace", "metadata.labels[istio.io/rev]", "stable", 1),
+        ("Namespace", "metadata.labels[istio-injection]", "disabled", 0),
+    ],
+)
+def test_sidecar_counts(kind, field, value, count):
+    """CPU of the whole pod is told of where a sidecar is in it, or Istio puts one there."""
+    manifests = changed("prod", (f"{kind}/user-service", field, value), WHOLE_POD)
+    found = texts(autoscaling.scale_on_one_container, manifests)
+    assert len(found) == count
+    start = (
+        f"{SCALER}: spec.metrics[0].type: is Resource, and a sidecar counts there too; take ContainerResource"
+    )
+    assert all(text.startswith(start) and text.endswith("user-service") for text in found)
+
+
+def test_pod_decides_over_its_namespace():
+    """A pod that refuses the sidecar has none."""
+    manifests = changed(
+        "prod",
+        ("Namespace/user-service", "metadata.labels[istio-injection]", "enabled"),
+        ("Deployment/user-service", f"{LABELS}[sidecar.istio.io/inject]", "false"),
+        WHOLE_POD,
+    )
+    assert texts(autoscaling.scale_on_one_container, manifests) == []
+
+
+def test_container_that_is_not_there():
+    """A metric of a container that the pods have not would never have a value."""
+    manifests = changed("prod", (SCALER, "spec.metrics.0.containerResource.container", "server"))
+    [text] = texts(autoscaling.scale_on_one_container, manifests)
+    assert text == (
+        f"{SCALER}: spec.metrics[0].containerResource.container: no container is called server; "
+        "take one of user-service"
+    )

@@ -86,6 +86,13 @@ def test_the_authority_is_accepted(running: cluster.Cluster) -> None:
     running.kubectl(*command, stdin=yaml.safe_dump_all(AUTHORITY))
 
 
+def test_what_is_beside_the_gateway_is_accepted(running: cluster.Cluster) -> None:
+    """So is what is applied where the gateway of Istio is."""
+    running.kubectl("create", "namespace", "istio-ingress")
+    command = ["create", "--validate=strict", "--namespace=istio-ingress"]
+    running.kubectl(*command, "--filename=k8s/components/istio-gateway/beside-gateway.yaml")
+
+
 def live(running: cluster.Cluster, namespace: dict[str, Any]) -> set[tuple[str, str]]:
     """Return what the namespace has of ours."""
     kinds = running.kubectl("api-resources", "--namespaced", "--verbs=list,delete", "--output=name").split()
@@ -113,6 +120,11 @@ MISTAKES = [
     ("istio", "AuthorizationPolicy", "spec.rules[0].to[0].operation.port", ["50051"]),
     ("istio", "AuthorizationPolicy", "spec.rules[0].to[0].operation.ports", [50051]),
     ("istio", "AuthorizationPolicy", "spec.action", "ALOW"),
+    ("istio", "Gateway", "spec.servers[0].tls.credential", "user-service-gateway-tls"),
+    ("istio", "Gateway", "spec.servers[0].tls.mode", "SIMPEL"),
+    ("istio", "Gateway", "spec.servers[0].port.number", "443"),
+    ("istio", "Telemetry", "spec.tracing[0].randomSampling", 10),
+    ("istio", "Telemetry", "spec.tracing[0].randomSamplingPercentage", "10"),
     ("traefik", "IngressRoute", "spec.routes[0].services[0].serverTransport", "user-service"),
     ("traefik", "IngressRoute", "spec.routes[0].services[0].port", 50051.5),
     ("traefik", "IngressRoute", "spec.routes[0].kind", "Rul"),

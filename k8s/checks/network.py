@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from k8s.checks.backends import leading_to
 from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata, title
+from k8s.checks.mesh import is_inside
 from k8s.checks.scraping import scrapes
 from k8s.checks.servers import Program, programs, servers
 
@@ -133,8 +134,13 @@ def let_proxies_in(manifests: Manifests) -> Iterator[Problem]:
         pod, port = server.pod, server.config.server.port
         rules = [rule for rule in _rules(manifests, pod, "Ingress") if _opens(rule, _same(pod, port))]
         for backend in leading_to(manifests, pod):
-            if backend.manifest["kind"] in _PROXIES and not any(map(_names_a_place, rules)):
+            if _is_proxy(backend.manifest) and not any(map(_names_a_place, rules)):
                 yield _kept_out(backend.manifest, backend.field, pod, port)
+
+
+def _is_proxy(manifest: Manifest) -> bool:
+    of_gateway = manifest["kind"] == "VirtualService" and not is_inside(manifest)
+    return of_gateway or manifest["kind"] in _PROXIES
 
 
 def _kept_out(manifest: Manifest, field: str, pod: Pod, port: str | int) -> Problem:

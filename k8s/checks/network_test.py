@@ -60,6 +60,7 @@ def test_scraper_that_is_kept_out():
         ("prod", "user-service-from-traefik", "IngressRoute/user-service", 1),
         ("nginx-ingress", "user-service-from-ingress-nginx", "Ingress/user-service", 1),
         ("gateway-api", "user-service-from-gateway", "GRPCRoute/user-service", 3),
+        ("istio", "user-service-from-istio-ingress", "VirtualService/user-service-gateway", 3),
     ],
 )
 def test_proxy_that_is_kept_out(name, policy, manifest, count):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from k8s.checks.gateways import istio_name
 from k8s.checks.manifests import (
     External,
     Manifest,
@@ -15,6 +16,7 @@ from k8s.checks.manifests import (
     get,
     metadata,
 )
+from k8s.checks.rate_limits import LIMITED_BY
 from k8s.checks.selection import external_pods
 from k8s.checks.servers import servers, volume_at
 
@@ -77,7 +79,10 @@ _DATA: Mapping[str, Sequence[tuple[str, str, Sequence[str]]]] = {
     "BackendTLSPolicy": [("spec.validation.caCertificateRefs[]", "ConfigMap", ("ca.crt",))],
     "Bundle": [("spec.sources[].secret", "Secret", ("ca.crt",))],
     "ClusterIssuer": [("spec.ca.secretName", "Secret", _PAIR)],
-    "Gateway": [("spec.listeners[].tls.certificateRefs[]", "Secret", _PAIR)],
+    "Gateway": [
+        ("spec.listeners[].tls.certificateRefs[]", "Secret", _PAIR),
+        ("spec.servers[].tls.credentialName", "Secret", _PAIR),
+    ],
     "Ingress": [("spec.tls[].secretName", "Secret", _PAIR)],
     "IngressRoute": [("spec.tls.secretName", "Secret", _PAIR)],
     "Issuer": [("spec.ca.secretName", "Secret", _PAIR)],
@@ -148,6 +153,8 @@ def uses(manifests: Manifests) -> Iterator[Use]:
         yield from _of_manifest(manifest)
     for ingress in manifests.of_kind("Ingress"):
         yield from _of_nginx(ingress)
+    for service in manifests.of_kind("VirtualService"):
+        yield from _of_istio(service)
 
 
 def _keys(manifests: Manifests, kind: str, name: str, namespace: str) -> set[str] | None:
@@ -255,6 +262,16 @@ def _of_servers(manifests: Manifests) -> Iterator[Use]:
         if found and (name := get(found[1], "secret.secretName")):
             keys = (*_PAIR, "ca.crt") if tls.require_client_certificate else _PAIR
             yield Use(server.pod.workload, found[0], "Secret", name, keys)
+
+
+def _of_istio(service: Manifest) -> Iterator[Use]:
+    for field, gateway in find(service, "spec.gateways[]"):
+        if gateway != "mesh":
+            name, namespace = istio_name(gateway, service)
+            yield Use(service, field, "Gateway", name, (), namespace)
+    if limit := annotations(service).get(LIMITED_BY):
+        name, namespace = istio_name(limit, service)
+        yield Use(service, f"metadata.annotations[{LIMITED_BY}]", "EnvoyFilter", name, (), namespace)
 
 
 def _of_nginx(ingress: Manifest) -> Iterator[Use]:

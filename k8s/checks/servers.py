@@ -88,6 +88,18 @@ class Server:
         return self.program.field
 
     @property
+    def ports(self) -> set[str | int]:
+        """The numbers and names of the container ports that take calls."""
+        listeners = [each.address for each in self.config.server.listen]
+        numbers = {self.config.server.port} | {
+            int(each.rpartition(":")[2]) for each in listeners if not each.startswith("unix:")
+        }
+        declared = self.container.get("ports") or []
+        return numbers | {
+            each["name"] for each in declared if each.get("containerPort") in numbers and "name" in each
+        }
+
+    @property
     def longest_stream(self) -> float:
         """The seconds that a stream may take; infinite, if there is no limit."""
         return self.config.server.default_stream_deadline or math.inf
