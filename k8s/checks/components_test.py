@@ -177,4 +177,6 @@ def test_every_component_is_in_the_list():
     readme = Path("k8s/README.md").read_text("utf-8")
     missing = [name for name in names("components") if f"(components/{name})" not in readme]
     assert missing == []
-    assert [name for name in names("components") if not Path("k8s/components", name, "README.md").exists()] == []
+    assert [
+        name for name in names("components") if not Path("k8s/components", name, "README.md").exists()
+    ] == []
