@@ -170,3 +170,13 @@ def test_store_that_nobody_makes(kind, store, files):
     made["spec"]["secretStoreRef"] = {"name": store} | ({"kind": kind} if kind else {})
     [text] = texts(references.name_what_exists, rendered)
     assert f"there is no {kind or 'SecretStore'} {store}" in text
+
+
+def test_every_component_is_in_the_list():
+    """Who looks for a component finds it in the README, with a README of its own."""
+    readme = Path("k8s/README.md").read_text("utf-8")
+    missing = [name for name in names("components") if f"(components/{name})" not in readme]
+    assert missing == []
+    assert [
+        name for name in names("components") if not Path("k8s/components", name, "README.md").exists()
+    ] == []
