@@ -136,7 +136,8 @@ def title(manifest: Manifest) -> str:
 
 def metadata(manifest: Manifest, key: str) -> str:
     """Return `name` or `namespace`, empty if there is none."""
-    return str((manifest.get("metadata") or {}).get(key, ""))
+    found = manifest.get("metadata")
+    return str(found.get(key, "")) if isinstance(found, Mapping) else ""
 
 
 def annotations(manifest: Manifest) -> Mapping[str, str]:
@@ -149,7 +150,10 @@ def content(manifest: Manifest) -> dict[str, str]:
     data = manifest.get("data") or {}
     if manifest["kind"] == "ConfigMap":
         return {**data, **(manifest.get("binaryData") or {})}
-    decoded = {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
+    try:
+        decoded = {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
+    except ValueError:
+        raise ValueError(f"{title(manifest)}: data: is not base64") from None
     return {**decoded, **(manifest.get("stringData") or {})}
 
 

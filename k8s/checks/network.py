@@ -25,17 +25,25 @@ def _dialled(program: Program) -> Iterator[tuple[int, str]]:
     yield 53, "DNS"
     url = program.environment.get("DATABASE_URL", "")
     if url is None or url.startswith("postgresql"):
-        yield urlsplit(url or "").port or 5432, "DATABASE_URL"
+        yield _port(url or "", 5432), "DATABASE_URL"
     if endpoint := program.environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        yield urlsplit(endpoint).port or 4317, "OTEL_EXPORTER_OTLP_ENDPOINT"
+        yield _port(endpoint, 4317), "OTEL_EXPORTER_OTLP_ENDPOINT"
+
+
+def _port(url: str, default: int) -> int:
+    try:
+        return urlsplit(url).port or default
+    except ValueError:  # whose message has part of the password; configuration.py tells of it
+        return default
 
 
 def let_servers_out_to_issuers(manifests: Manifests) -> Iterator[Problem]:
     """Each server that takes the keys of tokens from a URL reaches it; else every token is UNAVAILABLE."""
     for server in servers(manifests):
-        url = urlsplit(server.config.server.jwt.jwks if server.config.server.jwt else "")
-        if url.scheme in ("http", "https"):
-            port = url.port or (443 if url.scheme == "https" else 80)
+        url = server.config.server.jwt.jwks if server.config.server.jwt else ""
+        scheme, _, _ = url.partition("://")
+        if scheme in ("http", "https"):
+            port = _port(url, 443 if scheme == "https" else 80)
             if not any(_opens(rule, {port}) for rule in _rules(manifests, server.pod, "Egress")):
                 what = f"no NetworkPolicy lets it out to port {port} (server.jwt.jwks)"
                 yield server.problem("env", what, "add one that does, or mount the keys as a file")

@@ -53,12 +53,13 @@ class Program:
             return load(UserServiceConfig, environ=known)
         config_map, key = self.file
         with TemporaryDirectory() as folder:
-            file = Path(folder, key)
+            # Not the key: it may lead elsewhere.
+            file = Path(folder, "config.yaml")
             file.write_text(content(config_map)[key], "utf-8")
             try:
                 return load(UserServiceConfig, file, known)
             except ConfigError as error:
-                raise ConfigError(str(error).replace(f"{folder}/", "")) from None
+                raise ConfigError(str(error).replace(str(file), key)) from None
 
 
 _UNKNOWN = {"DATABASE_URL": "postgresql://unknown/unknown"}
