@@ -199,8 +199,14 @@ def check(file: Path, external: Sequence[External], rules: Sequence[Rule]) -> It
     others = [each.manifest for each in unknown]
     declared = [External(each["kind"], each["metadata"]["name"], "the file itself") for each in others]
     manifests = Manifests([each for each in objects if each not in others], [*external, *declared])
+    failed: dict[str, list[str]] = {}
     for rule in (*rules, *UNCHECKED):
-        yield from _ask(rule, manifests, is_unchecked=rule in UNCHECKED)
+        try:
+            yield from (Finding(str(each), rule in UNCHECKED) for each in rule(manifests))
+        except Exception as error:  # noqa: BLE001 (of whichever form a value has)
+            failed.setdefault(repr(error), []).append(rule.__name__)
+    for why, names in failed.items():
+        yield Finding(f"a value has a form that {', '.join(names)} can't read ({why})", is_unchecked=True)
 
 
 def _sort(objects: Sequence[Manifest]) -> tuple[list[Problem], list[Problem]]:
@@ -212,14 +218,6 @@ def _sort(objects: Sequence[Manifest]) -> tuple[list[Problem], list[Problem]]:
         except UnknownKindError as error:
             unknown.append(Problem(manifest, "kind", f"{error}, and no rule knows it", "see to it yourself"))
     return wrong, unknown
-
-
-def _ask(rule: Rule, manifests: Manifests, *, is_unchecked: bool) -> Iterator[Finding]:
-    try:
-        yield from (Finding(str(problem), is_unchecked) for problem in rule(manifests))
-    except Exception as error:  # noqa: BLE001 (of whichever form a value has)
-        what = f"a value has a form that {rule.__name__} can't read ({error!r})"
-        yield Finding(f"{what}; `kubectl apply --dry-run=server` may say which", is_unchecked=True)
 
 
 def _escaped(text: str) -> str:

@@ -4,6 +4,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from k8s.checks import lint as lint_module
 from k8s.checks import rendered
 from k8s.checks.lint import command
 
@@ -114,6 +115,46 @@ def test_wrong_forms(file, changes, message):
     code, output = lint(file)
     assert (code, f"{file}: not checked: {message}" in output) == (2, True), output
     assert output.endswith(f"{file}: not checked: no rule was asked, as they see all objects together\n")
+
+
+def test_rules_that_fail(file, monkeypatch):
+    """Rules that can't read a value are named in one line, and the others still look at the file."""
+
+    def first(_):
+        raise KeyError("a")
+
+    def second(_):
+        raise KeyError("a")
+
+    monkeypatch.setattr(lint_module, "RULES", [first, *lint_module.RULES, second])
+    write(file, service())
+    code, output = lint(file)
+    assert code == 2
+    found, failed = output.splitlines()
+    assert "spec.selector" in found
+    assert failed == f"{file}: not checked: a value has a form that first, second can't read (KeyError('a'))"
+
+
+def test_secret_that_is_not_base64(file):
+    """What Kubernetes could not decode is named with its key, and not quoted."""
+    write(file, service(kind="Secret", spec=None, data={"password": "hunter2"}))
+    code, output = lint(file)
+    assert (code, "Secret/a: data[password]: is not base64" in output, "hunter2" in output) == (
+        2,
+        True,
+        False,
+    )
+
+
+def test_references_without_a_name(file):
+    """A reference may have no name in the schema: it is one to nothing."""
+    objects = copy.deepcopy(rendered.load("dev"))
+    [deployment] = [each for each in objects if each["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    container["env"] = [{"name": "A", "valueFrom": {"configMapKeyRef": {"key": "a"}}}, *container["env"]]
+    write(file, *objects)
+    code, output = lint(file)
+    assert (code, "there is no ConfigMap ;" in output) == (1, True), output
 
 
 def test_values_of_wrong_types_are_not_quoted(file):

@@ -150,10 +150,7 @@ def content(manifest: Manifest) -> dict[str, str]:
     data = manifest.get("data") or {}
     if manifest["kind"] == "ConfigMap":
         return {**data, **(manifest.get("binaryData") or {})}
-    try:
-        decoded = {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
-    except ValueError:
-        raise ValueError(f"{title(manifest)}: data: is not base64") from None
+    decoded = {key: base64.b64decode(value).decode(errors="replace") for key, value in data.items()}
     return {**decoded, **(manifest.get("stringData") or {})}
 
 

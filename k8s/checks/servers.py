@@ -151,7 +151,7 @@ def _config_map_at(
         for source in [volume, *(get(volume, "projected.sources") or [])]:
             if volume["name"] == mount["name"] and (reference := source.get("configMap")):
                 namespace = metadata(pod.workload, "namespace")
-                found = manifests.named("ConfigMap", reference["name"], namespace)
+                found = manifests.named("ConfigMap", reference.get("name", ""), namespace)
                 key = _key_at(reference, _inside(mount, file))
                 if found and key in content(found):
                     return found, key
@@ -192,7 +192,7 @@ def _environment(manifests: Manifests, pod: Pod, container: Manifest) -> Environ
 def _content(
     manifests: Manifests, kind: str, reference: Manifest | None, namespace: str
 ) -> Mapping[str, str]:
-    found = manifests.named(kind, reference["name"], namespace) if reference else None
+    found = manifests.named(kind, reference.get("name", ""), namespace) if reference else None
     return content(found) if found else {}
 
 

@@ -3,8 +3,9 @@
 Kubernetes' own kinds are held to its published schemas; of a custom kind, shapes.yaml has what rules read.
 """
 
+import base64
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,19 @@ def find_wrong(manifest: Manifest) -> list[Problem]:
         return problems
     if validator := _custom().get(_custom_kind(manifest)):
         return [_problem(manifest, error) for error in validator.iter_errors(manifest)]
-    return schemas.find_wrong(manifest, schemas.NEWEST)
+    return schemas.find_wrong(manifest, schemas.NEWEST) or list(_not_base64(manifest))
+
+
+def _not_base64(manifest: Manifest) -> Iterator[Problem]:
+    fields = {"ConfigMap": "binaryData", "Secret": "data"}
+    field = fields.get(manifest["kind"], "")
+    for key, value in (manifest.get(field) or {}).items():
+        try:
+            base64.b64decode(value)
+        except ValueError:
+            yield Problem(
+                manifest, f"{field}[{key}]", "is not base64", "encode it, or use the field for text"
+            )
 
 
 def _custom_kind(manifest: Manifest) -> str:
