@@ -50,7 +50,7 @@ def _is_everywhere(rule: Manifest) -> bool:
 
 
 def let_programs_out(manifests: Manifests) -> Iterator[Problem]:
-    """Each server and migration reaches DNS, and what its variables name: database and collector."""
+    """Each program reaches DNS, and what its variables name: database, collector, the servers of a smoke Job."""
     for program in programs(manifests):
         rules = _rules(manifests, program.pod, "Egress")
         for host, port, what_for in _dialled(program):
@@ -73,6 +73,9 @@ def _dialled(program: Program) -> Iterator[tuple[str, int, str]]:
     if endpoint := program.environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         place = urlsplit(endpoint)
         yield place.hostname or "", place.port or 4317, "OTEL_EXPORTER_OTLP_ENDPOINT"
+    if target := program.environment.get("SMOKE_TARGET"):
+        place = urlsplit(f"//{target.rpartition('/')[2]}")
+        yield place.hostname or "", place.port or 443, "SMOKE_TARGET"
 
 
 def _reaches(manifests: Manifests, pod: Pod, rule: Manifest, host: str, port: int) -> bool:
