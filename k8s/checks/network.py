@@ -51,7 +51,7 @@ def _is_everywhere(rule: Manifest) -> bool:
 
 
 def let_programs_out(manifests: Manifests) -> Iterator[Problem]:
-    """Each server and migration reaches DNS, and what its variables name: database and collector."""
+    """Each program reaches DNS, and what its variables name: database, collector, the servers of a smoke Job."""
     for program in programs(manifests):
         rules = _rules(manifests, program.pod, "Egress")
         for host, port, what_for in _dialled(program):
@@ -72,6 +72,8 @@ def _dialled(program: Program) -> Iterator[tuple[str, int, str]]:
             yield *_place(f"//{each}", 5432), "DATABASE_URL"
     if endpoint := program.environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         yield *_place(endpoint, 4317), "OTEL_EXPORTER_OTLP_ENDPOINT"
+    if target := program.environment.get("SMOKE_TARGET"):
+        yield *_place(f"//{target.rpartition('/')[2]}", 443), "SMOKE_TARGET"
 
 
 def _place(url: str, default: int) -> tuple[str, int]:
