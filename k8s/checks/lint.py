@@ -54,6 +54,8 @@ RULES: Sequence[Rule] = (
     selection.select_services,
     selection.select_own_pods,
     selection.keep_to_pods,
+    selection.select_by_what_stays,
+    selection.tell_the_version_that_runs,
     selection.send_no_calls_to_jobs,
     references.name_what_exists,
     references.name_sections_that_exist,
