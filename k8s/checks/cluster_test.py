@@ -40,7 +40,8 @@ def deploy(running: cluster.Cluster, overlay: str, folder: Path, *arguments: str
     settings = folder / "deploy.yaml"
     settings.write_text("{}")
     command = [COMMAND, f"--overlay={overlay}", f"--manifests=k8s/{overlay}_with_image.yaml"]
-    command += [f"--settings={settings}", f"--kubectl={KUBECTL}", "--push=/nonexistent", *arguments]
+    command += [f"--settings={settings}", f"--kubectl={KUBECTL}"]
+    command += ["--push=/nonexistent", "--digest=/nonexistent", *arguments]
     environment = os.environ | {"KUBECONFIG": str(running.kubeconfig)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr

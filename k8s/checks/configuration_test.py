@@ -249,6 +249,7 @@ def test_ways_to_mount_a_file(volume, mount, level):
         "dev",
         (DEPLOYMENT, VOLUMES, [volume]),
         (DEPLOYMENT, MOUNTS, [{"name": "config", "mountPath": AT} | mount]),
+        (DEPLOYMENT, f"{PATH}.env", [{"name": "CONFIG_FILE", "value": f"{AT}/config.yaml"}]),
         (f"ConfigMap/{CONFIG}", "data[config.yaml]", "logging: {level: debug}"),
         (f"ConfigMap/{CONFIG}", "data[other.yaml]", "logging: {level: error}"),
     )

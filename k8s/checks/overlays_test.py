@@ -2,6 +2,7 @@ import pytest
 
 from k8s.checks import images, references
 from k8s.checks.lint import EXTERNAL, RULES, read_external
+from k8s.checks.manifests import get, title
 from k8s.checks.rendered import OVERLAYS
 from k8s.checks.servers import servers
 from k8s.checks.testing import overlay, texts
@@ -44,3 +45,41 @@ def test_nothing_is_declared_external_for_nobody():
     external = read_external(EXTERNAL)
     assert references.unused(external, map(overlay, OVERLAYS)) == []
     assert all(each.why for each in external)
+
+
+def test_staging_is_production_with_other_values():
+    """Staging has every object of production, and no other: what is new in one is in both."""
+    prod, staging = ([title(each) for each in overlay(name).objects] for name in ("prod", "staging"))
+    assert {*staging} ^ {*prod} == {"Namespace/user-service", "Namespace/user-service-staging"}
+
+
+def overlay_namespace(name):
+    """Return the namespace of an overlay."""
+    [namespace] = overlay(name).of_kind("Namespace")
+    return namespace["metadata"]["name"]
+
+
+@pytest.mark.parametrize("name", ["staging", "prod"])
+def test_public_certificate_of_an_environment(name):
+    """What staging tries out uses up none of the certificates that the authority gives production's host."""
+    certificate = overlay(name).named("Certificate", "user-service-edge", overlay_namespace(name))
+    assert get(certificate, "spec.issuerRef") == {"kind": "ClusterIssuer", "name": f"letsencrypt-{name}"}
+
+
+@pytest.mark.parametrize("name", ["staging", "prod"])
+def test_names_of_the_namespace(name):
+    """The server's certificate and every rule name the namespace of their own environment."""
+    namespace = overlay_namespace(name)
+    certificate = overlay(name).named("Certificate", "user-service", namespace)
+    assert f"user-service-headless.{namespace}.svc" in get(certificate, "spec.dnsNames")
+    groups = [group for rule in overlay(name).of_kind("PrometheusRule") for group in rule["spec"]["groups"]]
+    expressions = [rule["expr"] for group in groups for rule in group["rules"]]
+    assert expressions
+    assert [each for each in expressions if f'namespace="{namespace}"' not in each] == []
+
+
+def test_developers_may_ask():
+    """The developers' server has reflection and debug logs, and else what production has."""
+    [server] = servers(overlay("dev"))
+    assert (server.config.server.reflection, server.config.logging.level) == (True, "debug")
+    assert server.config.server.default_stream_deadline == 300

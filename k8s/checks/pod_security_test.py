@@ -1,12 +1,43 @@
 import pytest
 
 from k8s.checks import pod_security
-from k8s.checks.testing import REMOVED, changed, texts
+from k8s.checks.rendered import OVERLAYS
+from k8s.checks.testing import REMOVED, changed, overlay, texts
 
 DEPLOYMENT = "Deployment/user-service"
 POD = "spec.template.spec"
 PATH = f"{POD}.containers.0"
 FIELD = f"{POD}.containers[user-service]"
+
+
+NAMESPACE = "Namespace/user-service"
+LABEL = "pod-security.kubernetes.io/"
+
+
+@pytest.mark.parametrize("mode", ["enforce", "audit", "warn"])
+@pytest.mark.parametrize(
+    ("suffix", "value", "what"),
+    [
+        ("", REMOVED, "is missing; set it to restricted"),
+        ("", "baseline", "is baseline; set it to restricted"),
+        ("-version", REMOVED, "is latest, and an upgrade of the cluster may refuse pods that it took; "),
+        ("-version", "latest", "is latest, and an upgrade of the cluster may refuse pods that it took; "),
+    ],
+)
+def test_namespace_whose_pods_the_api_server_does_not_restrict(mode, suffix, value, what):
+    """It enforces, audits and warns, by a version that does not change with the cluster's."""
+    field = f"metadata.labels[{LABEL}{mode}{suffix}]"
+    [text] = texts(pod_security.have_the_api_server_restrict_pods, changed("prod", (NAMESPACE, field, value)))
+    assert text.startswith(f"{NAMESPACE}: {field}: {what}")
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_api_server_restricts_by_the_standard_that_is_checked(name):
+    """What the lint passes the API server takes, and the other way round."""
+    [namespace] = overlay(name).of_kind("Namespace")
+    labels = namespace["metadata"]["labels"]
+    for mode in ("enforce", "audit", "warn"):
+        assert labels[f"{LABEL}{mode}-version"] == pod_security.STANDARD
 
 
 @pytest.mark.parametrize(

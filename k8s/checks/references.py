@@ -17,6 +17,7 @@ from k8s.checks.manifests import (
     metadata,
 )
 from k8s.checks.rate_limits import LIMITED_BY
+from k8s.checks.selection import external_pods
 from k8s.checks.servers import servers, volume_at
 
 _PAIR = ("tls.crt", "tls.key")
@@ -126,8 +127,16 @@ def _sections(manifests: Manifests, reference: Manifest, namespace: str) -> list
 
 def unused(external: Iterable[External], overlays: Iterable[Manifests]) -> list[External]:
     """Return what is declared external and that no overlay names."""
+    overlays = list(overlays)
     named = {(use.kind, use.name) for manifests in overlays for use in uses(manifests)}
+    named |= {("Pod", pod.name) for manifests in overlays for pod in _selected(manifests)}
     return [each for each in external if (each.kind, each.name) not in named]
+
+
+def _selected(manifests: Manifests) -> Iterator[External]:
+    for policy in manifests.of_kind("NetworkPolicy"):
+        if selector := get(policy, "spec.podSelector"):
+            yield from external_pods(manifests, selector)
 
 
 def uses(manifests: Manifests) -> Iterator[Use]:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, Object, name_of, to_yaml
 
-SERVER_SIDE = ("--server-side", "--field-manager=grpc-on-kubernetes", "--force-conflicts")
+MANAGER = "grpc-on-kubernetes"
+"""The owner of the fields that are rendered."""
+
+SERVER_SIDE = ("--server-side", f"--field-manager={MANAGER}", "--force-conflicts")
 """What is rendered holds over `kubectl edit` and `rollout undo`; fields that it does not have stay theirs."""
 
 _MADE_FROM_LABELS = {"Endpoints", "Event"}

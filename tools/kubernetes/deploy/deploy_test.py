@@ -1,5 +1,9 @@
 import json
+import os
+import pty
+import signal
 
+import pytest
 import yaml
 
 from tools.kubernetes.deploy.testing import IMAGE, KUBECTL, App, make_object
@@ -53,7 +57,7 @@ def test_a_new_version_replaces_the_pods_and_prunes(app: App) -> None:
     app.deploy()
     app.running.kubectl("create", "configmap", "others", f"--namespace={app.namespace}")
     app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
-    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.container["image"] = IMAGE + 64 * "2"
     output = app.deploy("--diff")
     assert "~ Deployment/app" in output
     assert "- ConfigMap/config-1" in output
@@ -67,7 +71,7 @@ def test_a_dry_run_changes_nothing(app: App) -> None:
     """It says what would change; nothing is pushed or applied."""
     app.deploy()
     (app.folder / "pushed").unlink()
-    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.container["image"] = IMAGE + 64 * "2"
     assert "~ Deployment/app" in app.deploy("--dry-run")
     assert not (app.folder / "pushed").exists()
     assert app.image() == "1"
@@ -77,6 +81,84 @@ def test_nobody_answers_for_a_script(app: App) -> None:
     """Without a terminal and --yes nothing is deployed."""
     assert "pass --yes" in app.run("deploy", code=3)
     assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "text"),
+    [
+        ("\x03", 130, "stopped at the question: nothing was changed"),
+        ("\x04", 1, "not confirmed: nothing was changed"),
+        ("n\n", 1, "not confirmed: nothing was changed"),
+    ],
+    ids=["Ctrl-C", "Ctrl-D", "no"],
+)
+def test_who_does_not_say_yes_is_told_what_was_done(app: App, answer: str, code: int, text: str) -> None:
+    """Ctrl-C at the question has the exit code that it has everywhere; whatever is said, it was nothing."""
+    terminal, stdin = pty.openpty()
+    process = app.start("deploy", stdin=stdin)
+    assert process.stdout
+    asked = ""
+    while "[y/N]" not in asked:
+        asked += process.stdout.read(1)
+    if answer == "\x03":  # it is not the terminal that the process belongs to
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        os.write(terminal, answer.encode())
+    output, _ = process.communicate(timeout=30)
+    os.close(terminal)
+    os.close(stdin)
+    assert (process.returncode, text in output, "Aborted" in output) == (code, True, False), output
+    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
+
+
+SIDECAR = {"name": "a-proxy", "image": f"sidecars.example.com/proxy@sha256:{64 * '9'}"}
+
+
+@pytest.mark.parametrize("place", ["containers", "initContainers"])
+def test_a_sidecar_before_ours_is_left_alone(app: App, place: str) -> None:
+    """The push goes to the repository of the image that was built, wherever its container is."""
+    sidecar = SIDECAR if place == "containers" else SIDECAR | {"restartPolicy": "Always"}
+    app.template["spec"].setdefault(place, []).insert(0, sidecar)
+    app.deploy()
+    assert (app.folder / "pushed").read_text() == "--repository registry.example.com/app\n"
+    app.container["image"] = IMAGE + 64 * "2"
+    app.deploy()
+    assert app.image() == "2"
+
+
+def test_the_cluster_is_known_by_its_uid(app: App) -> None:
+    """A context may be called what it should be and be another cluster's: both uids are told."""
+    uid = app.running.kubectl("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
+    other = "01234567-89ab-cdef-0123-456789abcdef"
+    app.settings(contexts=["cluster"], clusters=[other])
+    for command in (["deploy", "--yes"], ["diff"], ["delete", "--yes"]):
+        refused = app.run(*command, "--context=cluster", code=3)
+        assert f"trial is for cluster {other}, and context 'cluster' is cluster {uid}" in refused
+        assert "kubectl get namespace kube-system" in refused
+    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
+    app.settings(contexts=["cluster"], clusters=[other, uid])
+    app.deploy("--context=cluster")
+
+
+def test_a_release_without_a_cluster_is_not_deployed_unseen(app: App) -> None:
+    """Where no uid is pinned, somebody has to look at the one that the question has."""
+    uid = app.running.kubectl("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
+    app.settings(release=True)
+    arguments = ["deploy", "--context=cluster", "--allow-dirty"]
+    refused = app.run(*arguments, "--yes", code=3)
+    assert f"Write `clusters: [{uid}]` into it" in refused
+    assert f"of context cluster, cluster {uid}?" in app.run(*arguments, code=3)
+    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
+    app.settings(release=True, clusters=[uid])
+    app.run(*arguments, "--yes")
+
+
+def test_a_cluster_whose_uid_is_secret_is_refused_where_it_matters(app: App) -> None:
+    """Without a pin the trial goes on, with one the right that lacks is told."""
+    app.wrap_kubectl('*kube-system*) echo "no right to get namespaces" >&2; false ;;')
+    app.deploy()
+    app.settings(clusters=["01234567-89ab-cdef-0123-456789abcdef"])
+    assert "which this is can't be read: no right to get namespaces" in app.deploy(code=3)
 
 
 def test_a_kind_that_the_cluster_misses_is_refused(app: App) -> None:
@@ -90,7 +172,7 @@ def test_replicas_are_left_to_the_autoscaler(app: App) -> None:
     """A field that is not rendered keeps what others made of it."""
     app.deploy()
     app.running.kubectl("scale", "deployment/app", "--replicas=3", f"--namespace={app.namespace}")
-    app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
+    app.container["image"] = IMAGE + 64 * "2"
     app.deploy()
     assert app.get("deployment/app", ".spec.replicas") == "3"
 
@@ -171,7 +253,7 @@ def test_a_migration_ends_before_the_next_begins(app: App) -> None:
         app.running.kubectl("patch", "pod", pod, "--type=merge", f"--patch={patch}", where)
 
     hold(["example.com/held"])
-    assert "while migrating: error: timed out" in app.deploy("--timeout=1s", code=1)
+    assert "Job/migrate: deleted at" in app.deploy("--timeout=1s", code=1)
     process = app.start_until("migrating")
     deleted = "--for=jsonpath={.metadata.deletionTimestamp}"
     app.running.kubectl("wait", f"pod/{pod}", deleted, "--timeout=30s", where)
