@@ -67,7 +67,7 @@ def name_grpc_as_such(manifests: Manifests) -> Iterator[Problem]:
 
 
 def outlive_what_they_serve(manifests: Manifests) -> Iterator[Problem]:
-    """The sidecar of a server ends after it, and that of a Job with it: Kubernetes has to know it as a sidecar.
+    """The sidecar of a server ends after it, and that of a Job with it: Kubernetes knows it as a sidecar.
 
     The other kind ends 5 s after SIGTERM, while calls drain, and never by itself, so that no Job completes.
     """

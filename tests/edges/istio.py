@@ -110,7 +110,9 @@ def _filters(beside: Sequence[Object], host: str) -> list[Object]:
     patches = [
         patch
         for each in found
-        for patch in fields(each["spec"], "EnvoyFilter", "workloadSelector", "configPatches")["configPatches"]
+        for patch in fields(each["spec"], "EnvoyFilter", "priority", "workloadSelector", "configPatches")[
+            "configPatches"
+        ]
     ]
     for patch in patches:
         fields(patch, "EnvoyFilter", "applyTo", "match", "patch")

@@ -51,7 +51,7 @@ class ClusterError(Exception):
 
 
 class MissingProgramError(ClusterError):
-    """build.sh or crds.sh has not run yet; the message says which."""
+    """build.sh, crds.sh or istioctl.sh has not run yet; the message says which."""
 
 
 def programs() -> Path:
@@ -75,6 +75,17 @@ def crds() -> Path:
 
     """
     return _made_by("crds.sh", "crds", _recipe("crds/go.mod", "crds/go.sum", "crds/apis.go", "crds.sh"))
+
+
+def istioctl() -> Path:
+    """Return the program istioctl that istioctl.sh built; it needs no cluster.
+
+    Raises:
+        MissingProgramError: it is not there.
+
+    """
+    recipe = _recipe("istio/go.mod", "istio/go.sum", "istioctl.sh")
+    return _made_by("istioctl.sh", "istio", recipe) / "istioctl"
 
 
 def _recipe(*files: str) -> bytes:
