@@ -99,3 +99,36 @@ def test_developers_may_ask():
     [server] = servers(overlay("dev"))
     assert (server.config.server.reflection, server.config.logging.level) == (True, "debug")
     assert server.config.server.default_stream_deadline == 300
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_services_take_both_families_and_keep_calls_in_their_zone(name):
+    """Each Service of the server has IPv6 where the cluster has; all versions know the name of the policy."""
+    manifests = overlay(name)
+    [server] = servers(manifests)
+    services = {each["metadata"]["name"]: each["spec"] for each in manifests.services_of(server.pod)}
+    assert {"user-service", "user-service-headless"} <= services.keys()
+    assert {spec.get("ipFamilyPolicy") for spec in services.values()} == {"PreferDualStack"}
+    balanced = [spec for spec in services.values() if spec.get("clusterIP") != "None"]
+    assert {spec.get("trafficDistribution") for spec in balanced} == {"PreferClose"}
+
+
+RECOMMENDED = {"app.kubernetes.io/part-of": "user-service", "app.kubernetes.io/managed-by": "kustomize"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_all_objects_say_whom_they_belong_to(name):
+    """Each object and each pod does, and nothing that can't be changed: no selector, no volume claim."""
+    manifests = overlay(name)
+    for labels in [each["metadata"].get("labels", {}) for each in manifests.objects]:
+        assert labels.items() >= RECOMMENDED.items()
+    for pod in manifests.pods:
+        assert pod.labels.items() >= RECOMMENDED.items()
+        fixed = [pod.workload["spec"].get(field) for field in ("selector", "volumeClaimTemplates")]
+        assert not [label for label in RECOMMENDED if label in str(fixed)]
+
+
+def test_pods_of_production_have_users_of_their_own():
+    """Servers and migration are nobody on their nodes; base leaves it out for older ones."""
+    found = {name: {pod.spec.get("hostUsers") for pod in overlay(name).pods} for name in OVERLAYS}
+    assert {name for name, values in found.items() if values == {False}} == {"prod", "staging"}
