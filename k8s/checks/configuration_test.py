@@ -4,7 +4,7 @@ import pytest
 
 from k8s.checks import configuration
 from k8s.checks.servers import servers
-from k8s.checks.testing import changed, overlay, texts
+from k8s.checks.testing import changed, texts
 
 DEPLOYMENT = "Deployment/user-service"
 POD = "spec.template.spec"
@@ -211,18 +211,6 @@ def test_folder_that_is_not_mounted(name, variable, value, folder):
     ]
 
 
-def test_pools_of_all_pods_fit_the_database():
-    """The most replicas, those that a rollout adds and half as many that drain have their connections.
-
-    Each has one more than its pool's, for its probe.
-    """
-    prod = overlay("prod")
-    [scaler], [server] = prod.of_kind("HorizontalPodAutoscaler"), servers(prod)
-    most, surge = scaler["spec"]["maxReplicas"], server.pod.workload["spec"]["strategy"]["rollingUpdate"]
-    pods = most + surge["maxSurge"] + most // 2
-    assert pods * (server.config.database.pool_size + 1) <= 100 - 3, "three are reserved for superusers"
-
-
 VOLUMES = f"{POD}.volumes"
 MOUNTS = f"{PATH}.volumeMounts"
 AT = "/etc/user-service"
@@ -249,6 +237,7 @@ def test_ways_to_mount_a_file(volume, mount, level):
         "dev",
         (DEPLOYMENT, VOLUMES, [volume]),
         (DEPLOYMENT, MOUNTS, [{"name": "config", "mountPath": AT} | mount]),
+        (DEPLOYMENT, f"{PATH}.env", [{"name": "CONFIG_FILE", "value": f"{AT}/config.yaml"}]),
         (f"ConfigMap/{CONFIG}", "data[config.yaml]", "logging: {level: debug}"),
         (f"ConfigMap/{CONFIG}", "data[other.yaml]", "logging: {level: error}"),
     )
