@@ -7,6 +7,7 @@ from k8s.checks.backends import leading_to
 from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata, title
 from k8s.checks.mesh import is_inside
+from k8s.checks.scraping import scrapes
 from k8s.checks.servers import Program, programs, servers
 
 _NAME = "kubernetes.io/metadata.name"
@@ -50,7 +51,7 @@ def _is_everywhere(rule: Manifest) -> bool:
 
 
 def let_programs_out(manifests: Manifests) -> Iterator[Problem]:
-    """Each server and migration reaches DNS, and what its variables name: database and collector."""
+    """Each program reaches DNS, and what its variables name: database, collector, the servers of a smoke Job."""
     for program in programs(manifests):
         rules = _rules(manifests, program.pod, "Egress")
         for host, port, what_for in _dialled(program):
@@ -67,12 +68,20 @@ def _dialled(program: Program) -> Iterator[tuple[str, int, str]]:
     if url is None:
         yield "", 5432, "DATABASE_URL"
     elif url.startswith("postgresql"):
-        for each in urlsplit(url).netloc.rpartition("@")[2].split(","):
-            place = urlsplit(f"//{each}")
-            yield place.hostname or "", place.port or 5432, "DATABASE_URL"
+        for each in url.partition("://")[2].partition("/")[0].rpartition("@")[2].split(","):
+            yield *_place(f"//{each}", 5432), "DATABASE_URL"
     if endpoint := program.environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        place = urlsplit(endpoint)
-        yield place.hostname or "", place.port or 4317, "OTEL_EXPORTER_OTLP_ENDPOINT"
+        yield *_place(endpoint, 4317), "OTEL_EXPORTER_OTLP_ENDPOINT"
+    if target := program.environment.get("SMOKE_TARGET"):
+        yield *_place(f"//{target.rpartition('/')[2]}", 443), "SMOKE_TARGET"
+
+
+def _place(url: str, default: int) -> tuple[str, int]:
+    try:
+        place = urlsplit(url)
+        return place.hostname or "", place.port or default
+    except ValueError:  # whose message has part of the password; configuration.py tells of it
+        return "", default
 
 
 def _reaches(manifests: Manifests, pod: Pod, rule: Manifest, host: str, port: int) -> bool:
@@ -110,21 +119,22 @@ def _admits(peer: Manifest, own: str, pod: Pod) -> bool:
 def let_servers_out_to_issuers(manifests: Manifests) -> Iterator[Problem]:
     """Each server that takes the keys of tokens from a URL reaches it; else every token is UNAVAILABLE."""
     for server in servers(manifests):
-        url = urlsplit(server.config.server.jwt.jwks if server.config.server.jwt else "")
-        if url.scheme in ("http", "https"):
-            port = url.port or (443 if url.scheme == "https" else 80)
+        url = server.config.server.jwt.jwks if server.config.server.jwt else ""
+        scheme, _, _ = url.partition("://")
+        if scheme in ("http", "https"):
+            _, port = _place(url, 443 if scheme == "https" else 80)
             if not any(_opens(rule, {port}) for rule in _rules(manifests, server.pod, "Egress")):
                 what = f"no NetworkPolicy lets it out to port {port} (server.jwt.jwks)"
                 yield server.problem("env", what, "add one that does, or mount the keys as a file")
 
 
 def let_scrapers_in(manifests: Manifests) -> Iterator[Problem]:
-    """The ports that a PodMonitor has scraped are open to somebody."""
-    for monitor in manifests.of_kind("PodMonitor"):
-        for pod in manifests.select(get(monitor, "spec.selector") or {}, metadata(monitor, "namespace")):
-            for field, port in find(monitor, "spec.podMetricsEndpoints[].port"):
-                if not any(_opens(rule, _same(pod, port)) for rule in _rules(manifests, pod, "Ingress")):
-                    yield _kept_out(monitor, field, pod, port)
+    """The ports that monitors and annotations have scraped are open to somebody."""
+    for pod in manifests.pods:
+        rules = _rules(manifests, pod, "Ingress")
+        for scrape in scrapes(manifests, pod):
+            if not any(_opens(rule, _same(pod, scrape.port)) for rule in rules):
+                yield _kept_out(scrape.manifest, scrape.field, pod, scrape.port)
 
 
 def let_proxies_in(manifests: Manifests) -> Iterator[Problem]:

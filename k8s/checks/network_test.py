@@ -9,6 +9,7 @@ APPLICATIONS = [name for name in OVERLAYS if overlay(name).of_kind("Deployment")
 """The overlays that have a server, without what is applied before them."""
 
 SERVER = "Deployment/user-service: spec.template.spec.containers[user-service]"
+SMOKE = "Job/user-service-smoke: spec.template.spec.containers[smoke]"
 MIGRATION = "Job/user-service-migrate: spec.template.spec.containers[migrate]"
 
 
@@ -41,7 +42,15 @@ def test_dns_that_is_closed():
     """Without DNS a server finds nothing else either."""
     what = "no NetworkPolicy lets it out to port 53 (DNS); add one that does"
     manifests = without("prod", "NetworkPolicy/user-service-to-dns")
-    assert texts(network.let_programs_out, manifests) == [f"{SERVER}: {what}", f"{MIGRATION}: {what}"]
+    assert texts(network.let_programs_out, manifests) == [
+        f"{program}: {what}" for program in (SERVER, MIGRATION, SMOKE)
+    ]
+
+
+def test_smoke_job_that_is_kept_in():
+    """Without the policy of clients a smoke Job fails, and each version with it."""
+    [text] = texts(network.let_programs_out, without("prod", "NetworkPolicy/user-service-client"))
+    assert text.startswith(f"{SMOKE}: no NetworkPolicy lets it out to port 50051 of user-service (SMOKE_TARGET)")
 
 
 def test_scraper_that_is_kept_out():
@@ -145,8 +154,8 @@ def test_database_of_several_hosts(hosts, count):
     """Each host of a URL has its port, and each is to be reached."""
     manifests = changed("prod")
     for program in network.programs(manifests):
-        [url] = [each for each in program.container["env"] if each["name"] == "DATABASE_URL"]
-        url |= {"value": f"postgresql://user@{hosts}/users", "valueFrom": {}}
+        for url in [each for each in program.container["env"] if each["name"] == "DATABASE_URL"]:
+            url |= {"value": f"postgresql://user@{hosts}/users", "valueFrom": {}}
     assert len(texts(network.let_programs_out, manifests)) == count
 
 

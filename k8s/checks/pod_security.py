@@ -1,4 +1,4 @@
-"""Pods keep to Kubernetes' Pod Security Standard "restricted", and to a few more bounds.
+"""Pods keep to Kubernetes' Pod Security Standard "restricted", and to a little more.
 
 The standard: https://kubernetes.io/docs/concepts/security/pod-security-standards/.
 """
@@ -160,16 +160,6 @@ def _inherited(pod: Pod, field: str, container: Manifest) -> Iterator[Problem]:
     if effective("seccompProfile.type") is None:
         fix = "set it to RuntimeDefault"
         yield pod.problem(f"{field}.seccompProfile.type", "is missing, here and for the pod", fix)
-
-
-def bound_resources(manifests: Manifests) -> Iterator[Problem]:
-    """Each container says what it needs and the most that it takes."""
-    for pod in manifests.pods:
-        for field, container in pod.containers:
-            for kind, resource in product(("requests", "limits"), ("cpu", "memory")):
-                if get(container, f"resources.{kind}.{resource}") is None:
-                    where = f"{field}.resources.{kind}.{resource}"
-                    yield Problem(pod.workload, where, "is missing", "measure it, and set it")
 
 
 def read_no_service_links(manifests: Manifests) -> Iterator[Problem]:

@@ -162,15 +162,6 @@ def test_other_containers_are_restricted_too(kind):
     assert all(text.startswith(f"{DEPLOYMENT}: {POD}.{kind}[other].securityContext.") for text in found)
 
 
-@pytest.mark.parametrize("resource", ["requests.cpu", "requests.memory", "limits.cpu", "limits.memory"])
-def test_container_without_bounds(resource):
-    """Each container says what it needs, and the most that it takes."""
-    manifests = changed("prod", (DEPLOYMENT, f"{PATH}.resources.{resource}", REMOVED))
-    assert texts(pod_security.bound_resources, manifests) == [
-        f"{DEPLOYMENT}: {FIELD}.resources.{resource}: is missing; measure it, and set it"
-    ]
-
-
 @pytest.mark.parametrize("workload", [DEPLOYMENT, "Job/user-service-migrate"])
 def test_variables_of_services(workload):
     """A Service called `metrics` would set METRICS_PORT."""

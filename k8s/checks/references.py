@@ -57,11 +57,15 @@ _TYPED = {
     "BackendTrafficPolicy": ["spec.targetRefs[]"],
     "Certificate": ["spec.issuerRef"],
     "ClientTrafficPolicy": ["spec.targetRefs[]"],
+    "ExternalSecret": ["spec.secretStoreRef"],
     "ClusterRoleBinding": ["roleRef", "subjects[]"],
     "RoleBinding": ["roleRef", "subjects[]"],
     "HorizontalPodAutoscaler": ["spec.scaleTargetRef"],
 }
 """Fields with kind and name of an object."""
+
+_UNSAID = {"ExternalSecret": "SecretStore"}
+"""What is meant where no kind is said, if not an Issuer."""
 
 _SECTIONS = {
     "Gateway": "spec.listeners[].name",
@@ -97,7 +101,8 @@ def name_what_exists(manifests: Manifests) -> Iterator[Problem]:
     for use in uses(manifests):
         namespace = use.namespace or metadata(use.manifest, "namespace")
         keys = _keys(manifests, use.kind, use.name, namespace)
-        if keys is None and not manifests.exists(use.kind, use.name, namespace):
+        known = manifests.exists(use.kind, use.name, namespace) or _from_store(manifests, use.kind, use.name)
+        if keys is None and not known:
             yield Problem(use.manifest, use.field, f"there is no {use.kind} {use.name}", _DECLARE)
         for key in use.keys:
             if keys is not None and key not in keys:
@@ -159,9 +164,27 @@ def _keys(manifests: Manifests, kind: str, name: str, namespace: str) -> set[str
     for certificate in manifests.of_kind("Certificate"):
         if kind == "Secret" and get(certificate, "spec.secretName") == name:
             return {*_PAIR} | (set() if is_acme(manifests, certificate) else {"ca.crt"})
+    if made := _from_store(manifests, kind, name):
+        return _keys_from_store(made)
     return next(
         (set(each.keys) for each in manifests.external if (each.kind, each.name) == (kind, name)), None
     )
+
+
+def _from_store(manifests: Manifests, kind: str, name: str) -> Manifest | None:
+    """Return the ExternalSecret that makes a Secret."""
+    for made in manifests.of_kind("ExternalSecret"):
+        if kind == "Secret" and (get(made, "spec.target.name") or metadata(made, "name")) == name:
+            return made
+    return None
+
+
+def _keys_from_store(made: Manifest) -> set[str] | None:
+    """Return the keys of the Secret that an ExternalSecret makes, None if only the store knows them."""
+    if template := get(made, "spec.target.template.data"):
+        return set(template)
+    known = get(made, "spec.dataFrom") is None and get(made, "spec.target.template") is None
+    return {key for _, key in find(made, "spec.data[].secretKey")} if known else None
 
 
 def is_acme(manifests: Manifests, certificate: Manifest) -> bool:
@@ -183,15 +206,14 @@ def _of_manifest(manifest: Manifest) -> Iterator[Use]:
                 yield Use(manifest, field, kind, name)
     for path in _TYPED.get(manifest["kind"], []):
         for field, reference in find(manifest, path):
-            if reference.get("kind", "Issuer") not in ("Group", "User"):
-                kind = reference.get("kind", "Issuer")
+            kind = reference.get("kind") or _UNSAID.get(manifest["kind"], "Issuer")
+            if kind not in ("Group", "User"):
                 yield Use(manifest, field, kind, reference["name"], (), reference.get("namespace"))
     for path, kind, keys in _DATA.get(manifest["kind"], []):
         for field, reference in find(manifest, path):
-            if isinstance(reference, str):
-                yield Use(manifest, field, kind, reference, keys)
-            else:
-                yield Use(manifest, field, reference.get("kind", kind), reference["name"], keys)
+            named = {"name": reference} if isinstance(reference, str) else reference
+            if "name" in named:  # else it is chosen by its labels
+                yield Use(manifest, field, named.get("kind", kind), named["name"], keys)
 
 
 def _of_pod(pod: Pod) -> Iterator[Use]:
@@ -199,7 +221,7 @@ def _of_pod(pod: Pod) -> Iterator[Use]:
         if name != "default":  # which every namespace has
             yield Use(pod.workload, field, "ServiceAccount", name)
     for field, secret in pod.find("spec.imagePullSecrets[]"):
-        yield Use(pod.workload, field, "Secret", secret["name"])
+        yield Use(pod.workload, field, "Secret", secret.get("name", ""))
     for field, volume in pod.find("spec.volumes[]"):
         for source in [volume, *(get(volume, "projected.sources") or [])]:
             yield from _of_volume(pod, field, source)
@@ -219,7 +241,7 @@ def _of_volume(pod: Pod, field: str, source: Manifest) -> Iterator[Use]:
     for kind, key in (("Secret", "secret"), ("ConfigMap", "configMap")):
         reference = source.get(key)
         if reference and not reference.get("optional"):
-            name = reference.get("secretName") or reference["name"]
+            name = reference.get("secretName") or reference.get("name", "")
             keys = [item["key"] for item in reference.get("items") or []]
             yield Use(pod.workload, field, kind, name, keys)
 
@@ -228,7 +250,7 @@ def _of_key(pod: Pod, field: str, source: Manifest, key: str, kind: str) -> Iter
     reference = source.get(key)
     if reference and not reference.get("optional"):
         keys = [reference["key"]] if "key" in reference else []
-        yield Use(pod.workload, field, kind, reference["name"], keys)
+        yield Use(pod.workload, field, kind, reference.get("name", ""), keys)
 
 
 def _of_servers(manifests: Manifests) -> Iterator[Use]:

@@ -24,6 +24,9 @@ _TERMS = [
     )
 ]
 
+_VERSION = "app.kubernetes.io/version"
+_CHANGING = {_VERSION, "app.kubernetes.io/managed-by", "helm.sh/chart"}
+
 _SAME_LABELS = "give the pods these labels, or select the ones they have"
 
 
@@ -80,6 +83,32 @@ def keep_to_pods(manifests: Manifests) -> Iterator[Problem]:
 def _affinities(pod: Pod) -> Iterator[tuple[str, dict[str, object]]]:
     for path in _TERMS:
         yield from pod.find(path)
+
+
+def select_by_what_stays(manifests: Manifests) -> Iterator[Problem]:
+    """No selector has a label that changes: a workload's can't follow, and a Service's would lose pods."""
+    for manifest in manifests.objects:
+        path = _SELECTORS.get(manifest["kind"], "spec.selector")
+        selector = get(manifest, path)
+        labels = selector.get("matchLabels", selector) if isinstance(selector, dict) else {}
+        for label in sorted(_CHANGING & (labels or {}).keys()):
+            what = "changes with a version or a tool, and the selector must not"
+            yield Problem(manifest, f"{path}[{label}]", what, "select by app.kubernetes.io/name alone")
+
+
+def tell_the_version_that_runs(manifests: Manifests) -> Iterator[Problem]:
+    """The label of a version is the tag, or the beginning of the digest, of an image of the pod."""
+    for pod in manifests.pods:
+        version = pod.labels.get(_VERSION)
+        images = [container.get("image", "") for _, container in pod.containers]
+        if version and not any(_is_version(version, image) for image in images):
+            what = f"is {version}, and no image of the pod has it for a tag or digest"
+            fix = "set it where the image is set, or leave it out"
+            yield pod.problem(f"metadata.labels[{_VERSION}]", what, fix)
+
+
+def _is_version(version: str, image: str) -> bool:
+    return image.endswith(f":{version}") or f"@sha256:{version}" in image
 
 
 def send_no_calls_to_jobs(manifests: Manifests) -> Iterator[Problem]:

@@ -28,9 +28,10 @@ from tools.kubernetes.deploy.guards import (
     check_pinned,
 )
 from tools.kubernetes.deploy.kubectl import Kubectl
+from tools.kubernetes.deploy.live import namespace_of
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
 from tools.kubernetes.deploy.push import push_image
-from tools.kubernetes.deploy.removal import check_namespace_stays, namespace_of, remove
+from tools.kubernetes.deploy.removal import check_namespace_stays, remove
 from tools.kubernetes.deploy.rollout import FailedError, check_not_paused, pauses
 from tools.kubernetes.deploy.text import printable
 
@@ -246,7 +247,7 @@ def _show(kubectl: Kubectl, manifests: Manifests, *, diff: bool) -> None:
         click.echo(printable(changes.diff), nl=False)
     click.echo("\n".join(f"  {line}" for line in changes.summary) or "nothing changes")
     notes = [*autoscalers.notes(manifests.of_kind("Deployment")), *pauses(kubectl, manifests)]
-    for note in notes:
+    for note in notes + changes.notes:
         click.secho(note, fg="yellow")
 
 

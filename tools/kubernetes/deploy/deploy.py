@@ -8,13 +8,15 @@ import click
 
 from tools.kubernetes.deploy import lease
 from tools.kubernetes.deploy.autoscaling import Autoscalers
-from tools.kubernetes.deploy.changes import MANAGER, SERVER_SIDE, find_obsolete, show_difference
+from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete, show_difference
 from tools.kubernetes.deploy.explain import Explainer
+from tools.kubernetes.deploy.foreign import tell_foreign_fields
 from tools.kubernetes.deploy.jobs import run_job
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.live import find, in_namespace, resource_of
-from tools.kubernetes.deploy.manifests import Manifests, Object, name_of, to_yaml, with_pods_of
+from tools.kubernetes.deploy.manifests import MANAGER, Manifests, Object, name_of, to_yaml, with_pods_of
 from tools.kubernetes.deploy.needs import needed_by_jobs
+from tools.kubernetes.deploy.record import Record, rendered
 from tools.kubernetes.deploy.removal import REMOVAL_TIMEOUT, remove
 from tools.kubernetes.deploy.rollout import FailedError, HeldError, paused_by, serving, wait_for_deployment
 
@@ -60,6 +62,10 @@ class Deployer:
     def deploy_undisturbed(self) -> None:
         """Do so while nobody else does."""
         explainer = Explainer.begin(self.kubectl, self.manifests.namespace)
+        record = Record(self.kubectl, self.manifests)
+        with step("recording", "the servers are the old version's"):
+            # Before anything is made, so that also what fails half-way is known.
+            self._apply([record.manifest((record.read() or set()) | rendered(self.manifests))])
         self._run_jobs(explainer)
         autoscalers = Autoscalers.find(self.kubectl, self.manifests)
         manifests = autoscalers.without_replicas(self.manifests)
@@ -80,6 +86,7 @@ class Deployer:
             if self._is_overtaken(deployments):
                 raise FailedError("another version was deployed meanwhile, and nothing was removed")
             self._prune()
+            self._apply([record.manifest(rendered(self.manifests))])
             self._set_replicas(autoscalers)
 
     def _is_new(self, item: Object) -> bool:
@@ -112,6 +119,7 @@ class Deployer:
             wait_for_deployment(self.kubectl, deployment, self.timeout)
         except FailedError as error:
             explainer.explain(deployment)
+            tell_foreign_fields(self.kubectl, deployment)
             raise FailedError(f"{error}; {self._roll_back(deployment, before)}") from None
 
     def _try_out(self, deployments: list[Object], before: list[Object | None], explainer: Explainer) -> None:
@@ -123,6 +131,8 @@ class Deployer:
                 for job in jobs:
                     run_job(self.kubectl, job, self.timeout, explainer)
             except FailedError as error:
+                for deployment in deployments:
+                    tell_foreign_fields(self.kubectl, deployment)
                 done = map(self._roll_back, deployments, before, strict=True)
                 raise FailedError("; ".join([str(error), *done])) from None
 

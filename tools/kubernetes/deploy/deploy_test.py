@@ -1,12 +1,9 @@
 import json
-import os
-import pty
-import signal
 
 import pytest
 import yaml
 
-from tools.kubernetes.deploy.testing import IMAGE, KUBECTL, App, make_object
+from tools.kubernetes.deploy.testing import IMAGE, App, make_object
 
 
 def test_a_first_deployment_makes_everything(app: App) -> None:
@@ -77,40 +74,6 @@ def test_a_dry_run_changes_nothing(app: App) -> None:
     assert app.image() == "1"
 
 
-def test_nobody_answers_for_a_script(app: App) -> None:
-    """Without a terminal and --yes nothing is deployed."""
-    assert "pass --yes" in app.run("deploy", code=3)
-    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
-
-
-@pytest.mark.parametrize(
-    ("answer", "code", "text"),
-    [
-        ("\x03", 130, "stopped at the question: nothing was changed"),
-        ("\x04", 1, "not confirmed: nothing was changed"),
-        ("n\n", 1, "not confirmed: nothing was changed"),
-    ],
-    ids=["Ctrl-C", "Ctrl-D", "no"],
-)
-def test_who_does_not_say_yes_is_told_what_was_done(app: App, answer: str, code: int, text: str) -> None:
-    """Ctrl-C at the question has the exit code that it has everywhere; whatever is said, it was nothing."""
-    terminal, stdin = pty.openpty()
-    process = app.start("deploy", stdin=stdin)
-    assert process.stdout
-    asked = ""
-    while "[y/N]" not in asked:
-        asked += process.stdout.read(1)
-    if answer == "\x03":  # it is not the terminal that the process belongs to
-        os.killpg(process.pid, signal.SIGINT)
-    else:
-        os.write(terminal, answer.encode())
-    output, _ = process.communicate(timeout=30)
-    os.close(terminal)
-    os.close(stdin)
-    assert (process.returncode, text in output, "Aborted" in output) == (code, True, False), output
-    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
-
-
 SIDECAR = {"name": "a-proxy", "image": f"sidecars.example.com/proxy@sha256:{64 * '9'}"}
 
 
@@ -124,41 +87,6 @@ def test_a_sidecar_before_ours_is_left_alone(app: App, place: str) -> None:
     app.container["image"] = IMAGE + 64 * "2"
     app.deploy()
     assert app.image() == "2"
-
-
-def test_the_cluster_is_known_by_its_uid(app: App) -> None:
-    """A context may be called what it should be and be another cluster's: both uids are told."""
-    uid = app.running.kubectl("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
-    other = "01234567-89ab-cdef-0123-456789abcdef"
-    app.settings(contexts=["cluster"], clusters=[other])
-    for command in (["deploy", "--yes"], ["diff"], ["delete", "--yes"]):
-        refused = app.run(*command, "--context=cluster", code=3)
-        assert f"trial is for cluster {other}, and context 'cluster' is cluster {uid}" in refused
-        assert "kubectl get namespace kube-system" in refused
-    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
-    app.settings(contexts=["cluster"], clusters=[other, uid])
-    app.deploy("--context=cluster")
-
-
-def test_a_release_without_a_cluster_is_not_deployed_unseen(app: App) -> None:
-    """Where no uid is pinned, somebody has to look at the one that the question has."""
-    uid = app.running.kubectl("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
-    app.settings(release=True)
-    arguments = ["deploy", "--context=cluster", "--allow-dirty"]
-    refused = app.run(*arguments, "--yes", code=3)
-    assert f"Write `clusters: [{uid}]` into it" in refused
-    assert f"of context cluster, cluster {uid}?" in app.run(*arguments, code=3)
-    assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
-    app.settings(release=True, clusters=[uid])
-    app.run(*arguments, "--yes")
-
-
-def test_a_cluster_whose_uid_is_secret_is_refused_where_it_matters(app: App) -> None:
-    """Without a pin the trial goes on, with one the right that lacks is told."""
-    app.wrap_kubectl('*kube-system*) echo "no right to get namespaces" >&2; false ;;')
-    app.deploy()
-    app.settings(clusters=["01234567-89ab-cdef-0123-456789abcdef"])
-    assert "which this is can't be read: no right to get namespaces" in app.deploy(code=3)
 
 
 def test_a_kind_that_the_cluster_misses_is_refused(app: App) -> None:
@@ -184,19 +112,6 @@ def test_what_was_edited_by_hand_is_put_right(app: App) -> None:
     app.running.kubectl("patch", "configmap/config-1", f"--patch={patch}", f"--namespace={app.namespace}")
     assert "~ ConfigMap/config-1" in app.deploy()
     assert app.get("configmap/config-1", ".data.key") == "value"
-
-
-def test_the_context_stays_when_people_switch(app: App) -> None:
-    """What was current at the start is deployed to and pruned, to the end."""
-    config = app.folder / "kubeconfig"
-    text = json.loads(app.running.kubeconfig.read_text())
-    text["clusters"] += [{"name": "other", "cluster": {"server": "http://127.0.0.1:1"}}]
-    text["contexts"] += [{"name": "other", "context": {"cluster": "other"}}]
-    config.write_text(json.dumps(text))
-    app.environment["KUBECONFIG"] = str(config)
-    app.push.write_text(f"#!/bin/sh\n{KUBECTL} config use-context other\n")
-    app.deploy()
-    assert app.get("deployment/app", ".status.availableReplicas") == "1"
 
 
 def test_volumes_are_kept(app: App) -> None:
@@ -230,15 +145,6 @@ def test_a_version_that_is_not_preferred_is_taken(app: App) -> None:
     app.objects["Autoscaler"]["metadata"]["namespace"] = app.namespace
     app.deploy()
     assert app.names("horizontalpodautoscalers") == {"app"}
-
-
-def test_an_extension_of_the_api_that_is_down_does_not_matter(app: App) -> None:
-    """Without metrics, kubectl lists the other kinds and fails; there is deployed and pruned all the same."""
-    app.wrap_kubectl(f'*api-resources*) {KUBECTL} "$@"; echo stale GroupVersion discovery >&2; false ;;')
-    app.deploy()
-    app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
-    app.deploy()
-    assert "config-1" not in app.names("configmaps")
 
 
 def test_a_migration_ends_before_the_next_begins(app: App) -> None:

@@ -10,6 +10,7 @@ import pydantic
 import yaml
 
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
+from tools.kubernetes.deploy.live import find, namespace_of
 from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, name_of, to_yaml
 
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
@@ -149,11 +150,8 @@ def check_kinds(kubectl: Kubectl, manifests: Manifests) -> None:
 
 def check_namespace(kubectl: Kubectl, manifests: Manifests) -> None:
     """Refuse a namespace that was not made by deploying the overlay, and so may have what is others'."""
-    selectors = [
-        f"--field-selector=metadata.name={manifests.namespace}",
-        f"--selector={SET_LABEL}={manifests.name}",
-    ]
-    if not kubectl.objects("namespaces", *selectors):
+    live = find(kubectl, namespace_of(manifests.namespace))
+    if not live or live["metadata"].get("labels", {}).get(SET_LABEL) != manifests.name:
         raise RefusedError(
             f"there is no namespace {manifests.namespace} that was made by deploying {manifests.name}"
         )

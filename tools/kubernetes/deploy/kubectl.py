@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,12 +11,19 @@ from typing import Any
 
 import click
 
+from tools.kubernetes.deploy.rights import told_once
 from tools.kubernetes.deploy.text import printable
 from tools.kubernetes.deploy.transient import Patience
 
+_LOG = re.compile(r"^[EWI]\d{4} .*\n", re.MULTILINE)
+"""What kubectl logs beside its error: of a cluster that does not answer, the same five times."""
+
 
 class KubectlError(click.ClickException):
-    """A command that kubectl refused; the text is what it said."""
+    """A command that kubectl refused; the text is what it said, with missing rights told once."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(told_once(message))
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Kubectl:
             env=os.environ | {"KUBECTL_EXTERNAL_DIFF": ""},
             check=False,
         )
-        return done.returncode, done.stdout, done.stderr.strip()
+        return done.returncode, done.stdout, _LOG.sub("", done.stderr).strip()
 
     def read(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a command and return what it prints.

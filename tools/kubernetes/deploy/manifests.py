@@ -9,6 +9,9 @@ import yaml
 
 type Object = dict[str, Any]
 
+MANAGER = "grpc-on-kubernetes"
+"""The owner of the fields that are rendered."""
+
 SET_LABEL = "grpc-on-kubernetes/deployed-as"
 """On every object that is deployed; what has it and is no longer rendered is pruned."""
 

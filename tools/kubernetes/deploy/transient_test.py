@@ -59,7 +59,7 @@ def proxied(app: App) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.mark.parametrize("fault", ["cut", "503", "429", "stall"])
+@pytest.mark.parametrize("fault", ["cut", "503", "stall"])
 def test_a_failed_poll_does_not_end_a_deployment(app: App, fault: str) -> None:
     """It is said once that the cluster does not answer, and the rollout is waited for all the same."""
     app.template["metadata"]["annotations"][DELAY] = "3s"
@@ -81,7 +81,7 @@ def test_a_failed_call_does_not_cancel_a_rollback(app: App) -> None:
     app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
     with proxied(app) as proxy:
         process = app.start_until("rolling back", "--timeout=4s")
-        proxy.fault = "cut"
+        proxy.fault = "503"
         assert process.stdout
         assert any(line.startswith("trying again for up to") for line in process.stdout)
         proxy.fault = ""
@@ -95,8 +95,8 @@ def test_a_cluster_that_stays_away_is_told(app: App) -> None:
     app.template["metadata"]["annotations"][DELAY] = "20s"
     with proxied(app) as proxy:
         process = app.start_until("Waiting for", "--timeout=3s")
-        proxy.fault = "cut"
+        proxy.fault = "429"
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "while rolling out:" in output
-    assert "EOF" in output or "reset" in output
+    assert "too many requests" in output
