@@ -104,7 +104,14 @@ def test_skip_fails_where_all_is_required(run, tmp_path, content):
 @pytest.mark.parametrize("value", ["", "0"])
 def test_skip_passes_elsewhere(run, value):
     """On a developer's machine a test may lack its program."""
-    assert run(SKIPPING["a call"], REQUIRE_ALL=value).returncode == 0
+    assert run(SKIPPING["a call"], REQUIRE_ALL=value, PYTEST_MAY_SKIP="1").returncode == 0
+
+
+def test_skip_needs_a_target_that_is_not_cached(run):
+    """A test that may be skipped uses the machine's programs, so that no cache may answer for it."""
+    result = run(SKIPPING["a call"])
+    assert result.returncode != 0
+    assert 'its target needs the tag "no-cache": needs nginx' in result.stdout
 
 
 def test_expected_failure_is_no_skip(run):
