@@ -159,4 +159,4 @@ def test_dashboard_is_found_by_grafana():
     """The ConfigMap has the label that the sidecar looks for, and the same name in every version."""
     config = PROD.named("ConfigMap", "user-service-dashboard", "user-service")
     assert config
-    assert get(config, "metadata.labels[grafana_dashboard]") == "1"
+    assert get(config, "metadata.labels")["grafana_dashboard"] == "1"
