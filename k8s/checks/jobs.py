@@ -13,8 +13,7 @@ def count_no_drained_node(manifests: Manifests) -> Iterator[Problem]:
     """A pod that goes with its node is not one of the few tries that a Job of ours has."""
     for job in _jobs(manifests):
         if not any(
-            action == "Ignore" and "DisruptionTarget" in _conditions(rule)
-            for action, rule in _rules(job)
+            action == "Ignore" and "DisruptionTarget" in _conditions(rule) for action, rule in _rules(job)
         ):
             what = "no rule ignores pods that went with their node, and each counts for backoffLimit"
             fix = "add {action: Ignore, onPodConditions: [{type: DisruptionTarget}]}"
