@@ -102,6 +102,7 @@ def test_list(file, kind):
         ({"spec": {"ports": "80"}}, "Service/a: spec.ports: is of type str"),
         ({"spec": {"ports": [{"name": "a"}]}}, "Service/a: spec.ports[0]: 'port' is a required property"),
         ({"spec": {"port": []}}, "Service/a: spec.port: unknown field"),
+        ({"spec": {"externalIPs": [None]}}, "Service/a: spec.externalIPs[0]: is null"),
         ({"apiVersion": None}, "Service/a: the object: 'apiVersion' is a required property"),
         (
             {"apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "spec": {"routes": [{"match": 5}]}},

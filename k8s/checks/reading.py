@@ -41,6 +41,9 @@ def _reason(error: Exception) -> str:
             return f"is nested deeper than {_DEEPEST}"
         case UnicodeDecodeError():
             return f"not YAML: byte {error.start} is not UTF-8"
+        case yaml.MarkedYAMLError(problem=problem, problem_mark=yaml.Mark() as mark):
+            # Not as text: that quotes the line, which may hold a secret.
+            return f"not YAML: {problem}, in line {mark.line + 1}, column {mark.column + 1}"
         case yaml.YAMLError():
             return f"not YAML: {' '.join(str(error).split())}"
     return str(error)

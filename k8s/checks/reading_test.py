@@ -48,7 +48,7 @@ BOMB = "a: &a [1, 2]\n" + "".join(
         ("{kind: List, items: 5}", "List without an item"),
         ("{kind: List, items: [5]}", "document without kind"),
         ("{kind: List, items: [null]}", "document without kind"),
-        ("a: [", "not YAML"),
+        ("a: [", "not YAML: expected the node content, but found '<stream end>', in line 1, column 5"),
         ("text", "document without kind"),
         ("5", "document without kind"),
         ("[1, 2]", "document without kind"),
@@ -75,3 +75,11 @@ def test_what_is_not_read(tmp_path, text, message):
     """What is no manifest, or could be read in two ways, is refused with a reason."""
     with pytest.raises(UnreadableError, match=message):
         read(tmp_path, text)
+
+
+def test_no_line_is_quoted(tmp_path):
+    """A mistake beside a password does not show it."""
+    with pytest.raises(UnreadableError) as caught:
+        read(tmp_path, "kind: Secret\nstringData: {password: hunter2: a")
+    assert "line 2" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

@@ -29,7 +29,6 @@ _NAMES = {
     int: "a number",
     list: "a list",
     str: "a string",
-    type(None): "null",
 }
 
 
@@ -41,11 +40,22 @@ def find_wrong(manifest: Manifest) -> list[Problem]:
 
     """
     problems = [_problem(manifest, error) for error in _common().iter_errors(manifest)]
+    problems += [Problem(manifest, field, "is null", "take it out") for field in _nulls(manifest, "")]
     if problems:
         return problems
     if validator := _custom().get(_custom_kind(manifest)):
         return [_problem(manifest, error) for error in validator.iter_errors(manifest)]
     return schemas.find_wrong(manifest, schemas.NEWEST) or list(_not_base64(manifest))
+
+
+def _nulls(value: Any, field: str) -> Iterator[str]:
+    """Yield each null in a list, which the schemas allow; read_objects took out those that are fields."""
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from _nulls(inner, f"{field}.{key}" if field else key)
+    for number, inner in enumerate(value if isinstance(value, list) else ()):
+        yield from _nulls(inner, f"{field}[{number}]")
+    if value is None:
+        yield field
 
 
 def _not_base64(manifest: Manifest) -> Iterator[Problem]:

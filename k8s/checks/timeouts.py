@@ -12,7 +12,7 @@ from k8s.checks.servers import servers
 
 _NGINX = "nginx.ingress.kubernetes.io/proxy-{}-timeout"
 
-_NGINX_DEFAULT = 60
+_NGINX_DEFAULT = "60"
 """Seconds; proxy-read-timeout and proxy-send-timeout of ingress-nginx, if no annotation sets them."""
 
 _ENVOY_DEFAULT = 15
@@ -59,15 +59,16 @@ def outlast_calls_behind_nginx(manifests: Manifests) -> Iterator[Problem]:
     """ingress-nginx waits for the next byte as long as a call of a path may take to send one."""
     needed = _needed(manifests)
     for ingress in manifests.of_kind("Ingress"):
-        prefixes = [path["path"] for _, path in find(ingress, "spec.rules[].http.paths[]")]
+        prefixes = [path.get("path", "") for _, path in find(ingress, "spec.rules[].http.paths[]")]
         paths = [path for path in METHODS if any(path.startswith(prefix) for prefix in prefixes)]
         longest = max(paths, key=lambda path: needed[path], default=None)
         for direction in ("read", "send"):
             key = _NGINX.format(direction)
-            timeout = float(annotations(ingress).get(key, _NGINX_DEFAULT))
-            if longest and timeout < needed[longest]:
-                where = f"metadata.annotations[{key}]"
-                yield _too_short(ingress, where, timeout, longest, needed[longest])
+            where, value = f"metadata.annotations[{key}]", annotations(ingress).get(key, _NGINX_DEFAULT)
+            if not value.isdecimal():
+                yield Problem(ingress, where, f"{value!r} is no number", "write seconds, without a unit")
+            elif longest and int(value) < needed[longest]:
+                yield _too_short(ingress, where, int(value), longest, needed[longest])
 
 
 def outlast_calls_behind_traefik(manifests: Manifests) -> Iterator[Problem]:

@@ -56,6 +56,15 @@ def test_nginx_that_ends_streams_early(direction, value, seconds):
     ]
 
 
+def test_nginx_with_a_timeout_that_it_does_not_read():
+    """ingress-nginx takes a bare number of seconds, and drops an annotation with a unit."""
+    key = "metadata.annotations[nginx.ingress.kubernetes.io/proxy-read-timeout]"
+    manifests = changed("nginx-ingress", ("Ingress/user-service", key, "60s"))
+    assert texts(timeouts.outlast_calls_behind_nginx, manifests) == [
+        f"Ingress/user-service: {key}: '60s' is no number; write seconds, without a unit"
+    ]
+
+
 def test_nginx_of_a_path_without_streams():
     """Where no stream passes, the client's deadline is what counts."""
     change = ("Ingress/user-service", "spec.rules.0.http.paths.0.path", GET)
