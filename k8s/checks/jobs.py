@@ -24,7 +24,8 @@ def count_no_drained_node(manifests: Manifests) -> Iterator[Problem]:
 def repeat_no_wrong_usage(manifests: Manifests) -> Iterator[Problem]:
     """A Job of ours ends at once where each try fails in the same way."""
     for job in _jobs(manifests):
-        if not any(
+        one_try = get(job, "spec.backoffLimit") == 0
+        if not one_try and not any(
             action == "FailJob" and _WRONG_USAGE in (get(rule, "onExitCodes.values") or [])
             for action, rule in _rules(job)
         ):

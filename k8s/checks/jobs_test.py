@@ -38,6 +38,12 @@ def test_wrong_usage_that_is_repeated(path, value):
     assert text.startswith(f"{JOB}: {RULES}: no rule ends the Job at exit code 2, wrong usage, ")
 
 
+def test_job_of_one_try():
+    """A Job without a second try needs no rule that ends it."""
+    changes = (JOB, "spec.podFailurePolicy", REMOVED), (JOB, "spec.backoffLimit", 0)
+    assert texts(jobs.repeat_no_wrong_usage, changed("prod", *changes)) == []
+
+
 @pytest.mark.parametrize("name", [name for name in OVERLAYS if overlay(name).of_kind("Job")])
 def test_migration_ends_at_once_where_no_try_can_help(name):
     """The exit codes are those of the program, and of its container alone."""

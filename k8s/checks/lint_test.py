@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import yaml
@@ -91,10 +92,11 @@ def test_what_others_make(file, tmp_path):
 
 def test_released_images(file):
     """With --released a tag is not enough."""
-    write(file, *rendered.load("istio"))
+    text = yaml.safe_dump_all(rendered.load("istio"))
+    file.write_text(re.sub(r"(library/postgres:[\d.]+)@sha256:\w+", r"\1", text))
     assert lint(file) == (0, "")
     code, output = lint("--released", file)
-    assert (code, "postgres:18' has no digest" in output) == (1, True)
+    assert (code, "postgres:18.6' has no digest" in output) == (1, True)
 
 
 @pytest.mark.parametrize(

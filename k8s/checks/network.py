@@ -50,7 +50,7 @@ def _is_everywhere(rule: Manifest) -> bool:
 
 
 def let_programs_out(manifests: Manifests) -> Iterator[Problem]:
-    """Each program reaches DNS, and what its variables name: database, collector, the servers of a smoke Job."""
+    """Each program reaches DNS, and what its variables name: database, collector, or servers to try."""
     for program in programs(manifests):
         rules = _rules(manifests, program.pod, "Egress")
         for host, port, what_for in _dialled(program):
