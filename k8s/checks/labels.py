@@ -17,9 +17,9 @@ def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     value = labels.get(expression["key"])
     match expression["operator"]:
         case "In":
-            return value in expression["values"]
+            return value in expression.get("values", ())
         case "NotIn":
-            return value not in expression["values"]
+            return value not in expression.get("values", ())
         case "Exists":
             return value is not None
     return value is None

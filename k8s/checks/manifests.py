@@ -138,7 +138,8 @@ def title(manifest: Manifest) -> str:
 
 def metadata(manifest: Manifest, key: str) -> str:
     """Return `name` or `namespace`, empty if there is none."""
-    return str((manifest.get("metadata") or {}).get(key, ""))
+    found = manifest.get("metadata")
+    return str(found.get(key, "")) if isinstance(found, Mapping) else ""
 
 
 def annotations(manifest: Manifest) -> Mapping[str, str]:

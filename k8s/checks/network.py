@@ -67,15 +67,21 @@ def _dialled(program: Program) -> Iterator[tuple[str, int, str]]:
     if url is None:
         yield "", 5432, "DATABASE_URL"
     elif url.startswith("postgresql"):
-        for each in urlsplit(url).netloc.rpartition("@")[2].split(","):
-            place = urlsplit(f"//{each}")
-            yield place.hostname or "", place.port or 5432, "DATABASE_URL"
+        for each in url.partition("://")[2].partition("/")[0].rpartition("@")[2].split(","):
+            yield *_place(f"//{each}", 5432), "DATABASE_URL"
     if endpoint := program.environment.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        place = urlsplit(endpoint)
-        yield place.hostname or "", place.port or 4317, "OTEL_EXPORTER_OTLP_ENDPOINT"
+        yield *_place(endpoint, 4317), "OTEL_EXPORTER_OTLP_ENDPOINT"
     if target := program.environment.get("SMOKE_TARGET"):
-        place = urlsplit(f"//{target.rpartition('/')[2]}")
-        yield place.hostname or "", place.port or 443, "SMOKE_TARGET"
+        yield *_place(f"//{target.rpartition('/')[2]}", 443), "SMOKE_TARGET"
+
+
+def _place(url: str, default: int) -> tuple[str, int]:
+    """Return host and port of a URL; one that is none has no host."""
+    try:
+        host, port = urlsplit(url).hostname, urlsplit(url).port
+    except ValueError:  # whose message has part of the password; configuration.py tells of it
+        return "", default
+    return host or "", port or default
 
 
 def _reaches(manifests: Manifests, pod: Pod, rule: Manifest, host: str, port: int) -> bool:
@@ -113,9 +119,10 @@ def _admits(peer: Manifest, own: str, pod: Pod) -> bool:
 def let_servers_out_to_issuers(manifests: Manifests) -> Iterator[Problem]:
     """Each server that takes the keys of tokens from a URL reaches it; else every token is UNAVAILABLE."""
     for server in servers(manifests):
-        url = urlsplit(server.config.server.jwt.jwks if server.config.server.jwt else "")
-        if url.scheme in ("http", "https"):
-            port = url.port or (443 if url.scheme == "https" else 80)
+        url = server.config.server.jwt.jwks if server.config.server.jwt else ""
+        scheme, _, _ = url.partition("://")
+        if scheme in ("http", "https"):
+            _, port = _place(url, 443 if scheme == "https" else 80)
             if not any(_opens(rule, {port}) for rule in _rules(manifests, server.pod, "Egress")):
                 what = f"no NetworkPolicy lets it out to port {port} (server.jwt.jwks)"
                 yield server.problem("env", what, "add one that does, or mount the keys as a file")

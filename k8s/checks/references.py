@@ -204,10 +204,9 @@ def _of_manifest(manifest: Manifest) -> Iterator[Use]:
                 yield Use(manifest, field, kind, reference["name"], (), reference.get("namespace"))
     for path, kind, keys in _DATA.get(manifest["kind"], []):
         for field, reference in find(manifest, path):
-            if isinstance(reference, str):
-                yield Use(manifest, field, kind, reference, keys)
-            else:
-                yield Use(manifest, field, reference.get("kind", kind), reference["name"], keys)
+            named = {"name": reference} if isinstance(reference, str) else reference
+            if "name" in named:  # else it is chosen by its labels
+                yield Use(manifest, field, named.get("kind", kind), named["name"], keys)
 
 
 def _of_pod(pod: Pod) -> Iterator[Use]:
@@ -215,7 +214,7 @@ def _of_pod(pod: Pod) -> Iterator[Use]:
         if name != "default":  # which every namespace has
             yield Use(pod.workload, field, "ServiceAccount", name)
     for field, secret in pod.find("spec.imagePullSecrets[]"):
-        yield Use(pod.workload, field, "Secret", secret["name"])
+        yield Use(pod.workload, field, "Secret", secret.get("name", ""))
     for field, volume in pod.find("spec.volumes[]"):
         for source in [volume, *(get(volume, "projected.sources") or [])]:
             yield from _of_volume(pod, field, source)
@@ -235,7 +234,7 @@ def _of_volume(pod: Pod, field: str, source: Manifest) -> Iterator[Use]:
     for kind, key in (("Secret", "secret"), ("ConfigMap", "configMap")):
         reference = source.get(key)
         if reference and not reference.get("optional"):
-            name = reference.get("secretName") or reference["name"]
+            name = reference.get("secretName") or reference.get("name", "")
             keys = [item["key"] for item in reference.get("items") or []]
             yield Use(pod.workload, field, kind, name, keys)
 
@@ -244,7 +243,7 @@ def _of_key(pod: Pod, field: str, source: Manifest, key: str, kind: str) -> Iter
     reference = source.get(key)
     if reference and not reference.get("optional"):
         keys = [reference["key"]] if "key" in reference else []
-        yield Use(pod.workload, field, kind, reference["name"], keys)
+        yield Use(pod.workload, field, kind, reference.get("name", ""), keys)
 
 
 def _of_servers(manifests: Manifests) -> Iterator[Use]:

@@ -61,20 +61,24 @@ def programs() -> Path:
         MissingProgramError: they are not there.
 
     """
-    recipe = b"".join((_HERE / name).read_bytes() for name in ("go.mod", "go.sum", "build.sh"))
+    recipe = _recipe("go.mod", "go.sum", "build.sh")
     version = re.search(r"k8s.io/kubernetes (v\S+)", recipe.decode())
     assert version
     return _made_by("build.sh", f"kubernetes-{version[1]}", recipe)
 
 
 def crds() -> Path:
-    """Return the folder of the CustomResourceDefinitions that crds.sh fetched, for `Cluster.add_crds`.
+    """Return the folder of the CustomResourceDefinitions that crds.sh generated, for `Cluster.add_crds`.
 
     Raises:
         MissingProgramError: they are not there.
 
     """
-    return _made_by("crds.sh", "crds", (_HERE / "crds.sh").read_bytes())
+    return _made_by("crds.sh", "crds", _recipe("crds/go.mod", "crds/go.sum", "crds/apis.go", "crds.sh"))
+
+
+def _recipe(*files: str) -> bytes:
+    return b"".join((_HERE / file).read_bytes() for file in files)
 
 
 def _made_by(script: str, name: str, recipe: bytes) -> Path:
