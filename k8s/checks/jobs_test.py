@@ -38,10 +38,11 @@ def test_wrong_usage_that_is_repeated(path, value):
     assert text.startswith(f"{JOB}: {RULES}: no rule ends the Job at exit code 2, wrong usage, ")
 
 
-def test_job_of_one_try():
-    """A Job without a second try needs no rule that ends it."""
-    changes = (JOB, "spec.podFailurePolicy", REMOVED), (JOB, "spec.backoffLimit", 0)
-    assert texts(jobs.repeat_no_wrong_usage, changed("prod", *changes)) == []
+def test_job_that_tries_once():
+    """What is never repeated needs no word for what not to repeat."""
+    change = (JOB, "spec.backoffLimit", 0)
+    manifests = changed("prod", change, (JOB, f"{RULES}.1", REMOVED))
+    assert texts(jobs.repeat_no_wrong_usage, manifests) == []
 
 
 @pytest.mark.parametrize("name", [name for name in OVERLAYS if overlay(name).of_kind("Job")])
