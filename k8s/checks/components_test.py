@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from k8s.checks import references
-from k8s.checks.kustomize import build, compose, copy_files
+from k8s.checks.kustomize import OVERLAYS, UNUSED, USED, build, components_of, compose, copy_files, names
 from k8s.checks.lint import EXTERNAL, RULES, read_external
 from k8s.checks.rendered import OVERLAYS as RENDERED
 from k8s.checks.schemas import NEWEST, OLDEST, validate
@@ -17,24 +17,6 @@ INJECTED = {"name": "injected", "image": "mesh.example.com/proxy:1"}
 
 BY_INDEX = re.compile(r"[cC]ontainers[/.\[]\d")
 """A container addressed by its place, in a JSON patch, a replacement or a kubectl command."""
-
-
-def names(folder):
-    """Return the folders with a kustomization of a folder of k8s/."""
-    return sorted(file.parent.name for file in Path("k8s", folder).glob("*/kustomization.yaml"))
-
-
-def components_of(folder):
-    """Return the names of the components that a kustomization has, with those that they have."""
-    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    paths = [folder / each for each in kustomization.get("components", ())]
-    resources = [folder / each for each in kustomization.get("resources", ()) if (folder / each).is_dir()]
-    return {path.name for path in paths}.union(*map(components_of, paths + resources))
-
-
-OVERLAYS = names("overlays")
-USED = set().union(*(components_of(Path("k8s/overlays", name)) for name in OVERLAYS))
-UNUSED = [name for name in names("components") if name not in USED]
 
 
 @pytest.fixture

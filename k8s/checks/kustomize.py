@@ -47,3 +47,24 @@ def compose(files: Path, resource: str, *components: str) -> Manifests:
     }
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return build(files, "overlays/composed")
+
+
+def names(folder: str) -> list[str]:
+    """Return the folders with a kustomization of a folder of k8s/."""
+    return sorted(file.parent.name for file in Path("k8s", folder).glob("*/kustomization.yaml"))
+
+
+def components_of(folder: Path) -> set[str]:
+    """Return the names of the components that a kustomization has, with those that they have."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    paths = [folder / each for each in kustomization.get("components", ())]
+    resources = [folder / each for each in kustomization.get("resources", ()) if (folder / each).is_dir()]
+    return {path.name for path in paths}.union(*map(components_of, paths + resources))
+
+
+OVERLAYS = names("overlays")
+USED = set().union(*(components_of(Path("k8s/overlays", name)) for name in OVERLAYS))
+"""The components that overlays have."""
+
+UNUSED = [name for name in names("components") if name not in USED]
+"""Those that an overlay of yours may have."""

@@ -1,4 +1,5 @@
 import copy
+import re
 
 import pytest
 import yaml

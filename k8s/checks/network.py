@@ -77,12 +77,12 @@ def _dialled(program: Program) -> Iterator[tuple[str, int, str]]:
 
 
 def _place(url: str, default: int) -> tuple[str, int]:
+    """Return host and port of a URL; one that is none has no host."""
     try:
-        place = urlsplit(url)
-        port = place.port
+        host, port = urlsplit(url).hostname, urlsplit(url).port
     except ValueError:  # whose message has part of the password; configuration.py tells of it
         return "", default
-    return place.hostname or "", port or default
+    return host or "", port or default
 
 
 def _reaches(manifests: Manifests, pod: Pod, rule: Manifest, host: str, port: int) -> bool:
