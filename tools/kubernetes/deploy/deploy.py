@@ -91,7 +91,7 @@ class Deployer:
         if not (jobs := self.manifests.of_kind("Job")):
             return
         with step("migrating", "the servers are the old version's; the migration may go on"):
-            self._apply(needed_by_jobs(self.manifests.objects, self._is_new))
+            self._apply(needed_by_jobs(self.manifests.objects))
             for job in jobs:
                 run_job(self.kubectl, job, self.timeout, explainer)
 
