@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import click
 
-from tools.kubernetes.deploy.changes import MANAGER
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.live import find, in_namespace, managers_of, resource_of
-from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, Object, name_of, to_yaml
+from tools.kubernetes.deploy.manifests import MANAGER, SET_LABEL, Manifests, Object, name_of, to_yaml
 from tools.kubernetes.deploy.text import printable
 
 _HANDOVER = f"{MANAGER}-replicas"

@@ -13,22 +13,26 @@ import click
 from tools.kubernetes.deploy import lease
 from tools.kubernetes.deploy.autoscaling import Autoscalers
 from tools.kubernetes.deploy.changes import find_changes, find_deployed
-from tools.kubernetes.deploy.deploy import Deployer, StoppedError, push_image, step
+from tools.kubernetes.deploy.deploy import Deployer, StoppedError, step
 from tools.kubernetes.deploy.guards import (
     RefusedError,
     Settings,
     change_cause,
     check_cluster,
     check_context,
+    check_identity,
     check_images,
     check_kinds,
     check_namespace,
     check_objects,
+    check_pinned,
 )
 from tools.kubernetes.deploy.kubectl import Kubectl
+from tools.kubernetes.deploy.live import namespace_of
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
-from tools.kubernetes.deploy.removal import check_namespace_stays, namespace_of, remove
-from tools.kubernetes.deploy.rollout import check_not_paused, pauses
+from tools.kubernetes.deploy.push import push_image
+from tools.kubernetes.deploy.removal import check_namespace_stays, remove
+from tools.kubernetes.deploy.rollout import FailedError, check_not_paused, pauses
 from tools.kubernetes.deploy.text import printable
 
 _PATIENCE = 60
@@ -46,6 +50,7 @@ class Overlay:
     settings: Settings
     kubectl: Path
     push: Path
+    digest: Path
 
     def cluster(self, context: str | None, patience: float = _PATIENCE) -> Kubectl:
         """Return kubectl for a cluster that the overlay may be in, and that answers.
@@ -63,12 +68,32 @@ class Overlay:
         check_not_paused(self.manifests)
         kubectl = Kubectl(self.kubectl, context).pinned()
         check_cluster(kubectl)
+        check_identity(self.settings, self.name, kubectl)
         return replace(kubectl, patience=patience)
 
     def check_undisturbed(self, kubectl: Kubectl) -> None:
         """Refuse while another deployment or deletion is under way."""
         check_namespace_stays(kubectl, self.manifests.namespace)
         lease.check_free(kubectl, self.manifests.namespace, self.manifests.name)
+
+    def confirm(self, kubectl: Kubectl, action: str, *, yes: bool) -> None:
+        """Ask whether to do it in this cluster, unless the answer was given.
+
+        Raises:
+            RefusedError: nobody can be asked, or somebody has to be.
+            FailedError: the answer is no.
+            StoppedError: the answer is Ctrl-C.
+
+        """
+        uid = check_identity(self.settings, self.name, kubectl)
+        if yes:
+            check_pinned(self.settings, self.name, uid)
+            return
+        context = f"context {kubectl.context}" if kubectl.context else "the cluster of this pod"
+        where = (
+            f"namespace {self.manifests.namespace} of {context}, cluster {uid or 'whose uid is not readable'}"
+        )
+        _ask(f"{action} {where}?")
 
 
 class _Duration(click.ParamType[float]):
@@ -104,6 +129,7 @@ _file = click.Path(path_type=Path)
 @click.option("--contexts", hidden=True, default="")
 @click.option("--kubectl", hidden=True, required=True, type=_file)
 @click.option("--push", hidden=True, required=True, type=_file)
+@click.option("--digest", hidden=True, required=True, type=_file)
 @click.pass_context
 def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) -> None:
     """Deploy an overlay; Bazel's targets fill in the options."""
@@ -115,6 +141,7 @@ def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) 
         settings=Settings.read(files["settings"]).with_contexts(contexts),
         kubectl=files["kubectl"].absolute(),
         push=files["push"].absolute(),
+        digest=files["digest"],
     )
 
 
@@ -154,9 +181,9 @@ def deploy(
     _show(kubectl, manifests, diff=diff)
     if dry_run:
         return
-    _confirm(f"Deploy {overlay.name} to {_where(kubectl, manifests)}?", yes=yes)
+    overlay.confirm(kubectl, f"Deploy {overlay.name} to", yes=yes)
     if not no_push:
-        push_image(overlay.push, manifests)
+        push_image(overlay.push, overlay.digest, manifests)
     Deployer(kubectl, manifests, timeout, rollback=not no_rollback).deploy()
     click.secho(f"{manifests.name} is rolled out: {cause}", fg="green")
 
@@ -191,7 +218,7 @@ def delete(overlay: Overlay, context: str | None, timeout: float, *, yes: bool, 
     if not deployed and not data:
         return
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
-    _confirm(f"Delete {what} from {_where(kubectl, overlay.manifests)}?", yes=yes)
+    overlay.confirm(kubectl, f"Delete {what} from", yes=yes)
     with step("deleting", "what is named below this line is gone, or going", "Delete"):
         with lease.held(kubectl, namespace, overlay.manifests.name) as guarded:
             remove(guarded, deployed, timeout)
@@ -220,21 +247,21 @@ def _show(kubectl: Kubectl, manifests: Manifests, *, diff: bool) -> None:
         click.echo(printable(changes.diff), nl=False)
     click.echo("\n".join(f"  {line}" for line in changes.summary) or "nothing changes")
     notes = [*autoscalers.notes(manifests.of_kind("Deployment")), *pauses(kubectl, manifests)]
-    for note in notes:
+    for note in notes + changes.notes:
         click.secho(note, fg="yellow")
 
 
-def _confirm(question: str, *, yes: bool) -> None:
-    if yes:
-        return
+def _ask(question: str) -> None:
     if not sys.stdin.isatty():
         raise RefusedError(f"{question} Nobody is there to answer: pass --yes")
-    click.confirm(question, abort=True)
-
-
-def _where(kubectl: Kubectl, manifests: Manifests) -> str:
-    context = f"context {kubectl.context}" if kubectl.context else "the cluster of this pod"
-    return f"namespace {manifests.namespace} of {context}"
+    try:
+        confirmed = click.confirm(question)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise StoppedError("stopped at the question: nothing was changed") from None
+        confirmed = False  # Ctrl-D
+    if not confirmed:
+        raise FailedError("not confirmed: nothing was changed")
 
 
 def _work_tree() -> Path:

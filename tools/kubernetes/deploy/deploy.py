@@ -1,23 +1,22 @@
 """Brings an overlay into a cluster, in steps that may be repeated."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import click
 
 from tools.kubernetes.deploy import lease
 from tools.kubernetes.deploy.autoscaling import Autoscalers
-from tools.kubernetes.deploy.changes import MANAGER, SERVER_SIDE, find_obsolete, show_difference
+from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete, show_difference
 from tools.kubernetes.deploy.explain import Explainer
+from tools.kubernetes.deploy.foreign import tell_foreign_fields
 from tools.kubernetes.deploy.jobs import run_job
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.live import find, in_namespace, resource_of
-from tools.kubernetes.deploy.manifests import Manifests, Object, name_of, to_yaml, with_pods_of
+from tools.kubernetes.deploy.manifests import MANAGER, Manifests, Object, name_of, to_yaml, with_pods_of
 from tools.kubernetes.deploy.needs import needed_by_jobs
+from tools.kubernetes.deploy.record import Record, rendered
 from tools.kubernetes.deploy.removal import REMOVAL_TIMEOUT, remove
 from tools.kubernetes.deploy.rollout import FailedError, HeldError, paused_by, serving, wait_for_deployment
 
@@ -56,14 +55,21 @@ class Deployer:
         """
         with step("preparing", "the servers are the old version's"):
             namespaces = self.manifests.of_kind("Namespace")
-            self._apply([item for item in namespaces if self._is_new(item)])
+            self._apply([item for item in namespaces if not find(self.kubectl, item)])
         with lease.held(self.kubectl, self.manifests.namespace, self.manifests.name) as kubectl:
             replace(self, kubectl=kubectl).deploy_undisturbed()
 
     def deploy_undisturbed(self) -> None:
         """Do so while nobody else does."""
         explainer = Explainer.begin(self.kubectl, self.manifests.namespace)
-        self._run_jobs(explainer)
+        record = Record(self.kubectl, self.manifests)
+        later = self.manifests.jobs(after_rollout=True)
+        needed = needed_by_jobs([item for item in self.manifests.objects if item not in later])
+        with step("recording", "the servers are the old version's"):
+            # Before anything is made, so that also what fails half-way is known.
+            made = rendered(Manifests([*self.manifests.objects, *needed]))
+            self._apply([record.manifest((record.read() or set()) | made)])
+        self._run_jobs(needed, explainer)
         autoscalers = Autoscalers.find(self.kubectl, self.manifests)
         manifests = autoscalers.without_replicas(self.manifests)
         deployments = manifests.of_kind("Deployment")
@@ -78,20 +84,19 @@ class Deployer:
         with step("rolling out", "the rollout goes on by itself"):
             for deployment, replica_set in zip(deployments, before, strict=True):
                 self._roll_out(deployment, replica_set, explainer)
+        self._try_out(deployments, before, explainer)
         with step("pruning", "the new version serves; what the old one needed is not all removed"):
             if self._is_overtaken(deployments):
                 raise FailedError("another version was deployed meanwhile, and nothing was removed")
             self._prune()
+            self._apply([record.manifest(rendered(self.manifests))])
             self._set_replicas(autoscalers)
 
-    def _is_new(self, item: Object) -> bool:
-        return not find(self.kubectl, item)
-
-    def _run_jobs(self, explainer: Explainer) -> None:
-        if not (jobs := self.manifests.of_kind("Job")):
+    def _run_jobs(self, needed: list[Object], explainer: Explainer) -> None:
+        if not (jobs := self.manifests.jobs()):
             return
         with step("migrating", "the servers are the old version's; the migration may go on"):
-            self._apply(needed_by_jobs(self.manifests.objects))
+            self._apply(needed)
             for job in jobs:
                 run_job(self.kubectl, job, self.timeout, explainer)
 
@@ -112,7 +117,22 @@ class Deployer:
             wait_for_deployment(self.kubectl, deployment, self.timeout)
         except FailedError as error:
             explainer.explain(deployment)
+            tell_foreign_fields(self.kubectl, deployment)
             raise FailedError(f"{error}; {self._roll_back(deployment, before)}") from None
+
+    def _try_out(self, deployments: list[Object], before: list[Object | None], explainer: Explainer) -> None:
+        """Run the Jobs that call the new version, and bring the pods before back if one fails."""
+        if not (jobs := self.manifests.jobs(after_rollout=True)):
+            return
+        with step("trying out", "the new version serves, and it is not known whether it works"):
+            try:
+                for job in jobs:
+                    run_job(self.kubectl, job, self.timeout, explainer)
+            except FailedError as error:
+                for deployment in deployments:
+                    tell_foreign_fields(self.kubectl, deployment)
+                done = map(self._roll_back, deployments, before, strict=True)
+                raise FailedError("; ".join([str(error), *done])) from None
 
     def _roll_back(self, deployment: Object, before: Object | None) -> str:
         """Bring back the pods that served before, and return what was done."""
@@ -151,23 +171,6 @@ class Deployer:
     def _apply(self, objects: list[Object]) -> None:
         if objects:
             self.kubectl.read("apply", *SERVER_SIDE, "--filename=-", stdin=to_yaml(objects))
-
-
-def push_image(program: Path, manifests: Manifests) -> None:
-    """Push the image of the Deployment by its digest.
-
-    Raises:
-        FailedError: it could not be pushed.
-
-    """
-    image = manifests.of_kind("Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
-    repository = image.partition("@")[0]
-    # A program in the runfiles of this one finds its own there.
-    environment = os.environ | {"RUNFILES_DIR": str(Path.cwd().parent)}
-    with step(f"pushing {image}", "the cluster was not changed"):
-        command = [program, "--repository", repository]
-        if code := subprocess.run(command, env=environment, check=False).returncode:
-            raise FailedError(f"the image was not pushed to {repository} (exit code {code})")
 
 
 @contextmanager

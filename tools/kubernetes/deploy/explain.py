@@ -53,8 +53,9 @@ class Explainer:
                 self._tell(item)
             for pod in self._unready(owners[-1])[:3]:
                 self._tell(pod)
-                for line in self._logs(pod):
-                    click.echo(printable(f"    {line}"), err=True)
+                for container in _unready_containers(pod):
+                    for line in self._logs(pod, container):
+                        click.echo(printable(f"    {container}: {line}"), err=True)
         except KubectlError as error:
             # Who may not read events may deploy, and roll back, all the same.
             click.echo(f"    {error}", err=True)
@@ -89,10 +90,10 @@ class Explainer:
     def _events(self, *options: str) -> list[Object]:
         return self.kubectl.objects("events", f"--namespace={self.namespace}", *options)
 
-    def _logs(self, pod: Object) -> Iterator[str]:
+    def _logs(self, pod: Object, container: str) -> Iterator[str]:
         """Yield the last lines of a container that ended, or else of the one that runs."""
         name, where = f"Pod/{pod['metadata']['name']}", f"--namespace={self.namespace}"
-        command = ["logs", name, where, f"--tail={_LOG_LINES}"]
+        command = ["logs", name, where, f"--container={container}", f"--tail={_LOG_LINES}"]
         at_once = replace(self.kubectl, patience=0)  # a node that is down stays so
         _, output, _ = at_once.run(*command, "--previous")
         if not output:
@@ -110,15 +111,26 @@ def _is_ready(pod: Object) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
+def _containers(pod: Object) -> list[Object]:
+    """Return the states of a pod's containers, also of those before it that have not done their work."""
+    status = pod.get("status", {})
+    before = [each for each in status.get("initContainerStatuses", []) if not each.get("ready")]
+    return [*before, *status.get("containerStatuses", [])]
+
+
+def _unready_containers(pod: Object) -> list[str]:
+    """Return the names of those that keep a pod from being ready: a sidecar beside them tells nothing."""
+    return [each["name"] for each in _containers(pod) if not each.get("ready")]
+
+
 def _reasons(item: Object) -> Iterator[str]:
     status = item.get("status", {})
-    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+    for container in _containers(item):
         for state in (container.get("state", {}), container.get("lastState", {})):
             for detail in (state.get("waiting"), state.get("terminated")):
                 if detail:
-                    yield " ".join(
-                        str(detail[key]) for key in ("reason", "exitCode", "message") if detail.get(key)
-                    )
+                    words = (str(detail[key]) for key in ("reason", "exitCode", "message") if detail.get(key))
+                    yield f"{container['name']}: {' '.join(words)}"
     for condition in status.get("conditions", []):
         is_bad = condition["status"] == ("True" if condition["type"] in _BAD_WHEN_TRUE else "False")
         if is_bad and condition.get("message"):

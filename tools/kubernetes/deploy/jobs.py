@@ -5,11 +5,10 @@ import time
 
 import click
 
-from tools.kubernetes.deploy.changes import MANAGER
 from tools.kubernetes.deploy.explain import Explainer
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.live import condition, find, in_namespace
-from tools.kubernetes.deploy.manifests import Object, name_of, to_yaml
+from tools.kubernetes.deploy.manifests import MANAGER, Object, name_of, to_yaml
 from tools.kubernetes.deploy.removal import delete, wait_until_gone
 from tools.kubernetes.deploy.rollout import INTERVAL, FailedError, Refusals
 

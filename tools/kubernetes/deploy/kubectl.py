@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from tools.kubernetes.deploy.rights import told_once
 from tools.kubernetes.deploy.text import printable
 from tools.kubernetes.deploy.transient import Patience
 
@@ -19,7 +20,10 @@ _LOG = re.compile(r"^[EWI]\d{4} .*\n", re.MULTILINE)
 
 
 class KubectlError(click.ClickException):
-    """A command that kubectl refused; the text is what it said."""
+    """A command that kubectl refused; the text is what it said, with missing rights told once."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(told_once(message))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ def in_namespace(item: Object) -> list[str]:
     return [f"--namespace={namespace}"] if namespace else []
 
 
+def namespace_of(name: str) -> Object:
+    """Return what names a namespace."""
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
 def find(kubectl: Kubectl, item: Object) -> Object | None:
     """Return an object as the cluster has it, with who manages its fields, or None.
 

@@ -7,7 +7,7 @@ import click
 
 from tools.kubernetes.deploy.guards import RefusedError
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import find, in_namespace, owned_by, resource_of
+from tools.kubernetes.deploy.live import find, in_namespace, namespace_of, owned_by, resource_of
 from tools.kubernetes.deploy.manifests import Object, name_of
 from tools.kubernetes.deploy.text import printable
 
@@ -76,11 +76,6 @@ def check_namespace_stays(kubectl: Kubectl, namespace: str) -> None:
             f"namespace {namespace} is being deleted, and nothing can be made in it until it is gone:\n"
             f"{reasons}"
         )
-
-
-def namespace_of(name: str) -> Object:
-    """Return what names a namespace."""
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
 
 def _is_gone(kubectl: Kubectl, item: Object, deadline: float) -> bool:
