@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from typing import Any
 
 import click
 import grpc
@@ -40,12 +41,11 @@ async def smoke(config: UserServiceConfig) -> int:
 
 
 async def _check_health(channel: grpc.aio.Channel, config: SmokeConfig) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(channel)
     request = health_pb2.HealthCheckRequest(service=_SERVICE)
     try:
         # The first call waits for a connection.
-        response = await health_pb2_grpc.HealthStub(channel).Check(
-            request, timeout=config.timeout, wait_for_ready=True
-        )
+        response = await stub.Check(request, timeout=config.timeout, wait_for_ready=True)
     except grpc.aio.AioRpcError as error:
         raise _failure(config, "the health check", error) from None
     if response.status != health_pb2.HealthCheckResponse.SERVING:

@@ -55,7 +55,7 @@ class Deployer:
         """
         with step("preparing", "the servers are the old version's"):
             namespaces = self.manifests.of_kind("Namespace")
-            self._apply([item for item in namespaces if self._is_new(item)])
+            self._apply([item for item in namespaces if not find(self.kubectl, item)])
         with lease.held(self.kubectl, self.manifests.namespace, self.manifests.name) as kubectl:
             replace(self, kubectl=kubectl).deploy_undisturbed()
 
@@ -63,10 +63,13 @@ class Deployer:
         """Do so while nobody else does."""
         explainer = Explainer.begin(self.kubectl, self.manifests.namespace)
         record = Record(self.kubectl, self.manifests)
+        later = self.manifests.jobs(after_rollout=True)
+        needed = needed_by_jobs([item for item in self.manifests.objects if item not in later])
         with step("recording", "the servers are the old version's"):
             # Before anything is made, so that also what fails half-way is known.
-            self._apply([record.manifest((record.read() or set()) | rendered(self.manifests))])
-        self._run_jobs(explainer)
+            made = rendered(Manifests([*self.manifests.objects, *needed]))
+            self._apply([record.manifest((record.read() or set()) | made)])
+        self._run_jobs(needed, explainer)
         autoscalers = Autoscalers.find(self.kubectl, self.manifests)
         manifests = autoscalers.without_replicas(self.manifests)
         deployments = manifests.of_kind("Deployment")
@@ -89,16 +92,11 @@ class Deployer:
             self._apply([record.manifest(rendered(self.manifests))])
             self._set_replicas(autoscalers)
 
-    def _is_new(self, item: Object) -> bool:
-        return not find(self.kubectl, item)
-
-    def _run_jobs(self, explainer: Explainer) -> None:
+    def _run_jobs(self, needed: list[Object], explainer: Explainer) -> None:
         if not (jobs := self.manifests.jobs()):
             return
-        later = self.manifests.jobs(after_rollout=True)
         with step("migrating", "the servers are the old version's; the migration may go on"):
-            objects = [item for item in self.manifests.objects if item not in later]
-            self._apply(needed_by_jobs(objects, self._is_new))
+            self._apply(needed)
             for job in jobs:
                 run_job(self.kubectl, job, self.timeout, explainer)
 

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -37,29 +37,24 @@ _NAMES = {
 _BUILT_IN = re.compile(r"^(v1|(apps|batch|policy|autoscaling)/.*|[a-z.]+\.k8s\.io/.*)$")
 
 
-def needed_by_jobs(objects: list[Object], is_new: Callable[[Object], bool]) -> list[Object]:
+def needed_by_jobs(objects: list[Object]) -> list[Object]:
     """Return what the Jobs of an overlay need, in the order of its objects.
 
     That is their namespace, and what their pods refer to: accounts with their rights, configuration,
     Secrets and what makes these, volumes, network policies, and Services that their configuration names,
-    with the pods behind these. Never what has the Deployments' pods behind it.
-
-    Args:
-        objects: of the overlay.
-        is_new: whether the cluster does not have an object yet. Network policies of both a Job's pods and the
-            Deployments' are needed only then: a change would reach the running release.
-
+    with the pods behind these. Never what has the Deployments' pods behind it: of a network policy for both
+    there is a copy for the Job's pods alone, since the policy itself would reach the running release.
     """
-    search = _Search(objects, is_new)
+    search = _Search(objects)
     search.add([item for item in objects if item["kind"] in ("Namespace", "Job")])
-    return [item for item in objects if id(item) in search.found and item["kind"] != "Job"]
+    return [item for item in objects if id(item) in search.found and item["kind"] != "Job"] + search.copies
 
 
 class _Search:
-    def __init__(self, objects: list[Object], is_new: Callable[[Object], bool]) -> None:
+    def __init__(self, objects: list[Object]) -> None:
         self.found: set[int] = set()
+        self.copies: list[Object] = []
         self._objects = objects
-        self._is_new = is_new
         deployments = (item for item in objects if item["kind"] == "Deployment")
         self._serving = [_pod_labels(item) for item in deployments]
 
@@ -68,6 +63,8 @@ class _Search:
         for item in items:
             if id(item) not in self.found:
                 self.found.add(id(item))
+                shared = (other for other in self._objects if _lets(other, item) and self._is_shared(other))
+                self.copies += [_for_pods_of(item, other) for other in shared]
                 self.add(list(self._needs(item)))
 
     def _needs(self, item: Object) -> Iterator[Object]:
@@ -79,7 +76,7 @@ class _Search:
                 self._makes(other, references),
                 _gives_rights(other, item),
                 _stands_behind(other, item),
-                self._lets(other, item),
+                _lets(other, item) and not self._is_shared(other),
                 self._is_named(other, texts),
             )
             if any(reasons):
@@ -93,15 +90,8 @@ class _Search:
         secrets = {name for kind, name in references if kind == "Secret"} - rendered
         return bool(secrets & {other["metadata"]["name"], *_texts(other.get("spec", {}))})
 
-    def _lets(self, policy: Object, item: Object) -> bool:
-        """Return whether a policy allows anything to an object's pods, and can't harm those that serve."""
-        spec = policy.get("spec", {})
-        allows = policy["kind"] == "NetworkPolicy" and (spec.get("ingress") or spec.get("egress"))
-        if not allows or not (labels := _pod_labels(item)):
-            return False
-        selector = spec.get("podSelector", {})
-        is_shared = any(_matches(selector, each) for each in self._serving)
-        return _matches(selector, labels) and (not is_shared or self._is_new(policy))
+    def _is_shared(self, policy: Object) -> bool:
+        return any(_matches(policy["spec"].get("podSelector", {}), labels) for labels in self._serving)
 
     def _is_named(self, service: Object, texts: list[str]) -> bool:
         """Return whether a text has a Service as a host, and no Deployment is behind it."""
@@ -109,6 +99,21 @@ class _Search:
             return False
         host = re.compile(rf"(?<![\w.-]){re.escape(service['metadata']['name'])}(?![\w-])")
         return any(host.search(text) for text in texts)
+
+
+def _lets(policy: Object, item: Object) -> bool:
+    """Return whether a network policy allows anything to an object's pods."""
+    spec = policy.get("spec", {})
+    allows = policy["kind"] == "NetworkPolicy" and (spec.get("ingress") or spec.get("egress"))
+    labels = _pod_labels(item)
+    return bool(allows and labels) and _matches(spec.get("podSelector", {}), labels)
+
+
+def _for_pods_of(item: Object, policy: Object) -> Object:
+    """Return a network policy for an object's pods alone; it is pruned, since it is not rendered."""
+    name = f"{policy['metadata']['name']}-for-{item['metadata']['name']}"
+    spec = policy["spec"] | {"podSelector": {"matchLabels": _pod_labels(item)}}
+    return policy | {"metadata": policy["metadata"] | {"name": name}, "spec": spec}
 
 
 def _references(node: Any) -> Iterator[_Reference]:

@@ -19,10 +19,10 @@ def workload(kind: str, labels: dict[str, str], **pod: Any) -> Object:
     return thing(kind, labels["app"], "apps/v1", spec={"template": template})
 
 
-def needed(*objects: Object, is_new: bool = True, **pod: Any) -> set[str]:
+def needed(*objects: Object, **pod: Any) -> set[str]:
     """Return the names of what a Job with such pods needs of objects, beside a Deployment."""
     rendered = [*objects, workload("Deployment", SERVER), workload("Job", MIGRATION, **pod)]
-    return {item["metadata"]["name"] for item in needed_by_jobs(rendered, lambda _: is_new)}
+    return {item["metadata"]["name"] for item in needed_by_jobs(rendered)}
 
 
 def policy(name: str, selector: Object, **rules: Any) -> Object:
@@ -104,24 +104,29 @@ def test_the_database_that_is_deployed_too_comes_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("selector", "is_new", "is_needed"),
+    ("selector", "name"),
     [
-        ({"matchLabels": {"app": "migrate"}}, False, True),
-        ({"matchLabels": {"app": "server"}}, True, False),
-        ({"matchLabels": {"part-of": "app"}}, True, True),
-        ({"matchLabels": {"part-of": "app"}}, False, False),
-        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["migrate"]}]}, False, True),
-        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["server"]}]}, False, True),
-        ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, False, False),
-        ({"matchExpressions": [{"key": "other", "operator": "DoesNotExist"}]}, False, False),
+        ({"matchLabels": {"app": "migrate"}}, "p"),
+        ({"matchLabels": {"app": "server"}}, None),
+        ({"matchLabels": {"part-of": "app"}}, "p-for-migrate"),
+        ({}, "p-for-migrate"),
+        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["migrate"]}]}, "p"),
+        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["server"]}]}, "p"),
+        ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, "p-for-migrate"),
+        ({"matchExpressions": [{"key": "other", "operator": "DoesNotExist"}]}, "p-for-migrate"),
     ],
 )
-def test_a_policy_of_the_servers_is_not_changed_early(
-    selector: Object, *, is_new: bool, is_needed: bool
-) -> None:
-    """The migration's own comes first; one that the servers share only where it is new."""
-    shown = needed(policy("p", selector, egress=[{}]), is_new=is_new)
-    assert shown == ({"p"} if is_needed else set())
+def test_a_policy_of_the_servers_is_not_changed_early(selector: Object, name: str | None) -> None:
+    """The migration's own comes first, and of one that the servers share a copy for the migration alone."""
+    rendered = [
+        policy("p", selector, egress=[{}]),
+        workload("Deployment", SERVER),
+        workload("Job", MIGRATION),
+    ]
+    found = needed_by_jobs(rendered)
+    assert [item["metadata"]["name"] for item in found] == ([name] if name else [])
+    if name == "p-for-migrate":
+        assert found[0]["spec"] == {"podSelector": {"matchLabels": MIGRATION}, "egress": [{}]}
 
 
 def test_a_policy_that_allows_nothing_is_not_needed() -> None:

@@ -129,12 +129,12 @@ def test_a_deployment_that_somebody_deletes_is_told(app: App) -> None:
 def test_a_failed_migration_leaves_the_release_as_it_is(app: App) -> None:
     """Services, network policies and pods are those of the version that serves; configuration is new."""
     policy = make_object(
-        "networking.k8s.io/v1", "NetworkPolicy", "app", spec={"podSelector": {}, "egress": [{}]}
+        "networking.k8s.io/v1", "NetworkPolicy", "app", spec={"podSelector": {}, "ingress": [{}]}
     )
     policy["metadata"]["namespace"] = app.namespace
     app.objects["NetworkPolicy"] = policy
     app.deploy()
-    policy["spec"]["egress"] = []
+    policy["spec"] = {"podSelector": {}, "egress": [{}]}
     app.objects["Service"]["spec"]["ports"] = [{"port": 2}]
     app.objects["ConfigMap"]["data"]["key"] = "new"
     container = app.objects["Job"]["spec"]["template"]["spec"]["containers"][0]
@@ -142,8 +142,12 @@ def test_a_failed_migration_leaves_the_release_as_it_is(app: App) -> None:
     app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][FAILS] = "Error"
     app.deploy(code=1)
     assert app.get("service/app", ".spec.ports[0].port") == "1"
-    assert app.get("networkpolicy/app", ".spec.egress") == "[{}]"
+    assert app.get("networkpolicy/app", ".spec.ingress") == "[{}]"
+    assert app.get("networkpolicy/app-for-migrate", ".spec.podSelector.matchLabels") == '{"app":"migrate"}'
     assert app.get("configmap/config-1", ".data.key") == "new"
+    del app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][FAILS]
+    app.deploy()
+    assert app.names("networkpolicies") == {"app"}
 
 
 def test_a_quota_is_told_early(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
