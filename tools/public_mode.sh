@@ -18,4 +18,6 @@ step "resolving modules" mod graph >/dev/null
 step "loading and analysing every target" build --nobuild //...
 step "testing" test //...
 (cd examples/consumer && step "testing a consumer" test //...)
+git diff --quiet HEAD -- MODULE.bazel.lock && [[ -n $(git ls-files MODULE.bazel.lock) ]] ||
+    printf 'public mode: MODULE.bazel.lock is new: it pins what the registry says of each module; commit it\n' >&2
 printf 'public mode: all is well\n' >&2

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from k8s.checks.manifests import Manifest, Manifests, Problem, annotations, content, find, get, metadata
+from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, annotations, content, find, get, metadata
+from k8s.checks.mesh import has_sidecar
 from k8s.checks.servers import servers
 
 type Exported = Mapping[str, AbstractSet[str]]
@@ -96,6 +97,33 @@ def _scaled(manifests: Manifests) -> Iterator[tuple[Manifest, Manifest]]:
         workload = manifests.named(target.get("kind", ""), target.get("name", ""), namespace)
         if workload:
             yield scaler, workload
+
+
+def scale_on_one_container(manifests: Manifests) -> Iterator[Problem]:
+    """No metric of a whole pod scales what has a sidecar, and one of a container names one that is there.
+
+    A sidecar waits while the server computes, and the average of both stays low.
+    """
+    for scaler, workload in _scaled(manifests):
+        for pod in (each for each in manifests.pods if each.workload is workload):
+            names = _running(pod)
+            for field, metric in find(scaler, "spec.metrics[]"):
+                if metric["type"] == "Resource" and (len(names) > 1 or has_sidecar(manifests, pod)):
+                    fix = f"take ContainerResource, with container {' or '.join(names)}"
+                    yield Problem(scaler, f"{field}.type", "is Resource, and a sidecar counts there too", fix)
+                container = get(metric, "containerResource.container")
+                if container is not None and container not in names:
+                    where, fix = f"{field}.containerResource.container", f"take one of {', '.join(names)}"
+                    yield Problem(scaler, where, f"no container is called {container}", fix)
+
+
+def _running(pod: Pod) -> list[str]:
+    """Return the names of the containers that run as long as the pod does."""
+    return [
+        container["name"]
+        for field, container in pod.containers
+        if ".initContainers[" not in field or container.get("restartPolicy") == "Always"
+    ]
 
 
 def leave_replicas_to_the_autoscaler(manifests: Manifests) -> Iterator[Problem]:

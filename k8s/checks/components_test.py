@@ -4,9 +4,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from k8s.checks import references
 from k8s.checks.kustomize import build, compose, copy_files
-from k8s.checks.lint import RULES
+from k8s.checks.lint import EXTERNAL, RULES, read_external
+from k8s.checks.rendered import OVERLAYS as RENDERED
 from k8s.checks.schemas import NEWEST, OLDEST, validate
+from k8s.checks.scraping import scrapes
+from k8s.checks.servers import servers
 from k8s.checks.testing import config_map, overlay, texts
 
 INJECTED = {"name": "injected", "image": "mesh.example.com/proxy:1"}
@@ -118,3 +122,61 @@ def test_overlays_have_the_configuration_of_base(name):
     own = {"authentication"} & components_of(Path("k8s/overlays", name))
     source = Path("k8s/components/authentication" if own else "k8s/base") / "config.yaml"
     assert config_map(overlay(name))["data"]["config.yaml"] == source.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("component", "kinds"),
+    [
+        (None, ["PodMonitor"]),
+        ("service-monitor", ["ServiceMonitor"]),
+        ("prometheus-annotations", ["Deployment"]),
+    ],
+)
+def test_ways_to_be_scraped(component, kinds, files):
+    """Each takes the place of the PodMonitor, and is the only one."""
+    rendered = compose(files, "overlays/prod", *([component] if component else []))
+    [server] = servers(rendered)
+    found = [scrape.manifest["kind"] for scrape in scrapes(rendered, server.pod)]
+    assert found == kinds
+
+
+def test_nothing_is_declared_external_for_nobody(files):
+    """Each entry of external.yaml is named by an overlay or a component, and says why it is there."""
+    external = read_external(EXTERNAL)
+    rendered = [compose(files, "overlays/prod", name) for name in UNUSED]
+    assert references.unused(external, [*map(overlay, RENDERED), *rendered]) == []
+    assert all(each.why for each in external)
+
+
+def test_secret_of_a_store(files):
+    """What the server reads of its Secret are keys that the ExternalSecret takes from the store."""
+    rendered = compose(files, "overlays/prod", "external-secret")
+    rendered.external = [each for each in rendered.external if each.name != "user-service-database"]
+    assert texts(references.name_what_exists, rendered) == []
+    [made] = rendered.of_kind("ExternalSecret")
+    made["spec"]["data"].pop(0)
+    found = texts(references.name_what_exists, rendered)
+    assert len(found) == 2
+    assert all("Secret user-service-database has no key url, only ca.crt, password" in text for text in found)
+    made["spec"]["dataFrom"] = [{"extract": {"key": "user-service/database"}}]
+    assert texts(references.name_what_exists, rendered) == [], "only the store knows its keys"
+
+
+@pytest.mark.parametrize(("kind", "store"), [("ClusterSecretStore", "other"), (None, "user-service")])
+def test_store_that_nobody_makes(kind, store, files):
+    """A store is the namespace's own, if it is not said to be the cluster's."""
+    rendered = compose(files, "overlays/prod", "external-secret")
+    [made] = rendered.of_kind("ExternalSecret")
+    made["spec"]["secretStoreRef"] = {"name": store} | ({"kind": kind} if kind else {})
+    [text] = texts(references.name_what_exists, rendered)
+    assert f"there is no {kind or 'SecretStore'} {store}" in text
+
+
+def test_every_component_is_in_the_list():
+    """Who looks for a component finds it in the README, with a README of its own."""
+    readme = Path("k8s/README.md").read_text("utf-8")
+    missing = [name for name in names("components") if f"(components/{name})" not in readme]
+    assert missing == []
+    assert [
+        name for name in names("components") if not Path("k8s/components", name, "README.md").exists()
+    ] == []

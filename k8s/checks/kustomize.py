@@ -41,6 +41,7 @@ def compose(files: Path, resource: str, *components: str) -> Manifests:
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
+        "namespace": "user-service",
         "resources": [f"../../{resource}"],
         "components": [f"../../components/{each}" for each in components],
     }

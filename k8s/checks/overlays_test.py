@@ -1,7 +1,7 @@
 import pytest
 
-from k8s.checks import images, references
-from k8s.checks.lint import EXTERNAL, RULES, read_external
+from k8s.checks import images
+from k8s.checks.lint import RULES
 from k8s.checks.manifests import get, title
 from k8s.checks.rendered import OVERLAYS
 from k8s.checks.servers import servers
@@ -24,7 +24,7 @@ def test_every_overlay_has_the_server(name):
 @pytest.mark.parametrize("name", ["staging", "prod"])
 def test_migration_says_why_before_its_job_ends(name):
     """`server migrate` gives up a lock, and says who has it, in half the time that Kubernetes gives it."""
-    [job] = [each for each in overlay(name).objects if each["kind"] == "Job"]
+    [job] = [each for each in overlay(name).objects if title(each) == "Job/user-service-migrate"]
     assert job["spec"]["activeDeadlineSeconds"] / 2 >= PATIENCE
 
 
@@ -34,17 +34,33 @@ def test_no_overlay_has_a_problem(name):
     assert [text for rule in RULES for text in texts(rule, overlay(name))] == []
 
 
-@pytest.mark.parametrize("name", ["staging", "prod"])
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_images_have_digests(name):
-    """What is released is named by digest."""
+    """What runs is named by digest, that of others too: a tag is another image tomorrow."""
     assert texts(images.have_a_digest, overlay(name)) == []
 
 
-def test_nothing_is_declared_external_for_nobody():
-    """Each entry of external.yaml is named by an overlay, and says why it is there."""
-    external = read_external(EXTERNAL)
-    assert references.unused(external, map(overlay, OVERLAYS)) == []
-    assert all(each.why for each in external)
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_containers_have_all_probes(name):
+    """What runs for ever has time to start, gets calls when it is ready, and is restarted when it hangs."""
+    found = [
+        f"{title(pod.workload)}: {field} has no {probe}"
+        for pod in overlay(name).pods
+        if pod.workload["kind"] in ("DaemonSet", "Deployment", "StatefulSet")
+        for field, container in pod.find("spec.containers[]")
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+        if probe not in container
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_secrets_are_not_in_the_repository(name):
+    """No overlay makes a Secret, and no database takes whoever comes: each has a password of its own."""
+    assert overlay(name).of_kind("Secret") == []
+    containers = [container for pod in overlay(name).pods for _, container in pod.containers]
+    variables = {variable["name"] for each in containers for variable in each.get("env") or []}
+    assert "POSTGRES_HOST_AUTH_METHOD" not in variables
 
 
 def test_staging_is_production_with_other_values():

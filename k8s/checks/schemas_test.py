@@ -15,6 +15,7 @@ CUSTOM = {
     "monitoring.coreos.com",
     "networking.istio.io",
     "security.istio.io",
+    "telemetry.istio.io",
     "traefik.io",
 }
 """Groups of custom resources, which cluster_test gives to an API server that has their definitions."""
@@ -54,8 +55,8 @@ def test_what_keeps_from_older_versions():
 
 @pytest.fixture
 def deployment():
-    """Return the Deployment of istio, to be spoilt."""
-    [manifest] = [manifest for manifest in core("istio") if manifest["kind"] == "Deployment"]
+    """Return the Deployment of traefik, to be spoilt."""
+    [manifest] = [manifest for manifest in core("traefik") if manifest["kind"] == "Deployment"]
     return copy.deepcopy(manifest)
 
 

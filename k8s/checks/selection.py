@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from k8s.checks.labels import matches
-from k8s.checks.manifests import Manifests, Pod, Problem, find, get, metadata, title
+from k8s.checks.manifests import External, Manifest, Manifests, Pod, Problem, find, get, metadata, title
 
 _SELECTORS = {
     "AuthorizationPolicy": "spec.selector",
@@ -38,8 +38,15 @@ def select_pods(manifests: Manifests) -> Iterator[Problem]:
             yield Problem(service, "spec.selector", f"{labels} matches no pod", _SAME_LABELS)
     for manifest in manifests.of_kind(*_SELECTORS):
         for field, selector in find(manifest, _SELECTORS[manifest["kind"]]):
-            if not manifests.select(selector, metadata(manifest, "namespace")):
+            elsewhere = manifest["kind"] == "NetworkPolicy" and external_pods(manifests, selector)
+            if not elsewhere and not manifests.select(selector, metadata(manifest, "namespace")):
                 yield Problem(manifest, field, f"{selector} matches no pod", _SAME_LABELS)
+
+
+def external_pods(manifests: Manifests, selector: Manifest) -> list[External]:
+    """Return the pods that others make and that a NetworkPolicy selects by a label."""
+    named = selector.get("matchLabels")
+    return [each for each in manifests.external if named and each.labels and matches(selector, each.labels)]
 
 
 def select_services(manifests: Manifests) -> Iterator[Problem]:

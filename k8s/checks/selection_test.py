@@ -47,7 +47,10 @@ def test_service_in_another_namespace():
         ({"operator": "In", "values": ["user-service", "x"]}, True),
         ({"operator": "In", "values": ["x"]}, False),
         ({"operator": "NotIn", "values": ["x"]}, True),
-        ({"operator": "NotIn", "values": ["user-service", "user-service-migrate"]}, False),
+        (
+            {"operator": "NotIn", "values": [f"user-service{each}" for each in ("", "-migrate", "-smoke")]},
+            False,
+        ),
         ({"operator": "Exists"}, True),
         ({"operator": "DoesNotExist"}, False),
     ],

@@ -6,6 +6,7 @@ from user.user_service_pb2_grpc import add_UserServiceServicer_to_server
 import grpc_common
 from services.user.config import UserServiceConfig
 from services.user.servicer import ERRORS, UserService
+from services.user.smoke import smoke
 from services.user.storage import SchemaError, StorageError, migrate_storage, open_storage
 from services.user.storage.schema import VERSION
 
@@ -46,7 +47,7 @@ async def migrate(config: UserServiceConfig) -> int:
     return 0
 
 
-main = grpc_common.command(serve, UserServiceConfig, also=[migrate])
+main = grpc_common.command(serve, UserServiceConfig, also=[migrate, smoke])
 
 if __name__ == "__main__":
     main()

@@ -213,6 +213,39 @@ def test_failure_is_explained(machine):
     assert machine.root().exists()
 
 
+def settings(machine) -> str:
+    """Run tools/bazel, which does not get as far as Bazel, and return the settings that Bazel would get."""
+    folder = Path(machine.environment["HOME"], ".cache/grpc-on-kubernetes")
+    for old in folder.glob("bazelrc-*"):
+        old.unlink()
+    environment = machine.environment | {"BAZEL_MODE": "closed"}
+    subprocess.run([FOLDER.with_name("bazel"), "version"], env=environment, check=False, capture_output=True)
+    (written,) = folder.glob("bazelrc-*")
+    return written.read_text()
+
+
+def test_renewed_root_has_tests_run_anew(machine):
+    """What a test found with a root's programs says nothing of another root's, nor on another machine."""
+    first = settings(machine)
+    assert settings(machine) == first
+    renewed = FAKE_MMDEBSTRAP.replace("echo content", "echo newer content")
+    Path(machine.environment["PATH"].partition(":")[0], "mmdebstrap").write_text(renewed)
+    shutil.rmtree(machine.root())
+    variables = [
+        re.findall(r"^test --test_env=CLOSED_NETWORK_LISTING=([0-9a-f]{12})$", content, re.MULTILINE)
+        for content in (first, settings(machine))
+    ]
+    assert [len(found) for found in variables] == [1, 1]
+    assert variables[0] != variables[1]
+
+
+def test_lock_is_kept_in_the_public_mode(machine):
+    """Only the closed network, where no registry is asked, does without MODULE.bazel.lock."""
+    assert "common --lockfile_mode=off" in settings(machine).splitlines()
+    for workspace in (Path(), Path("examples/consumer")):
+        assert "lockfile_mode" not in (workspace / ".bazelrc").read_text()
+
+
 @pytest.fixture
 def root(tmp_path):
     """Return a root with this machine's own programs and an /etc of its own."""
@@ -246,6 +279,15 @@ def test_root_is_read_only(root):
     result = enter(root, "touch /etc/broken")
     assert result.returncode != 0
     assert "Read-only file system" in result.stderr
+
+
+def test_settings_of_debian_are_not_read(root):
+    """Bazel gets this repository's settings alone: Debian's name an option that every call would warn of."""
+    rc = root / "etc/bazel/bazelrc"
+    rc.parent.mkdir(exist_ok=True)
+    rc.write_text("build --host_javabase=@local_jdk//:jdk\n")
+    assert enter(root, "cat /etc/bazel/bazelrc").stdout == ""
+    assert rc.read_text() != ""
 
 
 def test_the_rest_is_the_machine(root, tmp_path):

@@ -17,6 +17,8 @@ mount --bind "$root" "$root"
 for file in resolv.conf hosts hostname localtime pip.conf passwd group ssl/certs; do
     [[ ! -e /etc/$file ]] || mount --bind "/etc/$file" "$root/etc/$file"
 done
+# Debian's settings for Bazel, of which ours has what is right.
+[[ ! -e $root/etc/bazel/bazelrc ]] || mount --bind /dev/null "$root/etc/bazel/bazelrc"
 mount -o remount,bind,ro "$root"
 mount --rbind "$root/etc" /etc
 mount --rbind "$root/usr" /usr

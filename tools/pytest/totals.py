@@ -1,32 +1,120 @@
-"""Adds up the JUnit reports below folders, such as bazel-testlogs, in a line as pytest ends with.
+"""Adds up what calls of `bazel test --build_event_json_file=FILE` did, in a line as pytest ends with.
 
-Runs on the machine's own Python, without Bazel.
+What did not build or did not run counts as failed, and only what these calls did counts at all: in
+bazel-testlogs are reports of targets that are gone, too. Runs on the machine's own Python, without Bazel.
 """
 
+import json
 import sys
-from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
 from xml.etree import ElementTree as ET
 
-
-def outcome(case: ET.Element) -> str:
-    """Return what became of a test."""
-    if case.find("failure") is not None or case.find("error") is not None:
-        return "failed"
-    return "skipped" if case.find("skipped") is not None else "passed"
+SLOWEST = 10
+"""How many targets are named with their time."""
 
 
-def main(*folders: str) -> None:
-    """Name each test that failed or was skipped, then print the totals."""
-    totals: Counter[str] = Counter()
-    for report in sorted(xml for folder in folders for xml in Path(folder).resolve().rglob("test.xml")):
-        for case in ET.parse(report).iter("testcase"):  # noqa: S314 (our own tests wrote it)
-            totals[outcome(case)] += 1
-            for reason in (*case.findall("failure"), *case.findall("error"), *case.findall("skipped")):
-                message = reason.get("message", "").partition("\n")[0]
-                print(f"{outcome(case)}: {report.parent.name}: {case.get('name')}: {message}")
-    print(f"{totals['passed']} passed, {totals['failed']} failed, {totals['skipped']} skipped")
+@dataclass(frozen=True)
+class Case:
+    """A test, or a target that has no report of its tests."""
+
+    outcome: str
+    where: str
+    why: str = ""
+
+
+def main(*files: str) -> int:
+    """Name what failed or was skipped and the slowest targets, then print the totals; 1 if any failed."""
+    calls = [read(Path(file)) for file in files]
+    cases = [case for events in calls for case in all_cases(events)]
+    for case in cases:
+        if case.outcome != "passed":
+            print(f"{case.outcome}: {case.where}: {case.why}")
+    print_slowest([event for events in calls for event in events])
+    count = [case.outcome for case in cases].count
+    print(f"{count('passed')} passed, {count('failed')} failed, {count('skipped')} skipped")
+    return int(count("failed") > 0 or not cases)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Return the events of a call; one that is missing or has no end is a call that did not finish."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    events = [json.loads(line) for line in lines if line.endswith("}")]
+    if not any("finished" in event for event in events):
+        events.append({"id": {"file": {}}, "aborted": {"description": f"Bazel did not finish: see {file}"}})
+    return list({subject(event): event for event in events}.values())
+
+
+def subject(event: dict[str, Any]) -> str:
+    """Return what an event is of, which is the same for each attempt at a test."""
+    test = {name: value for name, value in event["id"].get("testResult", {}).items() if name != "attempt"}
+    return json.dumps(event["id"] | {"testResult": test}, sort_keys=True)
+
+
+def all_cases(events: list[dict[str, Any]]) -> Iterator[Case]:
+    """Yield the tests of a call, and what kept tests from running."""
+    results = [event for event in events if "testResult" in event]
+    ran = {event["id"]["testResult"]["label"] for event in results}
+    for event in events:
+        yield from obstacles(event, ran)
+    for event in results:
+        yield from tests(event["id"]["testResult"], event["testResult"])
+
+
+def obstacles(event: dict[str, Any], ran: set[str]) -> Iterator[Case]:
+    """Yield what an event says of targets that were not built, or whose tests did not run."""
+    name = next(iter(event["id"]))
+    where = str(event["id"][name].get("label") or event["id"][name].get("pattern") or "bazel")
+    if aborted := event.get("aborted"):
+        if aborted.get("reason") != "SKIPPED":  # not for this platform
+            yield Case(
+                "failed", where, aborted.get("description", "").partition("\n")[0] or aborted["reason"]
+            )
+    elif name == "targetCompleted" and not event.get("completed", {}).get("success"):
+        yield Case("failed", where, "did not build")
+    elif name == "targetCompleted" and has_tests(event) and where not in ran:
+        yield Case("failed", where, "did not run")
+
+
+def has_tests(event: dict[str, Any]) -> bool:
+    """Tell whether Bazel announced results of this target's tests."""
+    return any("testSummary" in child for child in event.get("children", []))
+
+
+def tests(target: dict[str, Any], result: dict[str, Any]) -> Iterator[Case]:
+    """Yield what a target's JUnit report has, and the target itself if it failed for another reason."""
+    reports = [output["uri"] for output in result.get("testActionOutput", []) if output["name"] == "test.xml"]
+    cases = [case for uri in reports for case in report(target["label"], Path(unquote(urlparse(uri).path)))]
+    yield from cases
+    if result["status"] != "PASSED" and all(case.outcome != "failed" for case in cases):
+        yield Case("failed", target["label"], result["status"])
+
+
+def report(label: str, file: Path) -> Iterator[Case]:
+    """Yield the tests of a JUnit report."""
+    for case in ET.parse(file).iter("testcase"):  # noqa: S314 (our own tests wrote it)
+        reasons = [*case.findall("failure"), *case.findall("error"), *case.findall("skipped")]
+        outcome = "passed" if not reasons else "skipped" if reasons[0].tag == "skipped" else "failed"
+        why = reasons[0].get("message", "").partition("\n")[0] if reasons else ""
+        yield Case(outcome, f"{label}: {case.get('name')}", why)
+
+
+def print_slowest(events: list[dict[str, Any]]) -> None:
+    """Say where the time went."""
+    seconds: dict[str, float] = {}
+    for event in events:
+        if "testResult" in event and not event["testResult"].get("cachedLocally"):
+            label = event["id"]["testResult"]["label"]
+            seconds[label] = (
+                seconds.get(label, 0) + int(event["testResult"]["testAttemptDurationMillis"]) / 1000
+            )
+    print(f"{sum(seconds.values()):.0f} s of tests in {len(seconds)} targets, the slowest:")
+    for label in sorted(seconds, key=seconds.__getitem__, reverse=True)[:SLOWEST]:
+        print(f"{seconds[label]:7.0f} s {label}")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))
