@@ -23,11 +23,11 @@ pytestmark = pytest.mark.skipif(
 def emulated(podman, flags):
     """Return podman's arguments that run the image's own program, with the rights of the Deployment."""
     image = podman("pull", f"oci:{LAYOUT}").splitlines()[-1]
-    # Half a core is for processors that nobody has to imitate.
-    unhurried = [flag for flag in flags if not flag.startswith("--cpus=")]
+    # The emulator's memory is not the image's.
+    flags = [flag for flag in flags if not flag.startswith("--memory")]
     entrypoint = ["/emulator", *Image(LAYOUT).config()["config"]["Entrypoint"]]
     words = ",".join(f'"{word}"' for word in entrypoint)
-    return [*unhurried, f"--volume={emulator()}:/emulator:ro", f"--entrypoint=[{words}]", image]
+    return [*flags, f"--volume={emulator()}:/emulator:ro", f"--entrypoint=[{words}]", image]
 
 
 def test_server_answers(podman, emulated, volume):

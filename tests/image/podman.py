@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 PATIENCE = 60
-"""Seconds that a container may take to start or to end, on a busy machine with half a core."""
+"""Seconds that a container may take to start or to end, on a busy machine, or emulated."""
 
 LOAD, PUSH = (Path(os.environ[name]).absolute() for name in ("LOAD", "PUSH"))
 LOAD_CLIENT = Path(os.environ["LOAD_CLIENT"]).absolute()
@@ -107,11 +107,6 @@ class Deployment:
         limit = self.container["resources"]["limits"]["memory"]
         return int(limit.removesuffix("Mi")) * 2**20
 
-    def cpus(self) -> float:
-        """Return the limit in cores."""
-        limit = self.container["resources"]["limits"]["cpu"]
-        return int(limit.removesuffix("m")) / 1000
-
     def flags(self, config: Path) -> list[str]:
         """Return podman's flags for the same; ports are free ones, since the network is the host's."""
         security = self.container["securityContext"]
@@ -130,7 +125,6 @@ class Deployment:
             f"--user={self.user()}:{self.pod['securityContext']['runAsGroup']}",
             f"--memory={self.memory()}",
             f"--memory-swap={self.memory()}",
-            f"--cpus={self.cpus()}",
             f"--volume={config}:{mount['mountPath']}:ro",
             *(f"--env={name}={value}" for name, value in values.items()),
         ]
