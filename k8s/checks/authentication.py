@@ -7,7 +7,7 @@ from grpc_common.config.callers import San, SanKind, parse_caller
 from grpc_common.server.authentication import access
 from grpc_common.server.authorization import Authorizer
 from k8s.checks.entrances import Entrance, entrances
-from k8s.checks.gateways import listeners
+from k8s.checks.gateways import istio_servers, listeners
 from k8s.checks.manifests import Manifest, Manifests, Problem, annotations, find, get, metadata
 from k8s.checks.methods import METHODS
 from k8s.checks.servers import Server, servers
@@ -169,6 +169,9 @@ def _asks_for_certificates(manifests: Manifests, way: Entrance) -> bool:
         case "GRPCRoute" | "HTTPRoute":
             parents = [parent for _, parent in find(way.manifest, "spec.parentRefs[]")]
             return bool(parents) and all(_gateway_asks(manifests, way.manifest, each) for each in parents)
+        case "VirtualService":
+            modes = {get(each, "tls.mode") for each in istio_servers(manifests, way.manifest)}
+            return modes == {"MUTUAL"}
     return False
 
 

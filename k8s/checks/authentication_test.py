@@ -300,6 +300,14 @@ def test_gateway_that_asks_for_certificates(tls, problems):
     )
 
 
+@pytest.mark.parametrize(("mode", "problems"), [("MUTUAL", 0), ("OPTIONAL_MUTUAL", 3), ("SIMPLE", 3)])
+def test_istios_gateway_that_asks_for_certificates(mode, problems):
+    """And with the Gateway of Istio."""
+    route, gateway = "VirtualService/user-service-gateway", "Gateway/user-service"
+    manifests = changed("istio", (route, ANNOTATION, REMOVED), (gateway, "spec.servers.0.tls.mode", mode))
+    assert len(found(manifests)) == problems
+
+
 @pytest.mark.parametrize(
     ("change", "problems"),
     [
@@ -401,7 +409,7 @@ def test_no_token_of_one_environment_is_good_in_another():
 def test_every_open_overlay_says_so_first():
     """Whoever opens the kustomization of an open overlay reads it in the first line."""
     opened = [name for name in OVERLAYS if any(OPEN in str(each) for each in overlay(name).objects)]
-    assert opened == ["gateway-api", "nginx-ingress", "traefik"]
+    assert opened == ["gateway-api", "istio", "nginx-ingress", "traefik"]
     for name in opened:
         first = Path(f"k8s/overlays/{name}/kustomization.yaml").read_text("utf-8").splitlines()[0]
         assert "open to everyone" in first

@@ -9,13 +9,21 @@ from typing import Any
 
 import yaml
 
-from k8s.checks.manifests import Manifest, Manifests, Problem, content, find, get, metadata
+from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, annotations, content, find, get, metadata
+from k8s.checks.mesh import has_sidecar
+from k8s.checks.servers import servers
 
 type Exported = Mapping[str, AbstractSet[str]]
 """The labels of each metric that a server exports, by its name."""
 
 _SCRAPED = {"namespace", "pod"}
 """Labels that Prometheus adds when it scrapes a pod."""
+
+CONNECTIONS = "grpc-on-kubernetes/database-connections"
+"""The annotation of a Deployment that says how many connections the database has for it."""
+
+_CONNECTIONS = 97
+"""Without it: PostgreSQL's default for max_connections, less the three that are kept for superusers."""
 
 _LABEL = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"")
 
@@ -91,6 +99,33 @@ def _scaled(manifests: Manifests) -> Iterator[tuple[Manifest, Manifest]]:
             yield scaler, workload
 
 
+def scale_on_one_container(manifests: Manifests) -> Iterator[Problem]:
+    """No metric of a whole pod scales what has a sidecar, and one of a container names one that is there.
+
+    A sidecar waits while the server computes, and the average of both stays low.
+    """
+    for scaler, workload in _scaled(manifests):
+        for pod in (each for each in manifests.pods if each.workload is workload):
+            names = _running(pod)
+            for field, metric in find(scaler, "spec.metrics[]"):
+                if metric["type"] == "Resource" and (len(names) > 1 or has_sidecar(manifests, pod)):
+                    fix = f"take ContainerResource, with container {' or '.join(names)}"
+                    yield Problem(scaler, f"{field}.type", "is Resource, and a sidecar counts there too", fix)
+                container = get(metric, "containerResource.container")
+                if container is not None and container not in names:
+                    where, fix = f"{field}.containerResource.container", f"take one of {', '.join(names)}"
+                    yield Problem(scaler, where, f"no container is called {container}", fix)
+
+
+def _running(pod: Pod) -> list[str]:
+    """Return the names of the containers that run as long as the pod does."""
+    return [
+        container["name"]
+        for field, container in pod.containers
+        if ".initContainers[" not in field or container.get("restartPolicy") == "Always"
+    ]
+
+
 def leave_replicas_to_the_autoscaler(manifests: Manifests) -> Iterator[Problem]:
     """What is scaled says no number itself, or each deployment would set it back."""
     for scaler, workload in _scaled(manifests):
@@ -110,6 +145,45 @@ def keep_a_pod_in_a_drain(manifests: Manifests) -> Iterator[Problem]:
             if workload in [pod.workload for pod in pods] and not 0 < allowed < least:
                 what = f"with minReplicas {least}, a budget lets {allowed} of them go"
                 yield Problem(budget, "spec", what, "set maxUnavailable to 1, and minReplicas to 2 or more")
+
+
+def keep_all_pods_in_a_rollout(manifests: Manifests) -> Iterator[Problem]:
+    """A rollout takes no pod away before there is another one, and does not go one by one over twenty."""
+    scaled = [workload for _, workload in _scaled(manifests)]
+    for server in servers(manifests):
+        workload = server.pod.workload
+        rolling = get(workload, "spec.strategy.rollingUpdate") or {}
+        if workload["kind"] != "Deployment" or get(workload, "spec.strategy.type") == "Recreate":
+            continue
+        field = "spec.strategy.rollingUpdate"
+        if (missing := rolling.get("maxUnavailable", "25%")) not in (0, "0%"):
+            what = f"is {missing}, by which a rollout takes away what the load needs"
+            yield Problem(workload, f"{field}.maxUnavailable", what, "set it to 0")
+        surge = rolling.get("maxSurge", "25%")
+        if workload in scaled and not str(surge).endswith("%"):
+            what = f"is {surge} however many replicas there are, and a rollout of many takes long"
+            yield Problem(workload, f"{field}.maxSurge", what, "set a share, as 25%")
+
+
+def leave_connections_for_all_pods(manifests: Manifests) -> Iterator[Problem]:
+    """PostgreSQL has connections for the new pods of a rollout and all old ones, which may still drain."""
+    for server in servers(manifests):
+        if not server.config.database.is_postgresql:
+            continue
+        workload = server.pod.workload
+        most = max([get(workload, "spec.replicas") or 1, *_most(manifests, workload)])
+        pods = most if get(workload, "spec.strategy.type") == "Recreate" else 2 * most
+        needed = pods * (server.config.database.pool_size + 1)
+        allowed = int(annotations(workload).get(CONNECTIONS, _CONNECTIONS))
+        if needed > allowed:
+            each = f"{pods} pods in a rollout, each with pool_size + 1,"
+            what = f"is {allowed}, and {each} may have {needed} connections"
+            fix = "give the database more and say so here, or lower DATABASE_POOL_SIZE or maxReplicas"
+            yield Problem(workload, f"metadata.annotations[{CONNECTIONS}]", what, fix)
+
+
+def _most(manifests: Manifests, workload: Manifest) -> Iterator[int]:
+    return (get(scaler, "spec.maxReplicas") for scaler, each in _scaled(manifests) if each is workload)
 
 
 def _allowed(spec: Manifest, replicas: int) -> int:

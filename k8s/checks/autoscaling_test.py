@@ -13,10 +13,11 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 from k8s.checks import autoscaling
 from k8s.checks.rendered import OVERLAYS
-from k8s.checks.testing import changed, overlay, texts
+from k8s.checks.testing import REMOVED, changed, overlay, texts, with_variables
 from services.user import server
 
 ADAPTER = "ConfigMap/user-service-prometheus-adapter"
+DEPLOYMENT = "Deployment/user-service"
 SCALER = "HorizontalPodAutoscaler/user-service"
 WAIT = 30
 """Seconds, for what takes one."""
@@ -148,3 +149,112 @@ def test_autoscaler_of_something_else():
     """What is not here is not looked at; references.py tells of it."""
     manifests = changed("prod", (SCALER, "spec.scaleTargetRef.name", "other"))
     assert texts(autoscaling.leave_replicas_to_the_autoscaler, manifests) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("maxUnavailable", 1, "is 1, by which a rollout takes away what the load needs; set it to 0"),
+        ("maxUnavailable", REMOVED, "is 25%, by which a rollout takes away what the load needs; set it to 0"),
+        (
+            "maxSurge",
+            1,
+            "is 1 however many replicas there are, and a rollout of many takes long; set a share, as 25%",
+        ),
+    ],
+)
+def test_rollout_that_takes_pods_away_or_goes_one_by_one(field, value, what):
+    """A rollout under load has all pods, and of twenty it does not bring one at a time."""
+    path = f"spec.strategy.rollingUpdate.{field}"
+    manifests = changed("prod", ("Deployment/user-service", path, value))
+    assert texts(autoscaling.keep_all_pods_in_a_rollout, manifests) == [
+        f"Deployment/user-service: {path}: {what}"
+    ]
+
+
+def test_rollout_of_a_fixed_number():
+    """Without an autoscaler whoever sets the replicas sets the surge."""
+    manifests = changed("istio", ("Deployment/user-service", "spec.strategy.rollingUpdate.maxSurge", 1))
+    assert texts(autoscaling.keep_all_pods_in_a_rollout, manifests) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "numbers"),
+    [
+        ("prod", (DEPLOYMENT, f"metadata.annotations[{autoscaling.CONNECTIONS}]", "119"), (119, 40, 120)),
+        ("prod", (DEPLOYMENT, "metadata.annotations", REMOVED), (97, 40, 120)),
+        ("prod", (SCALER, "spec.maxReplicas", 21), (120, 42, 126)),
+        ("istio", (DEPLOYMENT, "spec.replicas", 17), (97, 34, 102)),
+    ],
+)
+def test_pools_of_more_pods_than_the_database_has_connections_for(name, change, numbers):
+    """The new pods of a rollout and all old ones, each with its pool and its probe's connection, find one."""
+    allowed, pods, needed = numbers
+    assert texts(autoscaling.leave_connections_for_all_pods, changed(name, change)) == [
+        (
+            f"{DEPLOYMENT}: metadata.annotations[{autoscaling.CONNECTIONS}]: is {allowed}, "
+            f"and {pods} pods in a rollout, each with pool_size + 1, may have {needed} connections; "
+            "give the database more and say so here, or lower DATABASE_POOL_SIZE or maxReplicas"
+        )
+    ]
+
+
+def test_larger_pools():
+    """The pool counts as the server will read it, and one more for the probe."""
+    manifests = with_variables(changed("istio"), DATABASE_POOL_SIZE="16")
+    [text] = texts(autoscaling.leave_connections_for_all_pods, manifests)
+    assert "may have 102 connections" in text
+
+
+WHOLE_POD = (SCALER, "spec.metrics.0", {"type": "Resource", "resource": {"name": "cpu"}})
+LABELS = "spec.template.metadata.labels"
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "count"),
+    [
+        ("Deployment", "spec.template.metadata.labels[sidecar.istio.io/inject]", "true", 1),
+        ("Deployment", "spec.template.metadata.labels[sidecar.istio.io/inject]", "false", 0),
+        ("Deployment", "spec.template.metadata.annotations[sidecar.istio.io/inject]", "true", 1),
+        (
+            "Deployment",
+            "spec.template.spec.initContainers",
+            [{"name": "proxy", "restartPolicy": "Always"}],
+            1,
+        ),
+        ("Deployment", "spec.template.spec.initContainers", [{"name": "once"}], 0),
+        ("Namespace", "metadata.labels[istio-injection]", "enabled", 1),
+        ("Namespace", "metadata.labels[istio.io/rev]", "stable", 1),
+        ("Namespace", "metadata.labels[istio-injection]", "disabled", 0),
+    ],
+)
+def test_sidecar_counts(kind, field, value, count):
+    """CPU of the whole pod is told of where a sidecar is in it, or Istio puts one there."""
+    manifests = changed("prod", (f"{kind}/user-service", field, value), WHOLE_POD)
+    found = texts(autoscaling.scale_on_one_container, manifests)
+    assert len(found) == count
+    start = (
+        f"{SCALER}: spec.metrics[0].type: is Resource, and a sidecar counts there too; take ContainerResource"
+    )
+    assert all(text.startswith(start) and text.endswith("user-service") for text in found)
+
+
+def test_pod_decides_over_its_namespace():
+    """A pod that refuses the sidecar has none."""
+    manifests = changed(
+        "prod",
+        ("Namespace/user-service", "metadata.labels[istio-injection]", "enabled"),
+        ("Deployment/user-service", f"{LABELS}[sidecar.istio.io/inject]", "false"),
+        WHOLE_POD,
+    )
+    assert texts(autoscaling.scale_on_one_container, manifests) == []
+
+
+def test_container_that_is_not_there():
+    """A metric of a container that the pods have not would never have a value."""
+    manifests = changed("prod", (SCALER, "spec.metrics.0.containerResource.container", "server"))
+    [text] = texts(autoscaling.scale_on_one_container, manifests)
+    assert text == (
+        f"{SCALER}: spec.metrics[0].containerResource.container: no container is called server; "
+        "take one of user-service"
+    )

@@ -35,13 +35,16 @@ def running() -> Iterator[cluster.Cluster]:
         yield running
 
 
-def deploy(running: cluster.Cluster, overlay: str, folder: Path, *arguments: str) -> str:
-    """Deploy an overlay and return what was printed."""
+def deploy(
+    running: cluster.Cluster, overlay: str, folder: Path, *arguments: str, kubeconfig: Path | None = None
+) -> str:
+    """Deploy an overlay, as the administrator or by another kubeconfig, and return what was printed."""
     settings = folder / "deploy.yaml"
     settings.write_text("{}")
     command = [COMMAND, f"--overlay={overlay}", f"--manifests=k8s/{overlay}_with_image.yaml"]
-    command += [f"--settings={settings}", f"--kubectl={KUBECTL}", "--push=/nonexistent", *arguments]
-    environment = os.environ | {"KUBECONFIG": str(running.kubeconfig)}
+    command += [f"--settings={settings}", f"--kubectl={KUBECTL}"]
+    command += ["--push=/nonexistent", "--digest=/nonexistent", *arguments]
+    environment = os.environ | {"KUBECONFIG": str(kubeconfig or running.kubeconfig)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -58,11 +61,36 @@ def test_every_overlay_is_rolled_out(running: cluster.Cluster, tmp_path: Path) -
         assert [line for line in again if not line.startswith("  * Job/")] in ([], ["nothing changes"]), name
 
 
+@pytest.mark.parametrize("name", ["prod", "staging"])
+def test_its_deployer_deploys_and_deletes_it(running: cluster.Cluster, tmp_path: Path, name: str) -> None:
+    """The Role of k8s/deployer has the rights for every kind, with the token of its account alone."""
+    deployer = Path(f"k8s/deployer/{name}.yaml").read_text()
+    running.kubectl("apply", "--server-side", "--filename=-", stdin=deployer)
+    [account] = [item for item in yaml.safe_load_all(deployer) if item["kind"] == "ServiceAccount"]
+    metadata = account["metadata"]
+    token = running.kubectl("create", "token", metadata["name"], f"--namespace={metadata['namespace']}")
+    config = json.loads(running.kubeconfig.read_text())
+    config["users"] = [{"name": "admin", "user": {"token": token.strip()}}]
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps(config))
+    arguments = ("deploy", "--yes", "--no-push")
+    assert "may not" not in deploy(running, name, tmp_path, *arguments, kubeconfig=kubeconfig)
+    assert "may not" not in deploy(running, name, tmp_path, "delete", "--yes", kubeconfig=kubeconfig)
+    assert live(running, OVERLAYS[name][0]) == set()
+
+
 def test_the_authority_is_accepted(running: cluster.Cluster) -> None:
     """What is applied before an overlay is accepted as well."""
     running.kubectl("create", "namespace", "cert-manager")
     command = ["create", "--validate=strict", "--filename=-"]
     running.kubectl(*command, stdin=yaml.safe_dump_all(AUTHORITY))
+
+
+def test_what_is_beside_the_gateway_is_accepted(running: cluster.Cluster) -> None:
+    """So is what is applied where the gateway of Istio is."""
+    running.kubectl("create", "namespace", "istio-ingress")
+    command = ["create", "--validate=strict", "--namespace=istio-ingress"]
+    running.kubectl(*command, "--filename=k8s/components/istio-gateway/beside-gateway.yaml")
 
 
 def live(running: cluster.Cluster, namespace: dict[str, Any]) -> set[tuple[str, str]]:
@@ -92,6 +120,11 @@ MISTAKES = [
     ("istio", "AuthorizationPolicy", "spec.rules[0].to[0].operation.port", ["50051"]),
     ("istio", "AuthorizationPolicy", "spec.rules[0].to[0].operation.ports", [50051]),
     ("istio", "AuthorizationPolicy", "spec.action", "ALOW"),
+    ("istio", "Gateway", "spec.servers[0].tls.credential", "user-service-gateway-tls"),
+    ("istio", "Gateway", "spec.servers[0].tls.mode", "SIMPEL"),
+    ("istio", "Gateway", "spec.servers[0].port.number", "443"),
+    ("istio", "Telemetry", "spec.tracing[0].randomSampling", 10),
+    ("istio", "Telemetry", "spec.tracing[0].randomSamplingPercentage", "10"),
     ("traefik", "IngressRoute", "spec.routes[0].services[0].serverTransport", "user-service"),
     ("traefik", "IngressRoute", "spec.routes[0].services[0].port", 50051.5),
     ("traefik", "IngressRoute", "spec.routes[0].kind", "Rul"),

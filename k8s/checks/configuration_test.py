@@ -4,7 +4,7 @@ import pytest
 
 from k8s.checks import configuration
 from k8s.checks.servers import servers
-from k8s.checks.testing import changed, overlay, texts
+from k8s.checks.testing import changed, texts
 
 DEPLOYMENT = "Deployment/user-service"
 POD = "spec.template.spec"
@@ -122,12 +122,17 @@ def test_sqlite_by_default():
     )
 
 
+def with_secret(**fields):
+    """Return prod with the Secret that its servers read."""
+    manifests, metadata = changed("prod"), {"name": "user-service-database", "namespace": "user-service"}
+    manifests.objects.append({"apiVersion": "v1", "kind": "Secret", "metadata": metadata} | fields)
+    return manifests
+
+
 def test_database_of_a_secret_in_the_overlay():
     """What a Secret of the overlay says is known; what one in the cluster says is not."""
-    name = next(each["metadata"]["name"] for each in changed("istio").of_kind("Secret"))
     url = base64.b64encode(b"sqlite:////data/users.db").decode()
-    manifests = changed("istio", (f"Secret/{name}", "data.url", url))
-    problems = texts(configuration.load_configurations, manifests)
+    problems = texts(configuration.load_configurations, with_secret(data={"url": url}))
     assert len(problems) == 2, "server and migration"
     assert all("password_file is for PostgreSQL, which url does not name" in problem for problem in problems)
 
@@ -164,10 +169,9 @@ def test_secret_in_a_config_map():
         configuration.hold_no_secret, with_file("database: {url: 'postgresql://u:hunter2@host/name'}")
     )
     assert text.startswith(f"ConfigMap/{CONFIG}: data[config.yaml]: holds a URL with a password")
-    name = next(each["metadata"]["name"] for each in changed("istio").of_kind("Secret"))
     data = {"url": "postgresql://u:hunter2@host/name"}
-    [text] = texts(configuration.hold_no_secret, changed("istio", (f"Secret/{name}", "stringData", data)))
-    assert text.startswith(f"Secret/{name}: data[url]: holds a URL with a password")
+    [text] = texts(configuration.hold_no_secret, with_secret(stringData=data))
+    assert text.startswith("Secret/user-service-database: data[url]: holds a URL with a password")
 
 
 def test_variables_of_maps():
@@ -211,18 +215,6 @@ def test_folder_that_is_not_mounted(name, variable, value, folder):
     ]
 
 
-def test_pools_of_all_pods_fit_the_database():
-    """The most replicas, those that a rollout adds and half as many that drain have their connections.
-
-    Each has one more than its pool's, for its probe.
-    """
-    prod = overlay("prod")
-    [scaler], [server] = prod.of_kind("HorizontalPodAutoscaler"), servers(prod)
-    most, surge = scaler["spec"]["maxReplicas"], server.pod.workload["spec"]["strategy"]["rollingUpdate"]
-    pods = most + surge["maxSurge"] + most // 2
-    assert pods * (server.config.database.pool_size + 1) <= 100 - 3, "three are reserved for superusers"
-
-
 VOLUMES = f"{POD}.volumes"
 MOUNTS = f"{PATH}.volumeMounts"
 AT = "/etc/user-service"
@@ -249,6 +241,7 @@ def test_ways_to_mount_a_file(volume, mount, level):
         "dev",
         (DEPLOYMENT, VOLUMES, [volume]),
         (DEPLOYMENT, MOUNTS, [{"name": "config", "mountPath": AT} | mount]),
+        (DEPLOYMENT, f"{PATH}.env", [{"name": "CONFIG_FILE", "value": f"{AT}/config.yaml"}]),
         (f"ConfigMap/{CONFIG}", "data[config.yaml]", "logging: {level: debug}"),
         (f"ConfigMap/{CONFIG}", "data[other.yaml]", "logging: {level: error}"),
     )

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 from k8s.checks.entrances import Entrance, ways_to_methods
-from k8s.checks.gateways import listeners
+from k8s.checks.gateways import istio_servers, listeners
 from k8s.checks.manifests import Manifests, Problem, find, get
 
 _ENCRYPTED = ("HTTPS", "TLS")
 
 
 def take_calls_over_tls(manifests: Manifests) -> Iterator[Problem]:
-    """Each route of Traefik, nginx and Gateway API that takes a method has TLS before it."""
+    """Each route of Traefik, nginx, Gateway API and Istio that takes a method has TLS before it."""
     fix = "give it a certificate: callers send tokens, and users' names"
     for way in ways_to_methods(manifests):
         if plaintext := _PLAINTEXT.get(way.manifest["kind"]):
@@ -37,9 +37,16 @@ def _of_gateway(manifests: Manifests, way: Entrance) -> Iterator[str]:
                 yield f"the listener {listener.get('name')} of the Gateway"
 
 
+def _of_istio(manifests: Manifests, way: Entrance) -> Iterator[str]:
+    for server in istio_servers(manifests, way.manifest):
+        if get(server, "tls.mode") is None and not get(server, "tls.httpsRedirect"):
+            yield f"port {get(server, 'port.number')} of the Gateway"
+
+
 _PLAINTEXT = {
     "GRPCRoute": _of_gateway,
     "HTTPRoute": _of_gateway,
     "Ingress": _of_nginx,
     "IngressRoute": _of_traefik,
+    "VirtualService": _of_istio,
 }

@@ -4,6 +4,7 @@ from k8s.checks.edge_tls import take_calls_over_tls
 from k8s.checks.testing import REMOVED, changed, texts
 
 LISTENER = "Gateway/user-service"
+HTTP = {"port": {"number": 80, "protocol": "HTTP2"}}
 HEALTH = "PathPrefix(`/grpc.health.v1.Health/`)"
 
 
@@ -20,6 +21,9 @@ HEALTH = "PathPrefix(`/grpc.health.v1.Health/`)"
         ),
         ("nginx-ingress", ("Ingress/user-service", "spec.rules.0.host", REMOVED), "the host of any name"),
         ("gateway-api", (LISTENER, "spec.listeners.0.protocol", "HTTP"), "the listener"),
+        ("istio", (LISTENER, "spec.servers.0.tls", REMOVED), "port 443 of the Gateway"),
+        ("istio", (LISTENER, "spec.servers.0", HTTP | {"hosts": ["*"]}), "port 80 of the Gateway"),
+        ("istio", (LISTENER, "spec.servers.0", HTTP | {"hosts": ["*/*.example.com"]}), "port 80"),
     ],
 )
 def test_edge_in_plaintext(name, change, what):
@@ -34,3 +38,14 @@ def test_route_of_no_method():
     route = ("IngressRoute/user-service", "spec.routes.0.match", HEALTH)
     plaintext = ("IngressRoute/user-service", "spec.tls", REMOVED)
     assert texts(take_calls_over_tls, changed("prod", route, plaintext)) == []
+
+
+@pytest.mark.parametrize(
+    "server", [HTTP | {"hosts": ["*"], "tls": {"httpsRedirect": True}}, HTTP | {"hosts": ["./a.example.org"]}]
+)
+def test_port_that_leads_nowhere(server):
+    """A port of Istio's Gateway that only redirects, or is for another host, takes no calls."""
+    manifests = changed("istio")
+    [gateway] = manifests.of_kind("Gateway")
+    gateway["spec"]["servers"].append(server)
+    assert texts(take_calls_over_tls, manifests) == []

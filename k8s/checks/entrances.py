@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from grpc_common.config.sections import ListenConfig
 from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifest, Manifests, annotations, find, get, metadata
-from k8s.checks.mesh import istio_routes
+from k8s.checks.mesh import is_inside, istio_routes
 from k8s.checks.methods import METHODS
 from k8s.checks.servers import Server, servers
 from k8s.checks.traefik import middlewares, traefik_answers
@@ -50,7 +49,7 @@ def entrances(manifests: Manifests, server: Server) -> Iterator[Entrance]:
     """Yield each entrance to a server."""
     services = {metadata(each, "name"): each for each in manifests.services_of(server.pod)}
     namespace = metadata(server.pod.workload, "namespace")
-    ports = _ports(server)
+    ports = server.ports
     for service in services.values():
         if _is_published(service) and any(map(ports.__contains__, _targets(service))):
             yield Entrance(service, "spec.type", _everything, is_proxy=False)
@@ -71,22 +70,6 @@ def ways_to_methods(manifests: Manifests) -> Iterator[Entrance]:
     """Yield each entrance to a server by which calls come to a method of the service."""
     for server in servers(manifests):
         yield from (way for way in entrances(manifests, server) if any(map(way.takes, METHODS)))
-
-
-def _ports(server: Server) -> set[str | int]:
-    """Return the numbers and names of the container ports that take calls."""
-    listeners = [
-        int(each.address.rpartition(":")[2]) for each in server.config.server.listen if _is_tcp(each)
-    ]
-    numbers = {server.config.server.port, *listeners}
-    declared = server.container.get("ports") or []
-    return numbers | {
-        each["name"] for each in declared if each.get("containerPort") in numbers and "name" in each
-    }
-
-
-def _is_tcp(listener: ListenConfig) -> bool:
-    return not listener.address.startswith("unix:")
 
 
 def _is_published(service: Manifest) -> bool:
@@ -236,8 +219,8 @@ def _grpc_takes(manifests: Manifests, route: Manifest, field: str, path: str) ->
 
 def _mesh(manifests: Manifests, service: Manifest, leads: Callable[[Any], bool]) -> Iterator[Entrance]:
     """A VirtualService is from outside if it names a gateway other than the sidecars' own, mesh."""
-    if _is_inside(service) and not any(
-        _delegates(each, service) for each in manifests.of_kind("VirtualService") if not _is_inside(each)
+    if is_inside(service) and not any(
+        _delegates(each, service) for each in manifests.of_kind("VirtualService") if not is_inside(each)
     ):
         return
     for kind in ("http", "tls", "tcp"):
@@ -247,10 +230,6 @@ def _mesh(manifests: Manifests, service: Manifest, leads: Callable[[Any], bool])
                 name, _, rest = destination["host"].partition(".")
                 if leads({"name": name, "namespace": rest.split(".")[0]}):
                     yield Entrance(service, field, takes, is_proxy=kind == "http")
-
-
-def _is_inside(service: Manifest) -> bool:
-    return set(get(service, "spec.gateways") or ["mesh"]) == {"mesh"}
 
 
 def _delegates(service: Manifest, to: Manifest) -> bool:

@@ -1,4 +1,4 @@
-"""Which rules of a GRPCRoute may take a call, and what Envoy Gateway's policies say of them."""
+"""Which rules of a GRPCRoute may take a call and what Envoy Gateway says of them; the Gateways of Istio."""
 
 import math
 import re
@@ -42,6 +42,33 @@ def listeners(manifests: Manifests, route: Manifest, parent: Manifest) -> list[M
     gateway = manifests.named("Gateway", parent.get("name", ""), where) or {}
     named = parent.get("sectionName")
     return [each for _, each in find(gateway, "spec.listeners[]") if named in (None, each.get("name"))]
+
+
+def istio_servers(manifests: Manifests, service: Manifest) -> list[Manifest]:
+    """Return the servers of Istio's Gateways by which a VirtualService takes one of its hosts."""
+    names = [name for _, name in find(service, "spec.gateways[]") if name != "mesh"]
+    found = [manifests.named("Gateway", *istio_name(name, service)) or {} for name in names]
+    asked = [host for _, host in find(service, "spec.hosts[]")]
+    return [
+        server
+        for gateway in found
+        for _, server in find(gateway, "spec.servers[]")
+        if any(_same_host(each.rpartition("/")[2], host) for each in server["hosts"] for host in asked)
+    ]
+
+
+def istio_name(name: str, beside: Manifest) -> tuple[str, str]:
+    """Return name and namespace of what Istio calls NAME or NAMESPACE/NAME."""
+    namespace, _, short = name.rpartition("/")
+    return short, metadata(beside, "namespace") if namespace in ("", ".") else namespace
+
+
+def _same_host(one: str, other: str) -> bool:
+    """Return whether a host is of both; a star at the beginning is any."""
+    return any(
+        host == pattern or (pattern.startswith("*") and host.endswith(pattern[1:]))
+        for host, pattern in ((one, other), (other, one))
+    )
 
 
 def _matches(rule: Manifest) -> list[Manifest]:

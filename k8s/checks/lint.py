@@ -1,13 +1,13 @@
 """Checks Kubernetes manifests against each other: `python -m k8s.checks.lint FILE...`.
 
-Exit codes: 0 nothing is wrong, 1 problems found, 2 wrong usage.
+It is for services on grpc_common: of others, only what holds for every object is checked.
+Exit codes: 0 nothing is wrong, 1 problems found, 2 something was not checked, whatever else was found.
 """
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
@@ -21,19 +21,28 @@ from k8s.checks import (
     edge_tls,
     encryption,
     images,
+    jobs,
+    mesh,
     network,
     pod_security,
     ports,
     probes,
     rate_limits,
     references,
+    resources,
     retries,
     routes,
+    scheduling,
+    scraping,
     selection,
+    shapes,
     timeouts,
     timing,
+    unchecked,
 )
-from k8s.checks.manifests import External, Manifests, Problem
+from k8s.checks.manifests import External, Manifest, Manifests, Problem
+from k8s.checks.reading import UnreadableError, read_objects
+from k8s.checks.schemas import UnknownKindError
 
 type Rule = Callable[[Manifests], Iterator[Problem]]
 
@@ -45,6 +54,8 @@ RULES: Sequence[Rule] = (
     selection.select_services,
     selection.select_own_pods,
     selection.keep_to_pods,
+    selection.select_by_what_stays,
+    selection.tell_the_version_that_runs,
     selection.send_no_calls_to_jobs,
     references.name_what_exists,
     references.name_sections_that_exist,
@@ -56,40 +67,55 @@ RULES: Sequence[Rule] = (
     ports.probe_container_ports,
     ports.declare_what_is_listened_on,
     ports.probe_in_plaintext,
+    network.deny_by_default,
+    network.lead_somewhere,
     network.let_programs_out,
     network.let_servers_out_to_issuers,
     network.let_scrapers_in,
     network.let_proxies_in,
+    scraping.scrape_once,
+    scraping.annotate_container_ports,
     certificates.have_the_names_that_are_dialled,
     certificates.are_of_a_kind_that_grpc_takes,
     certificates.replace_their_keys,
     certificates.may_be_used_as_they_are,
     encryption.speak_as_servers_listen,
     encryption.expect_a_name,
+    mesh.name_grpc_as_such,
+    mesh.name_callers,
+    mesh.outlive_what_they_serve,
     authentication.ask_who_calls_from_outside,
     authentication.start_with_the_callers_that_they_name,
     rate_limits.limit_calls_from_outside,
     edge_tls.take_calls_over_tls,
     images.have_a_version,
     autoscaling.scale_on_produced_metrics,
+    autoscaling.scale_on_one_container,
     autoscaling.leave_replicas_to_the_autoscaler,
     autoscaling.keep_a_pod_in_a_drain,
+    autoscaling.keep_all_pods_in_a_rollout,
+    autoscaling.leave_connections_for_all_pods,
     retries.repeat_nothing_unsafe_in_a_mesh,
     retries.route_every_name_in_a_mesh,
     retries.repeat_nothing_unsafe_behind_nginx,
     retries.repeat_nothing_unsafe_behind_traefik,
     retries.repeat_nothing_unsafe_behind_a_gateway,
     routes.let_every_method_through,
+    scheduling.run_where_the_image_does,
+    jobs.count_no_drained_node,
+    jobs.repeat_no_wrong_usage,
     configuration.load_configurations,
     configuration.set_only_what_is_read,
     configuration.share_no_sqlite,
     configuration.mount_what_is_read,
     configuration.hold_no_secret,
     probes.ask_for_what_follows,
+    probes.wait_for_an_answer,
     timing.take_calls_until_all_have_heard,
     timing.end_before_killed,
     timing.drain_every_connection,
-    timing.kill_no_draining_server,
+    timing.drain_every_stream,
+    timing.stop_at_pods_that_fail,
     timing.leave_broken_servers_in_time,
     timing.start_before_killed,
     timing.take_clients_pings,
@@ -101,28 +127,54 @@ RULES: Sequence[Rule] = (
     timeouts.outlast_calls_behind_traefik,
     timeouts.outlast_calls_behind_a_gateway,
     timeouts.leave_draining_servers_in_time,
+    pod_security.have_the_api_server_restrict_pods,
     pod_security.restrict_pods,
     pod_security.restrict_containers,
-    pod_security.bound_resources,
     pod_security.read_no_service_links,
     pod_security.hold_no_needless_token,
+    resources.bound_resources,
+    resources.keep_the_memory_that_is_promised,
+    resources.have_memory_for_what_clients_may_send,
+    resources.leave_servers_their_cpu,
+    resources.store_no_more_than_is_allowed,
 )
 """What holds for every overlay."""
 
 
+UNCHECKED: Sequence[Rule] = (
+    unchecked.unrecognised_servers,
+    unchecked.pods_of_other_kinds,
+    unchecked.other_controllers,
+)
+"""What the rules can't judge."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the lint says of a file: a problem, or what was not checked in it."""
+
+    text: str
+    is_unchecked: bool = False
+
+    def __str__(self) -> str:
+        return f"not checked: {self.text}" if self.is_unchecked else self.text
+
+
 def read_external(file: Path) -> list[External]:
-    """Return what a file declares external; external.yaml shows its form."""
-    return [External(**each) for each in yaml.safe_load(file.read_text("utf-8")) or []]
+    """Return what a file declares external; external.yaml shows its form.
+
+    Raises:
+        ValueError: it has another form.
+
+    """
+    try:
+        return [External(**each) for each in yaml.safe_load(file.read_text("utf-8")) or []]
+    except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file}: {' '.join(str(error).split())}; see k8s/checks/external.yaml") from None
 
 
 @click.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="FILE...",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @click.option(
     "--external",
     default=EXTERNAL,
@@ -137,45 +189,67 @@ def read_external(file: Path) -> list[External]:
 def command(files: Sequence[Path], *, external: Path, released: bool) -> None:
     """Check manifests against each other, and against what the server does with its settings.
 
-    A FILE is what `kustomize build` printed: all that is applied together. Objects of unknown
-    kinds are fine. Each problem is a line: what is wrong, where, and what would be right.
+    A FILE is what `kustomize build` printed: all that is applied together. Each problem is a line:
+    what is wrong, where, and what would be right. The rules are for services on grpc_common;
+    what they can't judge is a line too, with the words "not checked": a server, a kind or a form
+    that is not known.
+
+    Exit code 0: nothing is wrong. 1: there are problems. 2: something was not checked, whatever
+    else was found.
     """
     rules = [*RULES, images.have_a_digest] if released else RULES
-    found = False
-    for file in files:
-        for problem in _check(file, read_external(external), rules):
-            click.echo(f"{file}: {problem}")
-            found = True
-    raise SystemExit(1 if found else 0)
-
-
-def _check(file: Path, external: Sequence[External], rules: Iterable[Rule]) -> Iterator[Problem]:
-    manifests = Manifests(_read(file), external)
-    for rule in rules:
-        try:
-            yield from rule(manifests)
-        except (AttributeError, LookupError, TypeError, ValueError, re.PatternError) as error:
-            raise click.UsageError(
-                f"{file}: a field has a form that {rule.__name__} can't read ({error!r}); "
-                "`kubectl apply --dry-run=server` says which"
-            ) from error
-
-
-def _read(file: Path) -> list[dict[str, object]]:
     try:
-        documents = [each for each in yaml.safe_load_all(file.read_text("utf-8")) if each is not None]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    # What `kubectl get` prints holds the objects in one.
-    objects = [inner for each in documents for inner in _items(each)]
-    if not all(isinstance(each, dict) and isinstance(each.get("kind"), str) for each in objects):
-        raise click.UsageError(f"{file}: has a document without kind; name what `kustomize build` printed")
-    return objects
+        declared = read_external(external)
+    except ValueError as error:
+        raise click.BadParameter(_escaped(str(error)), param_hint="--external") from None
+    findings = []
+    for file in files:
+        for finding in check(file, declared, rules):
+            click.echo(_escaped(f"{file}: {finding}"))
+            findings.append(finding)
+    raise SystemExit(2 if any(each.is_unchecked for each in findings) else 1 if findings else 0)
 
 
-def _items(document: Any) -> list[Any]:
-    is_list = isinstance(document, dict) and document.get("kind") == "List"
-    return document.get("items") or [] if is_list else [document]
+def check(file: Path, external: Sequence[External], rules: Sequence[Rule]) -> Iterator[Finding]:
+    """Yield what is wrong in a file, and what was not checked."""
+    try:
+        objects = read_objects(file)
+    except UnreadableError as error:
+        yield Finding(str(error), is_unchecked=True)
+        return
+    wrong, unknown = _sort(objects)
+    wrong = wrong or list(unchecked.twice(Manifests(objects)))
+    yield from (Finding(str(each), is_unchecked=True) for each in [*wrong, *unknown])
+    if wrong:
+        yield Finding("no rule was asked, as they see all objects together", is_unchecked=True)
+        return
+    others = [each.manifest for each in unknown]
+    declared = [External(each["kind"], each["metadata"]["name"], "the file itself") for each in others]
+    manifests = Manifests([each for each in objects if each not in others], [*external, *declared])
+    failed: dict[str, list[str]] = {}
+    for rule in (*rules, *UNCHECKED):
+        try:
+            yield from (Finding(str(each), rule in UNCHECKED) for each in rule(manifests))
+        except Exception as error:  # noqa: BLE001 (of whichever form a value has)
+            failed.setdefault(repr(error), []).append(rule.__name__)
+    for why, names in failed.items():
+        yield Finding(f"a value has a form that {', '.join(names)} can't read ({why})", is_unchecked=True)
+
+
+def _sort(objects: Sequence[Manifest]) -> tuple[list[Problem], list[Problem]]:
+    """Return what has another form than its kind, and what is of no kind that is known."""
+    wrong, unknown = [], []
+    for manifest in objects:
+        try:
+            wrong += shapes.find_wrong(manifest)
+        except UnknownKindError as error:
+            unknown.append(Problem(manifest, "kind", f"{error}, and no rule knows it", "see to it yourself"))
+    return wrong, unknown
+
+
+def _escaped(text: str) -> str:
+    """Return one line that a terminal shows as it is, whatever manifests have in their names."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def main() -> None:

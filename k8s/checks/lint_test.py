@@ -4,6 +4,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from k8s.checks import lint as lint_module
 from k8s.checks import rendered
 from k8s.checks.lint import command
 
@@ -32,32 +33,172 @@ def test_clean_overlays(file):
     assert lint(file, file) == (0, "")
 
 
+def service(**changes):
+    """Return a Service that selects no pod."""
+    metadata = {"name": "a"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {"selector": {"app": "b"}},
+    } | changes
+
+
 def test_problems_of_several_files(file, tmp_path):
     """Each problem is a line with its file, object, field, and what would be right."""
-    service = {"kind": "Service", "metadata": {"name": "a"}, "spec": {"selector": {"app": "b"}}}
-    unknown = {"apiVersion": "example.com/v1", "kind": "Whatever", "metadata": {"name": "c"}}
-    write(file, service, unknown)
+    write(file, service())
     other = tmp_path / "other.yaml"
-    write(other, unknown)
+    write(other, service(metadata={"name": "b"}))
     code, output = lint(file, other)
     assert code == 1
-    assert output == (
+    first, second = output.splitlines()
+    assert first == (
         f"{file}: Service/a: spec.selector: {{'app': 'b'}} matches no pod; "
-        "give the pods these labels, or select the ones they have\n"
+        "give the pods these labels, or select the ones they have"
     )
+    assert second.startswith(f"{other}: Service/b: ")
 
 
-def test_list(file):
-    """What is in a List is seen as if it were alone."""
-    service = {"kind": "Service", "metadata": {"name": "a"}, "spec": {"selector": {"app": "b"}}}
-    write(file, {"apiVersion": "v1", "kind": "List", "items": [service]})
+def test_unknown_kinds(file):
+    """An object of a kind that nobody knows is named as not checked, and the others are checked."""
+    named = {"apiVersion": "apps.example.com/v1", "kind": "Deployment", "metadata": {"name": "c"}}
+    write(file, service(), named)
+    code, output = lint(file)
+    assert code == 2
+    first, second = output.splitlines()
+    assert first.startswith(f"{file}: not checked: Deployment/c: kind: Kubernetes ")
+    assert "has no apps.example.com/v1 Deployment, and no rule knows it" in first
+    assert second.startswith(f"{file}: Service/a: spec.selector")
+
+
+def test_other_files_are_checked(file, tmp_path):
+    """A file that can't be read is named, and ends no check of another."""
+    write(file, service())
+    code, output = lint(tmp_path / "missing.yaml", tmp_path, file)
+    assert code == 2
+    assert output.splitlines()[:2] == [
+        f"{tmp_path}/missing.yaml: not checked: not read: No such file or directory",
+        f"{tmp_path}: not checked: not read: Is a directory",
+    ]
+    assert f"{file}: Service/a: spec.selector" in output
+
+
+@pytest.mark.parametrize("kind", ["List", "ServiceList"])
+def test_list(file, kind):
+    """What is in a list is seen as if it were alone, in a list of lists too."""
+    inner = {"apiVersion": "v1", "kind": kind, "items": [service()]}
+    write(file, {"apiVersion": "v1", "kind": "List", "items": [inner]})
     code, output = lint(file)
     assert (code, "Service/a: spec.selector" in output) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metadata": None}, "Service/: the object: 'metadata' is a required property"),
+        ({"metadata": ["a"]}, "Service/: metadata: is a list"),
+        ({"metadata": {"name": 5}}, "Service/5: metadata.name: is a number"),
+        ({"metadata": {"name": "a", "labels": ["a"]}}, "Service/a: metadata.labels: is a list"),
+        ({"spec": {"ports": "80"}}, "Service/a: spec.ports: is of type str"),
+        ({"spec": {"ports": [{"name": "a"}]}}, "Service/a: spec.ports[0]: 'port' is a required property"),
+        ({"spec": {"port": []}}, "Service/a: spec.port: unknown field"),
+        ({"apiVersion": None}, "Service/a: the object: 'apiVersion' is a required property"),
+        (
+            {"apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "spec": {"routes": [{"match": 5}]}},
+            "IngressRoute/a: spec.routes[0].match: is a number; make it of type string",
+        ),
+    ],
+)
+def test_wrong_forms(file, changes, message):
+    """What has another form than its kind is named with its field, and no rule sees the file."""
+    write(file, service(**changes))
+    code, output = lint(file)
+    assert (code, f"{file}: not checked: {message}" in output) == (2, True), output
+    assert output.endswith(f"{file}: not checked: no rule was asked, as they see all objects together\n")
+
+
+def test_rules_that_fail(file, monkeypatch):
+    """Rules that can't read a value are named in one line, and the others still look at the file."""
+
+    def first(_):
+        raise KeyError("a")
+
+    def second(_):
+        raise KeyError("a")
+
+    monkeypatch.setattr(lint_module, "RULES", [first, *lint_module.RULES, second])
+    write(file, service())
+    code, output = lint(file)
+    assert code == 2
+    found, failed = output.splitlines()
+    assert "spec.selector" in found
+    assert failed == f"{file}: not checked: a value has a form that first, second can't read (KeyError('a'))"
+
+
+def test_secret_that_is_not_base64(file):
+    """What Kubernetes could not decode is named with its key, and not quoted."""
+    write(file, service(kind="Secret", spec=None, data={"password": "hunter2"}))
+    code, output = lint(file)
+    assert (code, "Secret/a: data[password]: is not base64" in output, "hunter2" in output) == (
+        2,
+        True,
+        False,
+    )
+
+
+def test_references_without_a_name(file):
+    """A reference may have no name in the schema: it is one to nothing."""
+    objects = copy.deepcopy(rendered.load("dev"))
+    [deployment] = [each for each in objects if each["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    container["env"] = [{"name": "A", "valueFrom": {"configMapKeyRef": {"key": "a"}}}, *container["env"]]
+    write(file, *objects)
+    code, output = lint(file)
+    assert (code, "there is no ConfigMap ;" in output) == (1, True), output
+
+
+def test_values_of_wrong_types_are_not_quoted(file):
+    """Nothing of a Secret is printed."""
+    write(file, service(kind="Secret", spec=None, stringData={"password": ["hunter2"]}))
+    code, output = lint(file)
+    assert (code, "hunter2" in output) == (2, False)
+    assert "stringData.password: is of type list" in output
+
+
+def test_null_is_unset(file):
+    """A field that is null is one that is not there, as to Kubernetes."""
+    write(
+        file, service(metadata={"name": "a", "labels": None}, spec={"selector": {"app": "b"}, "ports": None})
+    )
+    assert lint(file)[0] == 1
+
+
+def test_object_that_is_there_twice(file):
+    """Of two objects with one name either may hold, so neither is checked."""
+    write(file, service(), service())
+    code, output = lint(file)
+    assert (code, "not checked: Service/a: metadata.name: is there twice" in output) == (2, True)
+
+
+def test_control_characters(file):
+    """What a terminal would obey is shown as it is written."""
+    write(file, service(metadata={"name": "a\x1b[2J\nb"}))
+    code, output = lint(file)
+    assert code == 1
+    assert output.startswith(f"{file}: Service/a\\x1b[2J\\nb: spec.selector")
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", rendered.OVERLAYS)
+def test_overlays_are_checked_as_a_whole(file, name):
+    """Nothing of any overlay is left unchecked."""
+    write(file, *rendered.load(name))
+    assert lint(file) == (0, "")
+
+
 @pytest.mark.parametrize("rule", ["Host(`a`) &&", "PathPrefix(`/`"])
 def test_rule_that_cannot_be_read(file, rule):
-    """A rule of Traefik's that ends too early is told as wrong usage."""
+    """A rule of Traefik's that ends too early is told, and is not checked."""
     objects = copy.deepcopy(rendered.load("traefik"))
     [route] = [each for each in objects if each["kind"] == "IngressRoute"]
     route["spec"]["routes"][0]["match"] = rule
@@ -81,7 +222,8 @@ def test_settings_that_are_no_yaml(file):
 
 def test_what_others_make(file, tmp_path):
     """A team declares in a file of its own what its manifests take for granted."""
-    write(file, {"kind": "Gateway", "metadata": {"name": "a"}, "spec": {"gatewayClassName": "b"}})
+    spec = {"gatewayClassName": "b", "listeners": []}
+    write(file, service(apiVersion="gateway.networking.k8s.io/v1", kind="Gateway", spec=spec))
     code, output = lint(file)
     assert (code, "there is no GatewayClass b" in output) == (1, True)
     external = tmp_path / "external.yaml"
@@ -98,20 +240,23 @@ def test_released_images(file):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text",
     [
-        ("a: [", "not YAML"),
-        ("[1, 2]", "has a document without kind"),
-        ("a: 1", "has a document without kind"),
-        ("{kind: Service, spec: {ports: [{name: a}]}}", ""),
-        ("{kind: Ingress, spec: {rules: [{http: {paths: [{}]}}]}}", "can't read (KeyError('path'))"),
+        "kind: GatewayClass",
+        "[1, 2]",
+        "- name: b",
+        "- {kind: GatewayClass, name: b, who: nobody}",
+        "5",
+        "a: [",
     ],
 )
-def test_files_that_are_no_manifests(file, text, message):
-    """What can't be read is wrong usage, told without a traceback."""
-    file.write_text(text)
-    code, output = lint(file)
-    assert (code, message in output) == (2 if message else 0, True)
+def test_external_of_another_form(file, tmp_path, text):
+    """What is declared external in a wrong form is wrong usage, told without a traceback."""
+    write(file, service())
+    external = tmp_path / "external.yaml"
+    external.write_text(text)
+    code, output = lint("--external", external, file)
+    assert (code, "Invalid value for --external" in output) == (2, True)
 
 
 def test_help_says_what_is_checked():
@@ -119,4 +264,8 @@ def test_help_says_what_is_checked():
     code, output = lint("--help")
     assert code == 0
     assert "kustomize build" in output
+    assert "services on grpc_common" in output
+    assert "Exit code 0: nothing is wrong. 1: there are problems. 2: something was not checked" in " ".join(
+        output.split()
+    )
     assert lint()[0] == 2

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -43,6 +43,8 @@ class External:
     """Who makes it, and how."""
     keys: Sequence[str] = ()
     """What a ConfigMap or Secret has; of an issuer, what it puts into Secrets, if not all three files."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of a Pod, by which policies select it."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def title(manifest: Manifest) -> str:
 
 def metadata(manifest: Manifest, key: str) -> str:
     """Return `name` or `namespace`, empty if there is none."""
-    return str((manifest.get("metadata") or {}).get(key, ""))
+    found = manifest.get("metadata")
+    return str(found.get(key, "")) if isinstance(found, Mapping) else ""
 
 
 def annotations(manifest: Manifest) -> Mapping[str, str]:

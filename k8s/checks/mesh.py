@@ -1,9 +1,15 @@
-"""Which routes of an Istio VirtualService may take a call."""
+"""What Istio makes of pods and their Services, and which routes of a VirtualService may take a call."""
 
 import re
 from collections.abc import Iterator
 
-from k8s.checks.manifests import Manifest, find
+from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, annotations, find, get, metadata
+from k8s.checks.methods import METHODS
+from k8s.checks.servers import Server, servers
+
+_INJECT = "sidecar.istio.io/inject"
+_NATIVE = "sidecar.istio.io/nativeSidecar"
+_REVISION = "istio.io/rev"
 
 _CERTAIN = {True}
 """The answers of a route that takes a path, whatever else the call has: headers may decide otherwise."""
@@ -30,3 +36,97 @@ def _answers(match: Manifest, path: str) -> set[bool]:
     )
     other_conditions = match.keys() - {"uri", "name", "ignoreUriCase"}
     return ({True, False} if other_conditions else _CERTAIN) if takes else {False}
+
+
+def is_inside(service: Manifest) -> bool:
+    """Return whether a VirtualService is of sidecars alone, whose gateway is called mesh."""
+    return set(get(service, "spec.gateways") or ["mesh"]) == {"mesh"}
+
+
+def has_sidecar(manifests: Manifests, pod: Pod) -> bool:
+    """Return whether Istio gives a pod a sidecar: the pod itself decides, or else its namespace."""
+    own = pod.labels.get(_INJECT, annotations(pod.template).get(_INJECT))
+    if own is not None:
+        return own == "true"
+    namespace = manifests.named("Namespace", metadata(pod.workload, "namespace"), "") or {}
+    labels = get(namespace, "metadata.labels") or {}
+    return labels.get("istio-injection") == "enabled" or _REVISION in {**labels, **pod.labels}
+
+
+def name_grpc_as_such(manifests: Manifests) -> Iterator[Problem]:
+    """In a mesh each Service says of a server's port that it is gRPC: Istio goes by that alone."""
+    for server in servers(manifests):
+        if server.config.server.tls.directory or not has_sidecar(manifests, server.pod):
+            continue
+        for service in manifests.services_of(server.pod):
+            for field, port in find(service, "spec.ports[]"):
+                if port.get("targetPort", port["port"]) in server.ports and _protocol(port) != "grpc":
+                    key = "appProtocol" if "appProtocol" in port else "name"
+                    what = f"is {port.get(key)}, so that Istio does not take it for gRPC"
+                    yield Problem(service, f"{field}.{key}", what, "set appProtocol to grpc")
+
+
+def outlive_what_they_serve(manifests: Manifests) -> Iterator[Problem]:
+    """The sidecar of a server ends after it, and that of a Job with it: Kubernetes knows it as a sidecar.
+
+    The other kind ends 5 s after SIGTERM, while calls drain, and never by itself, so that no Job completes.
+    """
+    serving = [server.pod for server in servers(manifests)]
+    for pod in manifests.pods:
+        ends = pod in serving or pod.workload["kind"] in ("CronJob", "Job")
+        if ends and has_sidecar(manifests, pod) and annotations(pod.template).get(_NATIVE) != "true":
+            what = "does not say that the sidecar is a native one, which ends after the other containers"
+            yield pod.problem(f"metadata.annotations[{_NATIVE}]", what, 'set it to "true"')
+
+
+def _protocol(port: Manifest) -> str:
+    """Return what a Service's port is to Istio: appProtocol, or else the name up to a hyphen."""
+    given = str(port.get("appProtocol", port.get("name", ""))).lower()
+    return "grpc-web" if given.startswith("grpc-web") else given.partition("-")[0]
+
+
+def name_callers(manifests: Manifests) -> Iterator[Problem]:
+    """In a mesh whoever may call a method is named: a service account, not a namespace and not everybody."""
+    for server in servers(manifests):
+        policies = [
+            each
+            for each in manifests.of_kind("AuthorizationPolicy")
+            if get(each, "spec.action") in (None, "ALLOW")
+            and server.pod in manifests.select(get(each, "spec.selector") or {}, metadata(each, "namespace"))
+        ]
+        if not policies and has_sidecar(manifests, server.pod):
+            what, fix = (
+                "no AuthorizationPolicy says who of the mesh may call it",
+                "add one with serviceAccounts",
+            )
+            yield server.problem("name", what, fix)
+        for policy in policies:
+            for field, rule in find(policy, "spec.rules[]"):
+                if _is_of_methods(server, rule) and not _names_accounts(rule):
+                    what = "lets callers in who are not named"
+                    fix = "name their serviceAccounts, or principals without *"
+                    yield Problem(policy, f"{field}.from", what, fix)
+
+
+def _is_of_methods(server: Server, rule: Manifest) -> bool:
+    """Return whether a rule is about a method of the service, and the port that takes calls."""
+    operations = [operation for _, operation in find(rule, "to[].operation")] or [{}]
+    return any(
+        any(str(port) in each.get("ports", [str(port)]) for port in server.ports)
+        and any(path_matches(pattern, path) for pattern in each.get("paths", ["*"]) for path in METHODS)
+        for each in operations
+    )
+
+
+def _names_accounts(rule: Manifest) -> bool:
+    sources = [source for _, source in find(rule, "from[].source")]
+    return bool(sources) and all(
+        source.get("serviceAccounts") or "*" not in source.get("principals", ["*"]) for source in sources
+    )
+
+
+def path_matches(pattern: str, path: str) -> bool:
+    """Return whether Istio takes a path for one of a pattern: a star is at its end or its beginning."""
+    if pattern.endswith("*"):
+        return path.startswith(pattern[:-1])
+    return path.endswith(pattern[1:]) if pattern.startswith("*") else path == pattern

@@ -1,15 +1,22 @@
-"""Pods keep to Kubernetes' Pod Security Standard "restricted", and to a few more bounds.
+"""Pods keep to Kubernetes' Pod Security Standard "restricted", and to a little more.
 
-The standard is that of Kubernetes 1.34: https://kubernetes.io/docs/concepts/security/pod-security-standards/.
+The standard: https://kubernetes.io/docs/concepts/security/pod-security-standards/.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata
 from k8s.checks.servers import programs
+
+STANDARD = "v1.34"
+"""The Kubernetes whose standard is checked here."""
+
+_LABEL = "pod-security.kubernetes.io/"
+_PINNED = re.compile(r"v1\.\d+")
 
 _OFF = (None, False)
 _UNSET = (None, "")
@@ -71,6 +78,21 @@ _SYSCTLS = {
 }
 
 _APP_ARMOR = "container.apparmor.security.beta.kubernetes.io/"
+
+
+def have_the_api_server_restrict_pods(manifests: Manifests) -> Iterator[Problem]:
+    """Each namespace has the API server keep its pods to a version of the standard."""
+    for namespace in manifests.of_kind("Namespace"):
+        labels = get(namespace, "metadata.labels") or {}
+        for mode in ("enforce", "audit", "warn"):
+            level, version = labels.get(_LABEL + mode), labels.get(f"{_LABEL}{mode}-version", "latest")
+            if level != "restricted":
+                field = f"metadata.labels[{_LABEL}{mode}]"
+                yield Problem(namespace, field, f"is {level or 'missing'}", "set it to restricted")
+            if not _PINNED.fullmatch(version):
+                field = f"metadata.labels[{_LABEL}{mode}-version]"
+                what = f"is {version}, and an upgrade of the cluster may refuse pods that it took"
+                yield Problem(namespace, field, what, f"set it to {STANDARD}, which the rules here check")
 
 
 def restrict_pods(manifests: Manifests) -> Iterator[Problem]:
@@ -138,16 +160,6 @@ def _inherited(pod: Pod, field: str, container: Manifest) -> Iterator[Problem]:
     if effective("seccompProfile.type") is None:
         fix = "set it to RuntimeDefault"
         yield pod.problem(f"{field}.seccompProfile.type", "is missing, here and for the pod", fix)
-
-
-def bound_resources(manifests: Manifests) -> Iterator[Problem]:
-    """Each container says what it needs and the most that it takes."""
-    for pod in manifests.pods:
-        for field, container in pod.containers:
-            for kind, resource in product(("requests", "limits"), ("cpu", "memory")):
-                if get(container, f"resources.{kind}.{resource}") is None:
-                    where = f"{field}.resources.{kind}.{resource}"
-                    yield Problem(pod.workload, where, "is missing", "measure it, and set it")
 
 
 def read_no_service_links(manifests: Manifests) -> Iterator[Problem]:

@@ -1,12 +1,43 @@
 import pytest
 
 from k8s.checks import pod_security
-from k8s.checks.testing import REMOVED, changed, texts
+from k8s.checks.rendered import OVERLAYS
+from k8s.checks.testing import REMOVED, changed, overlay, texts
 
 DEPLOYMENT = "Deployment/user-service"
 POD = "spec.template.spec"
 PATH = f"{POD}.containers.0"
 FIELD = f"{POD}.containers[user-service]"
+
+
+NAMESPACE = "Namespace/user-service"
+LABEL = "pod-security.kubernetes.io/"
+
+
+@pytest.mark.parametrize("mode", ["enforce", "audit", "warn"])
+@pytest.mark.parametrize(
+    ("suffix", "value", "what"),
+    [
+        ("", REMOVED, "is missing; set it to restricted"),
+        ("", "baseline", "is baseline; set it to restricted"),
+        ("-version", REMOVED, "is latest, and an upgrade of the cluster may refuse pods that it took; "),
+        ("-version", "latest", "is latest, and an upgrade of the cluster may refuse pods that it took; "),
+    ],
+)
+def test_namespace_whose_pods_the_api_server_does_not_restrict(mode, suffix, value, what):
+    """It enforces, audits and warns, by a version that does not change with the cluster's."""
+    field = f"metadata.labels[{LABEL}{mode}{suffix}]"
+    [text] = texts(pod_security.have_the_api_server_restrict_pods, changed("prod", (NAMESPACE, field, value)))
+    assert text.startswith(f"{NAMESPACE}: {field}: {what}")
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_api_server_restricts_by_the_standard_that_is_checked(name):
+    """What the lint passes the API server takes, and the other way round."""
+    [namespace] = overlay(name).of_kind("Namespace")
+    labels = namespace["metadata"]["labels"]
+    for mode in ("enforce", "audit", "warn"):
+        assert labels[f"{LABEL}{mode}-version"] == pod_security.STANDARD
 
 
 @pytest.mark.parametrize(
@@ -129,15 +160,6 @@ def test_other_containers_are_restricted_too(kind):
     found = texts(pod_security.restrict_containers, manifests)
     assert len(found) == 3
     assert all(text.startswith(f"{DEPLOYMENT}: {POD}.{kind}[other].securityContext.") for text in found)
-
-
-@pytest.mark.parametrize("resource", ["requests.cpu", "requests.memory", "limits.cpu", "limits.memory"])
-def test_container_without_bounds(resource):
-    """Each container says what it needs, and the most that it takes."""
-    manifests = changed("prod", (DEPLOYMENT, f"{PATH}.resources.{resource}", REMOVED))
-    assert texts(pod_security.bound_resources, manifests) == [
-        f"{DEPLOYMENT}: {FIELD}.resources.{resource}: is missing; measure it, and set it"
-    ]
 
 
 @pytest.mark.parametrize("workload", [DEPLOYMENT, "Job/user-service-migrate"])

@@ -30,3 +30,16 @@ def test_probe_that_is_missing(probe):
     """A server has all three."""
     [text] = texts(probes.ask_for_what_follows, changed("dev", (DEPLOYMENT, f"{PATH}.{probe}", REMOVED)))
     assert text.startswith(f"{FIELD}.{probe}.grpc.service: is missing; ")
+
+
+@pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe", "readinessProbe"])
+@pytest.mark.parametrize(("value", "seconds"), [(REMOVED, 1), (2, 2)])
+def test_probe_that_does_not_wait(probe, value, seconds):
+    """A second is Kubernetes' default, and too short for a server that has little of a CPU."""
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.{probe}.timeoutSeconds", value))
+    assert texts(probes.wait_for_an_answer, manifests) == [
+        (
+            f"{FIELD}.{probe}.timeoutSeconds: {seconds} s is less than a server takes that has little CPU; "
+            "3 or more"
+        )
+    ]

@@ -5,6 +5,11 @@ from k8s.checks.testing import REMOVED, changed, texts
 
 NGINX = "metadata.annotations[nginx.ingress.kubernetes.io/limit-rps]"
 OF_GATEWAY = ("BackendTrafficPolicy/user-service", "spec.rateLimit", REMOVED)
+OF_ISTIO = (
+    "VirtualService/user-service-gateway",
+    "metadata.annotations[grpc-on-kubernetes/rate-limit]",
+    REMOVED,
+)
 BY_HEADER = {"requestHeaderName": "x-user"}
 REPLACES = ("BackendTrafficPolicy/user-service-list-users", "spec.mergeType", REMOVED)
 
@@ -26,6 +31,7 @@ REPLACES = ("BackendTrafficPolicy/user-service-list-users", "spec.mergeType", RE
         ("prod", ("Middleware/user-service-rate-limit", "spec.rateLimit.sourceCriterion", BY_HEADER), 1),
         ("gateway-api", OF_GATEWAY, 3),
         ("gateway-api", REPLACES, 1),
+        ("istio", OF_ISTIO, 3),
     ],
 )
 def test_edge_without_a_limit(name, change, where):
@@ -60,4 +66,16 @@ def test_http_route(limit, count):
     spec = {"parentRefs": parents, "rules": [{"backendRefs": [{"name": "user-service", "port": 50051}]}]}
     metadata = {"name": "user-service", "namespace": "user-service-trial"}
     manifests.objects.append({"kind": "HTTPRoute", "metadata": metadata, "spec": spec})
+    assert len(texts(limit_calls_from_outside, manifests)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("local_ratelimit", 0), ("ratelimit", 0), ("compressor", 3), ("rate_limit_quota", 3)]
+)
+def test_envoy_filter_beside_the_gateway(name, count):
+    """An EnvoyFilter needs no annotation where it is in the same overlay, if it has a filter that limits."""
+    manifests = changed("istio", OF_ISTIO)
+    kind = {"@type": f"type.googleapis.com/envoy.extensions.filters.http.{name}.v3.Any"}
+    patches = [{"applyTo": "HTTP_FILTER", "patch": {"value": {"typed_config": kind}}}]
+    manifests.objects.append({"kind": "EnvoyFilter", "metadata": {}, "spec": {"configPatches": patches}})
     assert len(texts(limit_calls_from_outside, manifests)) == count

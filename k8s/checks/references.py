@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from k8s.checks.gateways import istio_name
 from k8s.checks.manifests import (
     External,
     Manifest,
@@ -15,6 +16,8 @@ from k8s.checks.manifests import (
     get,
     metadata,
 )
+from k8s.checks.rate_limits import LIMITED_BY
+from k8s.checks.selection import external_pods
 from k8s.checks.servers import servers, volume_at
 
 _PAIR = ("tls.crt", "tls.key")
@@ -54,11 +57,15 @@ _TYPED = {
     "BackendTrafficPolicy": ["spec.targetRefs[]"],
     "Certificate": ["spec.issuerRef"],
     "ClientTrafficPolicy": ["spec.targetRefs[]"],
+    "ExternalSecret": ["spec.secretStoreRef"],
     "ClusterRoleBinding": ["roleRef", "subjects[]"],
     "RoleBinding": ["roleRef", "subjects[]"],
     "HorizontalPodAutoscaler": ["spec.scaleTargetRef"],
 }
 """Fields with kind and name of an object."""
+
+_UNSAID = {"ExternalSecret": "SecretStore"}
+"""What is meant where no kind is said, if not an Issuer."""
 
 _SECTIONS = {
     "Gateway": "spec.listeners[].name",
@@ -72,7 +79,10 @@ _DATA: Mapping[str, Sequence[tuple[str, str, Sequence[str]]]] = {
     "BackendTLSPolicy": [("spec.validation.caCertificateRefs[]", "ConfigMap", ("ca.crt",))],
     "Bundle": [("spec.sources[].secret", "Secret", ("ca.crt",))],
     "ClusterIssuer": [("spec.ca.secretName", "Secret", _PAIR)],
-    "Gateway": [("spec.listeners[].tls.certificateRefs[]", "Secret", _PAIR)],
+    "Gateway": [
+        ("spec.listeners[].tls.certificateRefs[]", "Secret", _PAIR),
+        ("spec.servers[].tls.credentialName", "Secret", _PAIR),
+    ],
     "Ingress": [("spec.tls[].secretName", "Secret", _PAIR)],
     "IngressRoute": [("spec.tls.secretName", "Secret", _PAIR)],
     "Issuer": [("spec.ca.secretName", "Secret", _PAIR)],
@@ -91,7 +101,8 @@ def name_what_exists(manifests: Manifests) -> Iterator[Problem]:
     for use in uses(manifests):
         namespace = use.namespace or metadata(use.manifest, "namespace")
         keys = _keys(manifests, use.kind, use.name, namespace)
-        if keys is None and not manifests.exists(use.kind, use.name, namespace):
+        known = manifests.exists(use.kind, use.name, namespace) or _from_store(manifests, use.kind, use.name)
+        if keys is None and not known:
             yield Problem(use.manifest, use.field, f"there is no {use.kind} {use.name}", _DECLARE)
         for key in use.keys:
             if keys is not None and key not in keys:
@@ -121,8 +132,16 @@ def _sections(manifests: Manifests, reference: Manifest, namespace: str) -> list
 
 def unused(external: Iterable[External], overlays: Iterable[Manifests]) -> list[External]:
     """Return what is declared external and that no overlay names."""
+    overlays = list(overlays)
     named = {(use.kind, use.name) for manifests in overlays for use in uses(manifests)}
+    named |= {("Pod", pod.name) for manifests in overlays for pod in _selected(manifests)}
     return [each for each in external if (each.kind, each.name) not in named]
+
+
+def _selected(manifests: Manifests) -> Iterator[External]:
+    for policy in manifests.of_kind("NetworkPolicy"):
+        if selector := get(policy, "spec.podSelector"):
+            yield from external_pods(manifests, selector)
 
 
 def uses(manifests: Manifests) -> Iterator[Use]:
@@ -134,6 +153,8 @@ def uses(manifests: Manifests) -> Iterator[Use]:
         yield from _of_manifest(manifest)
     for ingress in manifests.of_kind("Ingress"):
         yield from _of_nginx(ingress)
+    for service in manifests.of_kind("VirtualService"):
+        yield from _of_istio(service)
 
 
 def _keys(manifests: Manifests, kind: str, name: str, namespace: str) -> set[str] | None:
@@ -143,9 +164,27 @@ def _keys(manifests: Manifests, kind: str, name: str, namespace: str) -> set[str
     for certificate in manifests.of_kind("Certificate"):
         if kind == "Secret" and get(certificate, "spec.secretName") == name:
             return {*_PAIR} | (set() if is_acme(manifests, certificate) else {"ca.crt"})
+    if made := _from_store(manifests, kind, name):
+        return _keys_from_store(made)
     return next(
         (set(each.keys) for each in manifests.external if (each.kind, each.name) == (kind, name)), None
     )
+
+
+def _from_store(manifests: Manifests, kind: str, name: str) -> Manifest | None:
+    """Return the ExternalSecret that makes a Secret."""
+    for made in manifests.of_kind("ExternalSecret"):
+        if kind == "Secret" and (get(made, "spec.target.name") or metadata(made, "name")) == name:
+            return made
+    return None
+
+
+def _keys_from_store(made: Manifest) -> set[str] | None:
+    """Return the keys of the Secret that an ExternalSecret makes, None if only the store knows them."""
+    if template := get(made, "spec.target.template.data"):
+        return set(template)
+    known = get(made, "spec.dataFrom") is None and get(made, "spec.target.template") is None
+    return {key for _, key in find(made, "spec.data[].secretKey")} if known else None
 
 
 def is_acme(manifests: Manifests, certificate: Manifest) -> bool:
@@ -167,15 +206,14 @@ def _of_manifest(manifest: Manifest) -> Iterator[Use]:
                 yield Use(manifest, field, kind, name)
     for path in _TYPED.get(manifest["kind"], []):
         for field, reference in find(manifest, path):
-            if reference.get("kind", "Issuer") not in ("Group", "User"):
-                kind = reference.get("kind", "Issuer")
+            kind = reference.get("kind") or _UNSAID.get(manifest["kind"], "Issuer")
+            if kind not in ("Group", "User"):
                 yield Use(manifest, field, kind, reference["name"], (), reference.get("namespace"))
     for path, kind, keys in _DATA.get(manifest["kind"], []):
         for field, reference in find(manifest, path):
-            if isinstance(reference, str):
-                yield Use(manifest, field, kind, reference, keys)
-            else:
-                yield Use(manifest, field, reference.get("kind", kind), reference["name"], keys)
+            named = {"name": reference} if isinstance(reference, str) else reference
+            if "name" in named:  # else it is chosen by its labels
+                yield Use(manifest, field, named.get("kind", kind), named["name"], keys)
 
 
 def _of_pod(pod: Pod) -> Iterator[Use]:
@@ -183,7 +221,7 @@ def _of_pod(pod: Pod) -> Iterator[Use]:
         if name != "default":  # which every namespace has
             yield Use(pod.workload, field, "ServiceAccount", name)
     for field, secret in pod.find("spec.imagePullSecrets[]"):
-        yield Use(pod.workload, field, "Secret", secret["name"])
+        yield Use(pod.workload, field, "Secret", secret.get("name", ""))
     for field, volume in pod.find("spec.volumes[]"):
         for source in [volume, *(get(volume, "projected.sources") or [])]:
             yield from _of_volume(pod, field, source)
@@ -203,7 +241,7 @@ def _of_volume(pod: Pod, field: str, source: Manifest) -> Iterator[Use]:
     for kind, key in (("Secret", "secret"), ("ConfigMap", "configMap")):
         reference = source.get(key)
         if reference and not reference.get("optional"):
-            name = reference.get("secretName") or reference["name"]
+            name = reference.get("secretName") or reference.get("name", "")
             keys = [item["key"] for item in reference.get("items") or []]
             yield Use(pod.workload, field, kind, name, keys)
 
@@ -212,7 +250,7 @@ def _of_key(pod: Pod, field: str, source: Manifest, key: str, kind: str) -> Iter
     reference = source.get(key)
     if reference and not reference.get("optional"):
         keys = [reference["key"]] if "key" in reference else []
-        yield Use(pod.workload, field, kind, reference["name"], keys)
+        yield Use(pod.workload, field, kind, reference.get("name", ""), keys)
 
 
 def _of_servers(manifests: Manifests) -> Iterator[Use]:
@@ -223,6 +261,16 @@ def _of_servers(manifests: Manifests) -> Iterator[Use]:
         if found and (name := get(found[1], "secret.secretName")):
             keys = (*_PAIR, "ca.crt") if tls.require_client_certificate else _PAIR
             yield Use(server.pod.workload, found[0], "Secret", name, keys)
+
+
+def _of_istio(service: Manifest) -> Iterator[Use]:
+    for field, gateway in find(service, "spec.gateways[]"):
+        if gateway != "mesh":
+            name, namespace = istio_name(gateway, service)
+            yield Use(service, field, "Gateway", name, (), namespace)
+    if limit := annotations(service).get(LIMITED_BY):
+        name, namespace = istio_name(limit, service)
+        yield Use(service, f"metadata.annotations[{LIMITED_BY}]", "EnvoyFilter", name, (), namespace)
 
 
 def _of_nginx(ingress: Manifest) -> Iterator[Use]:

@@ -6,6 +6,7 @@ from k8s.checks.testing import REMOVED, changed, overlay, texts, without
 
 DEPLOYMENT = "Deployment/user-service"
 POD = "spec.template.spec"
+LIMIT = "metadata.annotations[grpc-on-kubernetes/rate-limit]"
 CONTAINER = f"{POD}.containers[user-service]"
 
 
@@ -80,6 +81,16 @@ def missing(name, *changes):
             "there is no Gateway x",
         ),
         ("istio", "StatefulSet/user-service-postgres", "spec.serviceName", "x", "there is no Service x"),
+        ("istio", "VirtualService/user-service-gateway", "spec.gateways.0", "x", "there is no Gateway x"),
+        (
+            "istio",
+            "VirtualService/user-service-gateway",
+            "spec.gateways.0",
+            "other/user-service",
+            "there is no Gateway user-service",
+        ),
+        ("istio", "VirtualService/user-service-gateway", LIMIT, "a/x", "there is no EnvoyFilter x"),
+        ("istio", "Gateway/user-service", "spec.servers.0.tls.credentialName", "x", "there is no Secret x"),
     ],
 )
 def test_name_of_nothing(name, manifest, path, value, text):

@@ -7,7 +7,7 @@ from k8s.checks.backends import leading_to
 from k8s.checks.entrances import nginx_takes
 from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifest, Manifests, Problem, find, get, metadata
-from k8s.checks.mesh import istio_routes
+from k8s.checks.mesh import istio_routes, path_matches
 from k8s.checks.methods import METHODS
 from k8s.checks.servers import servers
 from k8s.checks.traefik import traefik_answers
@@ -63,11 +63,4 @@ _DECIDES = {
 
 def _allows(policy: Manifest, path: str) -> bool:
     patterns = [pattern for _, pattern in find(policy, "spec.rules[].to[].operation.paths[]")]
-    return any(_matches(pattern, path) for pattern in patterns)
-
-
-def _matches(pattern: str, path: str) -> bool:
-    """Return whether Istio takes a path for one of a pattern: a star is at its end or its beginning."""
-    if pattern.endswith("*"):
-        return path.startswith(pattern[:-1])
-    return path.endswith(pattern[1:]) if pattern.startswith("*") else path == pattern
+    return any(path_matches(pattern, path) for pattern in patterns)

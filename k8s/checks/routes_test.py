@@ -1,6 +1,7 @@
 import pytest
 
 from k8s.checks import routes
+from k8s.checks.manifests import title
 from k8s.checks.testing import changed, texts
 
 PATHS = [f"/user.UserService/{method}" for method in ("CreateUser", "GetUser", "ListUsers")]
@@ -44,13 +45,14 @@ def test_path_that_is_misspelt(overlay, object_, path, value, field):
     ("overlay", "object_", "list_"),
     [
         ("istio", "VirtualService/user-service", "spec.http"),
+        ("istio", "VirtualService/user-service-gateway", "spec.http"),
         ("gateway-api", "GRPCRoute/user-service", "spec.rules"),
     ],
 )
 def test_method_without_a_route(overlay, object_, list_):
     """Without the route for all other methods CreateUser has none."""
     manifests = changed(overlay)
-    [found] = manifests.of_kind(object_.partition("/")[0])
+    [found] = [each for each in manifests.objects if title(each) == object_]
     found["spec"][list_.removeprefix("spec.")].pop()
     assert texts(routes.let_every_method_through, manifests) == [
         f"{object_}: {list_}: /user.UserService/CreateUser is not let through; name /user.UserService/ there"

@@ -15,6 +15,7 @@ CUSTOM = {
     "monitoring.coreos.com",
     "networking.istio.io",
     "security.istio.io",
+    "telemetry.istio.io",
     "traefik.io",
 }
 """Groups of custom resources, which cluster_test gives to an API server that has their definitions."""
@@ -44,18 +45,18 @@ def test_an_overlay_is_valid(overlay, version):
 
 
 def test_what_keeps_from_older_versions():
-    """Every field exists since 1.29; before, Kubernetes does not know preStop.sleep."""
+    """Every field exists since 1.30; before, Kubernetes does not know trafficDistribution."""
     versions = ((version, problems(OVERLAYS, version)) for version in BELOW_OLDEST)
     version, found = next((version, found) for version, found in versions if found)
     text = "\n".join(["", *(text for text, _ in found)])
-    assert version == "1.28", text
-    assert {problem.field.split(".")[-2:] == ["preStop", "sleep"] for _, problem in found} == {True}, text
+    assert version == "1.29", text
+    assert {problem.field for _, problem in found} == {"spec.trafficDistribution"}, text
 
 
 @pytest.fixture
 def deployment():
-    """Return the Deployment of istio, to be spoilt."""
-    [manifest] = [manifest for manifest in core("istio") if manifest["kind"] == "Deployment"]
+    """Return the Deployment of traefik, to be spoilt."""
+    [manifest] = [manifest for manifest in core("traefik") if manifest["kind"] == "Deployment"]
     return copy.deepcopy(manifest)
 
 

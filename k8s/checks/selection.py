@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from k8s.checks.labels import matches
-from k8s.checks.manifests import Manifests, Pod, Problem, find, get, metadata, title
+from k8s.checks.manifests import External, Manifest, Manifests, Pod, Problem, find, get, metadata, title
 
 _SELECTORS = {
     "AuthorizationPolicy": "spec.selector",
@@ -24,6 +24,9 @@ _TERMS = [
     )
 ]
 
+_VERSION = "app.kubernetes.io/version"
+_CHANGING = {_VERSION, "app.kubernetes.io/managed-by", "helm.sh/chart"}
+
 _SAME_LABELS = "give the pods these labels, or select the ones they have"
 
 
@@ -35,8 +38,15 @@ def select_pods(manifests: Manifests) -> Iterator[Problem]:
             yield Problem(service, "spec.selector", f"{labels} matches no pod", _SAME_LABELS)
     for manifest in manifests.of_kind(*_SELECTORS):
         for field, selector in find(manifest, _SELECTORS[manifest["kind"]]):
-            if not manifests.select(selector, metadata(manifest, "namespace")):
+            elsewhere = manifest["kind"] == "NetworkPolicy" and external_pods(manifests, selector)
+            if not elsewhere and not manifests.select(selector, metadata(manifest, "namespace")):
                 yield Problem(manifest, field, f"{selector} matches no pod", _SAME_LABELS)
+
+
+def external_pods(manifests: Manifests, selector: Manifest) -> list[External]:
+    """Return the pods that others make and that a NetworkPolicy selects by a label."""
+    named = selector.get("matchLabels")
+    return [each for each in manifests.external if named and each.labels and matches(selector, each.labels)]
 
 
 def select_services(manifests: Manifests) -> Iterator[Problem]:
@@ -73,6 +83,32 @@ def keep_to_pods(manifests: Manifests) -> Iterator[Problem]:
 def _affinities(pod: Pod) -> Iterator[tuple[str, dict[str, object]]]:
     for path in _TERMS:
         yield from pod.find(path)
+
+
+def select_by_what_stays(manifests: Manifests) -> Iterator[Problem]:
+    """No selector has a label that changes: a workload's can't follow, and a Service's would lose pods."""
+    for manifest in manifests.objects:
+        path = _SELECTORS.get(manifest["kind"], "spec.selector")
+        selector = get(manifest, path)
+        labels = selector.get("matchLabels", selector) if isinstance(selector, dict) else {}
+        for label in sorted(_CHANGING & (labels or {}).keys()):
+            what = "changes with a version or a tool, and the selector must not"
+            yield Problem(manifest, f"{path}[{label}]", what, "select by app.kubernetes.io/name alone")
+
+
+def tell_the_version_that_runs(manifests: Manifests) -> Iterator[Problem]:
+    """The label of a version is the tag, or the beginning of the digest, of an image of the pod."""
+    for pod in manifests.pods:
+        version = pod.labels.get(_VERSION)
+        images = [container.get("image", "") for _, container in pod.containers]
+        if version and not any(_is_version(version, image) for image in images):
+            what = f"is {version}, and no image of the pod has it for a tag or digest"
+            fix = "set it where the image is set, or leave it out"
+            yield pod.problem(f"metadata.labels[{_VERSION}]", what, fix)
+
+
+def _is_version(version: str, image: str) -> bool:
+    return image.endswith(f":{version}") or f"@sha256:{version}" in image
 
 
 def send_no_calls_to_jobs(manifests: Manifests) -> Iterator[Problem]:

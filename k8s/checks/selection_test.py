@@ -47,7 +47,10 @@ def test_service_in_another_namespace():
         ({"operator": "In", "values": ["user-service", "x"]}, True),
         ({"operator": "In", "values": ["x"]}, False),
         ({"operator": "NotIn", "values": ["x"]}, True),
-        ({"operator": "NotIn", "values": ["user-service", "user-service-migrate"]}, False),
+        (
+            {"operator": "NotIn", "values": [f"user-service{each}" for each in ("", "-migrate", "-smoke")]},
+            False,
+        ),
         ({"operator": "Exists"}, True),
         ({"operator": "DoesNotExist"}, False),
     ],
@@ -139,3 +142,40 @@ def test_affinity_to_pods_that_are_there():
         len(texts(selection.keep_to_pods, changed("prod", (DEPLOYMENT, terms, [{"labelSelector": WRONG}]))))
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("workload", "path"),
+    [
+        ("Deployment/user-service", "spec.selector.matchLabels"),
+        ("PodDisruptionBudget/user-service", "spec.selector.matchLabels"),
+        ("NetworkPolicy/user-service", "spec.podSelector.matchLabels"),
+        ("Service/user-service", "spec.selector"),
+    ],
+)
+@pytest.mark.parametrize("label", ["app.kubernetes.io/version", "helm.sh/chart"])
+def test_selector_with_a_label_that_changes(workload, path, label):
+    """A Deployment with another selector is refused, and a Service would send no calls in a rollout."""
+    manifests = changed("prod", (workload, f"{path}[{label}]", "1.2.3"))
+    [text] = texts(selection.select_by_what_stays, manifests)
+    field = path.removesuffix(".matchLabels")
+    assert text.startswith(f"{workload}: {field}[{label}]: changes with a version or a tool, ")
+
+
+@pytest.mark.parametrize(("version", "found"), [("1.2.3", 1), ("000000000000", 0), ("abcdef", 1)])
+def test_version_that_does_not_run(version, found):
+    """The label agrees with the image, by its tag or by its digest."""
+    label = "spec.template.metadata.labels[app.kubernetes.io/version]"
+    manifests = changed("prod", ("Deployment/user-service", label, version))
+    assert len(texts(selection.tell_the_version_that_runs, manifests)) == found
+
+
+def test_version_that_is_a_tag():
+    """An image by tag has its version there."""
+    deployment, spec = "Deployment/user-service", "spec.template"
+    manifests = changed(
+        "prod",
+        (deployment, f"{spec}.metadata.labels[app.kubernetes.io/version]", "1.2.3"),
+        (deployment, f"{spec}.spec.containers.0.image", "registry.example.com/user-service:1.2.3"),
+    )
+    assert texts(selection.tell_the_version_that_runs, manifests) == []

@@ -53,12 +53,13 @@ class Program:
             return load(UserServiceConfig, environ=known)
         config_map, key = self.file
         with TemporaryDirectory() as folder:
-            file = Path(folder, key)
+            # Not the key: it may lead elsewhere.
+            file = Path(folder, "config.yaml")
             file.write_text(content(config_map)[key], "utf-8")
             try:
                 return load(UserServiceConfig, file, known)
             except ConfigError as error:
-                raise ConfigError(str(error).replace(f"{folder}/", "")) from None
+                raise ConfigError(str(error).replace(str(file), key)) from None
 
 
 _UNKNOWN = {"DATABASE_URL": "postgresql://unknown/unknown"}
@@ -86,6 +87,18 @@ class Server:
     def field(self) -> str:
         """Where the container is, in its workload."""
         return self.program.field
+
+    @property
+    def ports(self) -> set[str | int]:
+        """The numbers and names of the container ports that take calls."""
+        listeners = [each.address for each in self.config.server.listen]
+        numbers = {self.config.server.port} | {
+            int(each.rpartition(":")[2]) for each in listeners if not each.startswith("unix:")
+        }
+        declared = self.container.get("ports") or []
+        return numbers | {
+            each["name"] for each in declared if each.get("containerPort") in numbers and "name" in each
+        }
 
     @property
     def longest_stream(self) -> float:
@@ -150,7 +163,7 @@ def _config_map_at(
         for source in [volume, *(get(volume, "projected.sources") or [])]:
             if volume["name"] == mount["name"] and (reference := source.get("configMap")):
                 namespace = metadata(pod.workload, "namespace")
-                found = manifests.named("ConfigMap", reference["name"], namespace)
+                found = manifests.named("ConfigMap", reference.get("name", ""), namespace)
                 key = _key_at(reference, _inside(mount, file))
                 if found and key in content(found):
                     return found, key
@@ -191,7 +204,7 @@ def _environment(manifests: Manifests, pod: Pod, container: Manifest) -> Environ
 def _content(
     manifests: Manifests, kind: str, reference: Manifest | None, namespace: str
 ) -> Mapping[str, str]:
-    found = manifests.named(kind, reference["name"], namespace) if reference else None
+    found = manifests.named(kind, reference.get("name", ""), namespace) if reference else None
     return content(found) if found else {}
 
 

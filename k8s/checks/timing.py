@@ -66,14 +66,26 @@ def drain_every_connection(manifests: Manifests) -> Iterator[Problem]:
             yield server.problem("env", what, "make drain.grace longer, or max_connection_age shorter")
 
 
-def kill_no_draining_server(manifests: Manifests) -> Iterator[Problem]:
-    """A liveness probe that fails all through the end of a pod does not end it earlier."""
+def drain_every_stream(manifests: Manifests) -> Iterator[Problem]:
+    """A drain is as long as the longest stream: no rollout ends one that the server promises."""
     for server in servers(manifests):
-        if probe := server.container.get("livenessProbe"):
-            found, needed = _until_failed(probe), _until_ended(server)
-            if found < needed:
-                what = f"period x threshold is {found:g} s, a server takes {needed:g} s to end"
-                yield server.problem("livenessProbe", what, f"{needed:g} s or more")
+        grace, needed = server.config.server.drain.grace, server.longest_stream
+        if grace < needed:
+            what = f"drain.grace {grace:g} s cuts streams, which may take {needed:g} s"
+            fix = "make it and terminationGracePeriodSeconds longer, or default_stream_deadline shorter"
+            yield server.problem("env", what, fix)
+
+
+def stop_at_pods_that_fail(manifests: Manifests) -> Iterator[Problem]:
+    """A rollout waits at each pod until its readiness probe would have found that it fails after all."""
+    for server in servers(manifests):
+        workload, probe = server.pod.workload, server.container.get("readinessProbe")
+        if workload["kind"] != "Deployment" or get(workload, "spec.strategy.type") == "Recreate" or not probe:
+            continue
+        found, waits = _until_failed(probe), get(workload, "spec.minReadySeconds") or 0
+        if waits < found:
+            what = f"{waits} s is over before a pod that fails at once is found out, in {found:g} s"
+            yield Problem(workload, "spec.minReadySeconds", what, f"{found:g} or more")
 
 
 def leave_broken_servers_in_time(manifests: Manifests) -> Iterator[Problem]:

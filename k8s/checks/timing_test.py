@@ -20,24 +20,24 @@ def with_variables(**variables):
     ("change", "found"),
     [
         (
-            (DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", 49),
-            "49 s is less than preStop + drain.delay + drain.grace + 5 s = 50 s; ",
+            (DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", 319),
+            "319 s is less than preStop + drain.delay + drain.grace + 5 s = 320 s; ",
         ),
         (
             (DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", REMOVED),
-            "30 s is less than preStop + drain.delay + drain.grace + 5 s = 50 s; ",
+            "30 s is less than preStop + drain.delay + drain.grace + 5 s = 320 s; ",
         ),
         (
             (DEPLOYMENT, f"{PATH}.lifecycle.preStop.sleep.seconds", 16),
-            "60 s is less than preStop + drain.delay + drain.grace + 5 s = 61 s; ",
+            "330 s is less than preStop + drain.delay + drain.grace + 5 s = 331 s; ",
         ),
         (
             with_variables(DRAIN_DELAY="11s"),
-            "60 s is less than preStop + drain.delay + drain.grace + 5 s = 61 s; ",
+            "330 s is less than preStop + drain.delay + drain.grace + 5 s = 331 s; ",
         ),
         (
-            with_variables(DRAIN_GRACE="51s"),
-            "60 s is less than preStop + drain.delay + drain.grace + 5 s = 61 s; ",
+            with_variables(DRAIN_GRACE="321s"),
+            "330 s is less than preStop + drain.delay + drain.grace + 5 s = 331 s; ",
         ),
     ],
 )
@@ -54,22 +54,39 @@ def test_drain_that_is_shorter_than_a_connection():
         f"{DEPLOYMENT}: {FIELD}.env: drain.grace 32 s is less than 1.1 x max_connection_age, 33 s; "
         "make drain.grace longer, or max_connection_age shorter"
     )
-    change = with_variables(KEEPALIVE_MAX_CONNECTION_AGE="37s")
+    change = with_variables(KEEPALIVE_MAX_CONNECTION_AGE="282s")
     assert len(texts(timing.drain_every_connection, changed("dev", change))) == 1
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "seconds"),
-    [("periodSeconds", 14, 42), ("failureThreshold", 2, 40), ("periodSeconds", REMOVED, 30)],
+    ("variables", "grace", "longest"),
+    [({"DRAIN_GRACE": "40s"}, 40, 300), ({"DEFAULT_STREAM_DEADLINE": "10m"}, 310, 600)],
 )
-def test_liveness_probe_that_kills_a_draining_server(key, value, seconds):
-    """The liveness probe gives up later than the drain ends."""
-    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.livenessProbe.{key}", value))
-    [text] = texts(timing.kill_no_draining_server, manifests)
+def test_drain_that_is_shorter_than_a_stream(variables, grace, longest):
+    """Variables over the file: a rollout would end a stream that may take so long by the configuration."""
+    [text] = texts(timing.drain_every_stream, changed("dev", with_variables(**variables)))
     assert text == (
-        f"{DEPLOYMENT}: {FIELD}.livenessProbe: "
-        f"period x threshold is {seconds} s, a server takes 45 s to end; 45 s or more"
+        f"{DEPLOYMENT}: {FIELD}.env: drain.grace {grace} s cuts streams, which may take {longest} s; "
+        "make it and terminationGracePeriodSeconds longer, or default_stream_deadline shorter"
     )
+
+
+@pytest.mark.parametrize(("value", "waits"), [(9, 9), (REMOVED, 0)])
+def test_rollout_that_goes_on_over_pods_that_fail(value, waits):
+    """A version that fails on its first calls would take the place of every pod before anybody knows."""
+    manifests = changed("prod", (DEPLOYMENT, "spec.minReadySeconds", value))
+    assert texts(timing.stop_at_pods_that_fail, manifests) == [
+        (
+            f"{DEPLOYMENT}: spec.minReadySeconds: {waits} s is over before a pod that fails at once "
+            "is found out, in 10 s; 10 or more"
+        )
+    ]
+
+
+def test_rollout_that_ends_the_old_pod_first():
+    """With Recreate nothing is left to go back to."""
+    manifests = changed("dev", (DEPLOYMENT, "spec.minReadySeconds", REMOVED))
+    assert texts(timing.stop_at_pods_that_fail, manifests) == []
 
 
 @pytest.mark.parametrize(
@@ -134,20 +151,19 @@ def test_connection_that_ends_before_its_streams(variables, grace, longest):
 def test_file_counts_as_variables_do():
     """Settings in the ConfigMap are read by grpc_common's own loader."""
     [config_map] = [each["metadata"]["name"] for each in changed("dev").of_kind("ConfigMap")]
-    text = "server: {drain: {grace: 1m30s}}"
+    text = "server: {drain: {grace: 10m}, default_stream_deadline: 11m}"
     manifests = changed("dev", (f"ConfigMap/{config_map}", "data[config.yaml]", text))
     assert len(texts(timing.end_before_killed, manifests)) == 1
-    assert len(texts(timing.kill_no_draining_server, manifests)) == 1
+    assert len(texts(timing.drain_every_stream, manifests)) == 1
 
 
 @pytest.mark.parametrize(
     ("rule", "change"),
     [
-        (timing.end_before_killed, (DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", 50)),
+        (timing.end_before_killed, (DEPLOYMENT, f"{POD}.terminationGracePeriodSeconds", 320)),
         (timing.end_before_killed, (DEPLOYMENT, f"{PATH}.lifecycle", REMOVED)),
         (timing.drain_every_connection, with_variables(DRAIN_GRACE="33s")),
-        (timing.kill_no_draining_server, (DEPLOYMENT, f"{PATH}.livenessProbe.periodSeconds", 15)),
-        (timing.kill_no_draining_server, (DEPLOYMENT, f"{PATH}.livenessProbe.failureThreshold", REMOVED)),
+        (timing.drain_every_stream, with_variables(DRAIN_GRACE="300s")),
         (timing.leave_broken_servers_in_time, (DEPLOYMENT, f"{PATH}.readinessProbe.timeoutSeconds", 20)),
         (timing.start_before_killed, with_variables(DATABASE_CONNECT_TIMEOUT="60s")),
         (timing.take_clients_pings, with_variables(KEEPALIVE_MIN_TIME="10s")),

@@ -85,10 +85,25 @@ class DatabaseConfig(Section):
         return (start / self.url.removeprefix(_SQLITE)).absolute()
 
 
+class SmokeConfig(Section):
+    """What `server smoke` calls after a rollout; the server itself has no use for it."""
+
+    target: str = "localhost:50051"
+    """The service as its clients dial it: `NAME:PORT`, `dns:///NAME:PORT`."""
+
+    tls_directory: Path | None = None
+    """The folder with ca.crt, and the client's tls.crt and tls.key where it needs them; plaintext if none."""
+
+    timeout: PositiveDuration = 30
+    """For the connection and the health check, and again for the call."""
+
+
 class UserServiceConfig(ServerConfig):
     """Settings of the user service."""
 
     database: DatabaseConfig = DatabaseConfig()
+
+    smoke: SmokeConfig = SmokeConfig()
 
 
 def _check_sqlite(url: str) -> None:

@@ -6,8 +6,12 @@ from user.user_service_pb2_grpc import add_UserServiceServicer_to_server
 import grpc_common
 from services.user.config import UserServiceConfig
 from services.user.servicer import ERRORS, UserService
-from services.user.storage import StorageError, migrate_storage, open_storage
+from services.user.smoke import smoke
+from services.user.storage import SchemaError, StorageError, migrate_storage, open_storage
 from services.user.storage.schema import VERSION
+
+NOT_TO_BE_REPEATED = 3
+"""The exit code of `server migrate` if another try would fail as well: its Job ends at once."""
 
 
 async def serve(config: UserServiceConfig) -> int:
@@ -30,6 +34,9 @@ async def migrate(config: UserServiceConfig) -> int:
     """
     try:
         found, version = await migrate_storage(config.database)
+    except SchemaError as error:
+        click.echo(f"Error: {error}", err=True)
+        return NOT_TO_BE_REPEATED
     except StorageError as error:
         raise grpc_common.StartError(str(error)) from None
     if found and found > VERSION:
@@ -40,7 +47,7 @@ async def migrate(config: UserServiceConfig) -> int:
     return 0
 
 
-main = grpc_common.command(serve, UserServiceConfig, also=[migrate])
+main = grpc_common.command(serve, UserServiceConfig, also=[migrate, smoke])
 
 if __name__ == "__main__":
     main()

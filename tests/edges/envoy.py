@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import trustme
+import yaml
 from user.user_service_pb2_grpc import UserServiceStub
 
 from grpc_common.testing.certificates import CertificateDirectory
@@ -17,8 +18,8 @@ from tests.edges.limits import without_limits
 from tests.edges.objects import Object
 from tests.interop.envoy_proxy import Envoy, configured
 
-EDGES = ("istio", "gateway-api")
-"""The overlays."""
+EDGES = ("istio", "istio-gateway", "gateway-api")
+"""A caller's sidecar, an ingress gateway of the same mesh, and that of Gateway API."""
 
 FASTER = 4
 """By which the outlier detection's times are shortened, or a server would come back after 40 s only."""
@@ -39,17 +40,28 @@ class Edge:
         return UserServiceStub(self.channel)
 
 
+def overlay_of(edge: str) -> str:
+    """Return the overlay that asks for an edge."""
+    return edge.removesuffix("-gateway")
+
+
+def beside_gateway() -> list[Object]:
+    """Return what README.md of the component istio-gateway has applied where the gateway's pods are."""
+    text = Path("k8s/components/istio-gateway/beside-gateway.yaml").read_text("utf-8")
+    return list(yaml.safe_load_all(text))
+
+
 @asynccontextmanager
 async def running_edge(
-    overlay: str, folder: Path, ports: Sequence[int], *, limited: bool = False
+    edge: str, folder: Path, ports: Sequence[int], *, limited: bool = False
 ) -> AsyncIterator[Edge]:
-    """Run the Envoy that an overlay asks for, in front of the servers on `ports`.
+    """Run the Envoy of an edge, in front of the servers on `ports`.
 
     Args:
-        overlay: its name.
+        edge: one of EDGES.
         folder: for files.
         ports: of the servers, on 127.0.0.1.
-        limited: whether with the overlay's rate limit; all tests are one client to it.
+        limited: whether with the edge's rate limit; all tests are one client to it.
 
     Raises:
         ValueError: the overlay says something that is not translated for Envoy.
@@ -57,16 +69,20 @@ async def running_edge(
 
     """
     certificate = CertificateDirectory(folder / "tls", trustme.CA(), "grpc.example.com")
-    if overlay == "istio":
-        listener, clusters = istio.sidecar(load(overlay), ports)
+    objects = load(overlay_of(edge))
+    if edge == "istio":
+        listener, clusters = istio.sidecar(objects, ports)
+    elif edge == "istio-gateway":
+        beside = beside_gateway() if limited else []
+        listener, clusters = istio.gateway(objects, beside, ports, certificate.path)
     else:
-        objects = load(overlay) if limited else without_limits(load(overlay))
+        objects = objects if limited else without_limits(objects)
         listener, clusters = gateway.proxy(objects, ports, certificate.path)
     for cluster in clusters:
         _quicken(cluster["outlier_detection"])
-    channel_to = partial(_channel, overlay, certificate)
-    async with configured(folder, listener, clusters) as envoy, channel_to(envoy.port) as channel:
-        yield Edge(envoy, channel, channel_to)
+    channel_to = partial(channel, edge, certificate)
+    async with configured(folder, listener, clusters) as envoy, channel_to(envoy.port) as opened:
+        yield Edge(envoy, opened, channel_to)
 
 
 def _quicken(detection: Object) -> None:
@@ -75,12 +91,12 @@ def _quicken(detection: Object) -> None:
         detection[name] = f"{float(detection[name].removesuffix('s')) / FASTER}s"
 
 
-def _channel(overlay: str, certificate: CertificateDirectory, port: int) -> grpc.aio.Channel:
+def channel(edge: str, certificate: CertificateDirectory, port: int) -> grpc.aio.Channel:
     """Return a channel for the name that clients know the service by."""
     target = f"127.0.0.1:{port}"
     # With a small window and no probe for a larger one the client holds little of what it has not read.
     options: list[tuple[str, str | int]] = [("grpc.enable_retries", 0), ("grpc.http2.bdp_probe", 0)]
-    if overlay == "istio":
+    if edge == "istio":
         options.append(("grpc.default_authority", "user-service:50051"))
         return grpc.aio.insecure_channel(target, options=options)
     options.append(("grpc.ssl_target_name_override", "grpc.example.com"))

@@ -13,7 +13,7 @@ from user import user_service_pb2 as pb
 from k8s.checks.rendered import load
 from tests.edges import gateway, istio
 from tests.edges.calls import DEADLINE, create, failure, get
-from tests.edges.envoy import EDGES, running_edge
+from tests.edges.envoy import EDGES, beside_gateway, running_edge
 from tests.edges.servers import PAGE, REPLICAS, running_servers, settings
 from tests.programs import PATIENCE
 
@@ -66,12 +66,15 @@ def servers(tmp_path_factory):
 
 
 def as_deployed(tmp_path_factory) -> dict[str, str]:
-    """Return the environment of the pods, which is the same in both overlays."""
+    """Return the environment of the pods, which but for traces is the same in both overlays."""
     istio_pods, gateway_pods = (
-        settings(load(overlay), tmp_path_factory.mktemp("settings") / "config.yaml") for overlay in EDGES
+        settings(load(overlay), tmp_path_factory.mktemp("settings") / "config.yaml")
+        for overlay in ("istio", "gateway-api")
     )
-    assert istio_pods | {"CONFIG_FILE": ""} == gateway_pods | {"CONFIG_FILE": ""}
-    return istio_pods
+    differ = {name for name in istio_pods if istio_pods[name] != gateway_pods.get(name)} - {"CONFIG_FILE"}
+    assert all(name.startswith(("TRACING_", "OTEL_")) for name in differ)
+    assert gateway_pods.keys() <= istio_pods.keys()
+    return gateway_pods
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -247,6 +250,14 @@ async def test_field_of_istio_that_is_not_translated(kind):
     objects = with_field(load("istio"), kind)
     with pytest.raises(ValueError, match="surprise: this test does not translate it"):
         istio.sidecar(objects, [1])
+
+
+@pytest.mark.parametrize("kind", ["Gateway", "VirtualService", "DestinationRule", "EnvoyFilter"])
+async def test_field_of_istios_gateway_that_is_not_translated(kind, tmp_path):
+    """So it is with the gateway."""
+    objects, beside = with_field(load("istio"), kind), with_field(beside_gateway(), kind)
+    with pytest.raises(ValueError, match="surprise: this test does not translate it"):
+        istio.gateway(objects, beside, [1], tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["Gateway", "GRPCRoute", "BackendTrafficPolicy", "ClientTrafficPolicy"])

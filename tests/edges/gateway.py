@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.edges import rate_limit
+from tests.edges.envoy_tls import take_tls
 from tests.edges.objects import Object, fields, given, of_groups, only
-from tests.interop.envoy_proxy import cluster, listener, retry_policy, type_url
+from tests.interop.envoy_proxy import cluster, listener, retry_policy
 
 _GROUPS = ("gateway.networking.k8s.io", "gateway.envoyproxy.io")
 _KINDS = ("BackendTrafficPolicy", "ClientTrafficPolicy", "Gateway", "GRPCRoute")
@@ -62,12 +63,8 @@ def _listener(objects: Sequence[Object], host: Object, certificate: Path) -> Obj
     manager["typed_config"]["http_filters"].insert(0, rate_limit.FILTER)
     # Or callers would say by x-forwarded-for whose calls are counted.
     manager["typed_config"]["use_remote_address"] = True
-    result["filter_chains"][0] |= {
-        "filter_chain_match": {"server_names": [asked["hostname"]]},
-        "transport_socket": {"name": "tls", "typed_config": _tls(certificate)},
-    }
-    inspector = {"@type": type_url("filters.listener.tls_inspector.v3.TlsInspector")}
-    return result | {"listener_filters": [{"name": "tls_inspector", "typed_config": inspector}]}
+    take_tls(result, certificate, host=asked["hostname"])
+    return result
 
 
 def _sized_listener(policy: Object, host: Object) -> Object:
@@ -84,17 +81,6 @@ def _sized_listener(policy: Object, host: Object) -> Object:
 
 def _bytes(quantity: str | None) -> int | None:
     return None if quantity is None else int(quantity.removesuffix("Mi")) << 20
-
-
-def _tls(folder: Path) -> Object:
-    pair = {
-        "certificate_chain": {"filename": f"{folder}/tls.crt"},
-        "private_key": {"filename": f"{folder}/tls.key"},
-    }
-    return {
-        "@type": type_url("transport_sockets.tls.v3.DownstreamTlsContext"),
-        "common_tls_context": {"tls_certificates": [pair], "alpn_protocols": ["h2", "http/1.1"]},
-    }
 
 
 def _policies(objects: Sequence[Object]) -> dict[str | None, Object]:

@@ -35,6 +35,19 @@ def only(objects: Sequence[Object], kind: str) -> Object:
     return found[0]
 
 
+def named(objects: Sequence[Object], kind: str, name: str) -> Object:
+    """Return the object of a kind and a name.
+
+    Raises:
+        ValueError: there is none.
+
+    """
+    for each in objects:
+        if (each["kind"], each["metadata"]["name"]) == (kind, name):
+            return each
+    raise ValueError(f"the overlay has no {kind} {name}")
+
+
 def fields(value: Object, where: str, *known: str) -> Object:
     """Return `value`, once it is sure that a translator knows all of its fields.
 

@@ -17,7 +17,7 @@ from tests.edges.secrets import Issuer, environment, issue_secrets
 from tests.edges.traefik import running_traefik
 from tests.programs import Server, running_server
 
-EDGES = ("prod", "staging", "traefik", "nginx-ingress", "gateway-api")
+EDGES = ("prod", "staging", "traefik", "nginx-ingress", "gateway-api", "istio")
 """The overlays with a proxy between the server and those outside of the cluster."""
 
 _AUTHENTICATION = Path("k8s/components/authentication/config.yaml")
@@ -89,8 +89,9 @@ async def _edge(
     name: str, overlay: Sequence[Object], folder: Path, server: int
 ) -> AsyncIterator[tuple[Callable[[int], grpc.aio.Channel], int]]:
     """Run an edge; yield what opens a channel to a port, and its own."""
-    if name == "gateway-api":
-        async with envoy.running_edge(name, folder, [server], limited=True) as of_envoy:
+    if name in ("gateway-api", "istio"):
+        edge = "istio-gateway" if name == "istio" else name
+        async with envoy.running_edge(edge, folder, [server], limited=True) as of_envoy:
             yield of_envoy.channel_to, of_envoy.envoy.port
     elif name == "nginx-ingress":
         with running_nginx(folder, only(overlay, "Ingress"), [server]) as of_nginx:

@@ -1,9 +1,8 @@
-"""What is in the images, and that nothing else is."""
+"""What is in the images, for both architectures, and that nothing else is."""
 
 import csv
 import json
 import marshal
-import platform
 import re
 import subprocess
 from pathlib import Path
@@ -12,9 +11,19 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from tests.image.platforms import ARCHITECTURES, EMULATOR, FOREIGN, emulator
 from tools.image.image_files import Image, layer_entries
+from tools.image.machines import platform_of
 
-IMAGES = {name: Image(Path("services/user", name).absolute()) for name in ("image", "client_image")}
+FOLDER = Path("services/user").absolute()
+
+TITLES = {"image": "user-service", "client_image": "user-service-client"}
+
+IMAGES = {
+    f"{name}_{architecture}": Image(FOLDER / f"{name}_{architecture}")
+    for name in TITLES
+    for architecture in ARCHITECTURES
+}
 
 LARGEST_APPLICATION = 1_000_000
 """Bytes that a change of a service's file may cost at most, compressed."""
@@ -26,8 +35,6 @@ EXECUTABLES = re.compile(
     "opt/python/bin/python3"
     r"|usr/lib/[^/]+/ld-linux-[^/]+"  # the kernel starts it for Python
 )
-
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 MADE_FOR_IMAGES = {"etc/group", "etc/nsswitch.conf", "etc/passwd"}
 """Files of the base that no package has."""
@@ -43,6 +50,12 @@ def name(request):
 def image(name):
     """Return each image."""
     return IMAGES[name]
+
+
+@pytest.fixture(scope="module")
+def architecture(name):
+    """Return what each image is for."""
+    return name.rpartition("_")[2]
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +129,45 @@ def test_entries_have_no_time(image):
         assert paths == sorted(paths)
 
 
-def test_says_how_it_runs(name, image):
+def test_programs_and_libraries_are_for_its_machine(entries, architecture):
+    """No file of the base, the interpreter or a wheel is for another machine, or for a Mac."""
+    platforms = {path: platform_of(entry.content) for path, entry in entries.items()}
+    native = {path: found for path, found in platforms.items() if found}
+    assert len(native) > 50
+    assert {path: found for path, found in native.items() if found != f"linux/{architecture}"} == {}
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_index_has_an_image_for_each_architecture(name):
+    """What is pushed is the index of both images, by their digests."""
+    index = json.loads((FOLDER / name / "index.json").read_bytes())
+    (descriptor,) = index["manifests"]
+    blob = FOLDER / name / "blobs" / descriptor["digest"].replace(":", "/")
+    manifests = json.loads(blob.read_bytes())["manifests"]
+    platforms = [(each["platform"]["os"], each["platform"]["architecture"]) for each in manifests]
+    assert platforms == [("linux", architecture) for architecture in ARCHITECTURES]
+    images = [IMAGES[f"{name}_{architecture}"] for architecture in ARCHITECTURES]
+    assert [each["digest"] for each in manifests] == [image.digest() for image in images]
+
+
+def test_mac_builds_the_same():
+    """Built for a Mac, the image is the same one for Linux, to the byte."""
+    digest = (FOLDER / "image.json.sha256").read_text().strip()
+    assert digest.startswith("sha256:")
+    assert Path("tests/image/digest_of_a_mac").read_text().strip() == digest
+
+
+def test_application_is_the_same_for_each_architecture():
+    """Python is for every machine: nodes, registries and scanners see one layer of ours."""
+    for name in TITLES:
+        layers = {IMAGES[f"{name}_{architecture}"].layers()[-1].name for architecture in ARCHITECTURES}
+        assert len(layers) == 1
+
+
+def test_says_how_it_runs(name, architecture, image):
     """It starts the interpreter itself, isolated, as a user by number, and carries the labels of OCI."""
     config = image.config()
-    assert (config["os"], config["architecture"]) == ("linux", ARCHITECTURES[platform.machine()])
+    assert (config["os"], config["architecture"]) == ("linux", architecture)
     assert config["config"]["User"] == "65532:65532"
     assert config["config"]["Entrypoint"] == ["/opt/python/bin/python3", "-I", "-B", "/opt/application"]
     assert "Cmd" not in config["config"]
@@ -127,10 +175,10 @@ def test_says_how_it_runs(name, image):
         key.removeprefix("org.opencontainers.image."): text
         for key, text in config["config"]["Labels"].items()
     }
-    assert labels["title"] == {"image": "user-service", "client_image": "user-service-client"}[name]
+    assert labels["title"] == TITLES[name.removesuffix(f"_{architecture}")]
     assert labels.keys() == {"title", "description", "licenses", "source"}, "no stamps without --stamp"
     assert set(config["config"].get("ExposedPorts", {})) == (
-        {"50051/tcp", "9090/tcp"} if name == "image" else set()
+        {"50051/tcp", "9090/tcp"} if name.startswith("image") else set()
     )
 
 
@@ -146,15 +194,16 @@ def test_layers_are_in_the_order_of_their_changes(image):
     assert sum(layer.stat().st_size for layer in image.layers()) < LARGEST_IMAGE
 
 
-def test_images_share_base_and_interpreter():
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_images_share_base_and_interpreter(architecture):
     """A node that has one image pulls only packages and application of the other."""
-    server, client = (image.manifest()["layers"] for image in IMAGES.values())
+    server, client = (IMAGES[f"{name}_{architecture}"].manifest()["layers"] for name in TITLES)
     assert server[:-2] == client[:-2]
 
 
 def test_application_is_what_the_program_imports():
     """Ours, generated code too, is in the application's layer, without tests."""
-    *_, layer = IMAGES["image"].layers()
+    *_, layer = IMAGES["image_amd64"].layers()
     files = {path.removeprefix("opt/application/") for path, _ in layer_entries(layer)}
     assert {
         "__main__.py",
@@ -185,14 +234,17 @@ def _source_path(compiled: str) -> str:
     return re.sub(r"__pycache__/([^/]+)\.cpython-314\.pyc$", r"\1.py", compiled)
 
 
-def test_libraries_are_those_that_are_linked_to(root, is_base_pulled):
+def test_libraries_are_those_that_are_linked_to(root, architecture, is_base_pulled):
     """The image's own loader finds every library in the image, and our base has no more than these."""
+    if architecture == FOREIGN and not emulator():
+        pytest.skip(f"the loader is for linux/{FOREIGN}, and there is no {EMULATOR} to run it")
+    emulated = [emulator()] if architecture == FOREIGN else []
     (libraries,) = root.glob("usr/lib/*-linux-gnu")
     (loader,) = libraries.glob("ld-linux-*")
     extensions = [*root.glob("opt/**/*.so"), *root.glob("opt/**/*.so.*")]
     used = {loader}
     for file in [root / "opt/python/bin/python3", *extensions]:
-        command = [loader, "--inhibit-cache", "--library-path", libraries, "--list", file]
+        command = [*emulated, loader, "--inhibit-cache", "--library-path", libraries, "--list", file]
         listed = subprocess.run(command, check=False, capture_output=True, text=True)
         assert listed.returncode == 0, f"{file.relative_to(root)}: {listed.stderr}"
         used |= {Path(path) for path in re.findall(r"(/\S+) \(0x", listed.stdout)}
@@ -207,18 +259,20 @@ def test_every_file_is_on_the_bill_of_materials(name, entries, ours):
     """Each file belongs to a component that the bill names, with the version that the file is of."""
     bill = json.loads(Path("services/user", f"{name}_sbom.cdx.json").read_text())
     owners = _debian_owners(entries) | _python_owners(entries)
-    known = {component["bom-ref"] for component in bill["components"]}
+    known = {component["bom-ref"] for component in bill["components"] if "#" not in component["bom-ref"]}
     (cpython,) = (reference for reference in known if reference.startswith("cpython@"))
     for path in (path for path, entry in ours.items() if not entry.member.isdir()):
         source = _source_path(path)
         if path.startswith("opt/python/"):
             owner = cpython
-        elif path.startswith(("opt/application/", "var/lib/dpkg/status.d/")) or path in MADE_FOR_IMAGES:
+        elif path.startswith("opt/application/"):
+            owner = "application"
+        elif path.startswith("var/lib/dpkg/status.d/") or path in MADE_FOR_IMAGES:
             continue  # the image itself, the bill's subject
         else:
             owner = owners.get(source, "nothing")
         assert owner in known, f"{path} belongs to {owner}"
-    assert known - {cpython} == set(owners.values()), "the bill names what is not in the image"
+    assert known - {cpython, "application"} == set(owners.values()), "the bill names what is not in the image"
 
 
 def test_bill_of_materials_is_valid_and_complete(name, image):
@@ -229,9 +283,25 @@ def test_bill_of_materials_is_valid_and_complete(name, image):
     assert bill["metadata"]["component"]["bom-ref"] == image.digest()
     assert "timestamp" not in bill["metadata"], "it would make another file each time"
     for component in bill["components"]:
+        if "#" in component["bom-ref"]:
+            continue  # part of a wheel, which may say less of it
         assert component["licenses"], component["bom-ref"]
         if component["bom-ref"].startswith("pkg:pypi/"):
             assert component["externalReferences"][0]["hashes"], component["bom-ref"]
+
+
+def test_bill_of_materials_names_what_wheels_bundle(name):
+    """Who looks for an OpenSSL finds the one inside of a wheel, with the wheel that depends on it."""
+    bill = json.loads((FOLDER / f"{name}_sbom.cdx.json").read_text())
+    parts = {(part["bom-ref"].split("@")[0], part["name"]): part for part in bill["components"]}
+    assert ("pkg:pypi/grpcio", "boringssl") in parts
+    assert re.fullmatch(r"\d{8}", parts["pkg:pypi/grpcio", "abseil-cpp"]["version"])
+    if name.startswith("image"):
+        openssl = parts["pkg:pypi/cryptography", "openssl"]
+        assert re.fullmatch(r"\d+\.\d+\.\d+", openssl["version"])
+        assert ("pkg:pypi/pycares", "c-ares") in parts
+        depends = {each["ref"]: each.get("dependsOn", []) for each in bill["dependencies"]}
+        assert openssl["bom-ref"] in depends[openssl["bom-ref"].split("#")[0]]
 
 
 def _debian_owners(entries) -> dict[str, str]:

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from tests.image.podman import PUSH, serving
 from tools.image.image_files import Image
 
 REGISTRY = "docker-registry"
+
+MEDIA_TYPES = [f"application/vnd.oci.image.{kind}.v1+json" for kind in ("index", "manifest")]
 
 _CONFIG = """
 version: 0.1
@@ -68,16 +71,27 @@ def tags(registry: str) -> list[str]:
         return []
 
 
-def test_push_is_by_digest(registry):
-    """What was built is there under its digest, and no tag moves unless one is given."""
-    push(registry)
-    digest = Image(Path("services/user/image")).digest()
+def manifest(registry: str, digest: str) -> dict[str, Any]:
+    """Return the manifest that the registry has under a digest."""
     request = urllib.request.Request(
         f"http://{registry}/v2/team/user-service/manifests/{digest}",
-        headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
+        headers={"Accept": ", ".join(MEDIA_TYPES)},
     )
     with urllib.request.urlopen(request) as answer:  # noqa: S310 (our own address)
-        assert json.load(answer) == Image(Path("services/user/image")).manifest()
+        content: dict[str, Any] = json.load(answer)
+        return content
+
+
+def test_push_is_by_digest(registry):
+    """The index of both images is there under its digest, and no tag moves unless one is given."""
+    push(registry)
+    index = Image(Path("services/user/image"))
+    assert manifest(registry, index.digest()) == index.manifest()
+    platforms = [each["platform"]["architecture"] for each in index.manifest()["manifests"]]
+    for architecture in platforms:
+        image = Image(Path(f"services/user/image_{architecture}"))
+        assert manifest(registry, image.digest()) == image.manifest()
+    assert platforms == ["amd64", "arm64"]
     assert tags(registry) == []
     push(registry, "--tag", "1.2.3")
     assert tags(registry) == ["1.2.3"]

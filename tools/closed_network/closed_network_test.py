@@ -1,4 +1,6 @@
+import datetime as dt
 import os
+import platform
 import re
 import shutil
 import signal
@@ -17,11 +19,11 @@ pytestmark = pytest.mark.skipif(
 
 # Stands in for a minute of downloads: makes a small root, and notes that it ran.
 FAKE_MMDEBSTRAP = """#!/bin/sh
-for last; do :; done
-echo run >>"$RUNS"
+for last; do case $last in http*) ;; *) folder=$last ;; esac; done
+echo "$*" >>"$RUNS"
 echo "I: downloading packages with apt..."
-mkdir -p "$last/usr/bin" "$last/etc"
-echo content >"$last/usr/bin/bazel"
+mkdir -p "$folder/usr/bin" "$folder/etc"
+echo content >"$folder/usr/bin/bazel"
 if [ -e "$HANG" ]; then touch "$HANG.reached"; fi
 while [ -e "$HANG" ]; do sleep 0.05; done
 if [ -e "$FAIL" ]; then echo "E: Failed to fetch the archive"; exit 25; fi
@@ -45,10 +47,10 @@ class Machine:
             "FAIL": str(self.fail),
         }
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start root.sh."""
         return subprocess.Popen(
-            [FOLDER / "root.sh"],
+            [FOLDER / "root.sh", *arguments],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -56,15 +58,19 @@ class Machine:
             start_new_session=True,
         )
 
-    def root(self) -> Path:
+    def root(self, *arguments: str) -> Path:
         """Run root.sh to its end and return the root that it prints."""
-        stdout, stderr = (process := self.start()).communicate(timeout=30)
+        stdout, stderr = (process := self.start(*arguments)).communicate(timeout=30)
         assert process.returncode == 0, stderr
         return Path(stdout.removesuffix("\n"))
 
     def times_made(self) -> int:
         """Return how often a root was made."""
-        return len(self.runs.read_text().splitlines())
+        return sum("--variant=apt" in run for run in self.commands())
+
+    def commands(self) -> list[str]:
+        """Return what mmdebstrap was called with."""
+        return self.runs.read_text().splitlines()
 
 
 @pytest.fixture
@@ -80,6 +86,58 @@ def test_root_is_made_once(machine):
     assert (root / "usr/bin/bazel").exists()
     assert machine.root() == root
     assert machine.times_made() == 1
+
+
+def test_other_architecture_is_unpacked(machine):
+    """What images of the other architecture hold is in the root too, unpacked by no program of theirs."""
+    foreign = "amd64" if platform.machine() == "aarch64" else "arm64"
+    assert (machine.root() / "foreign" / foreign / "usr/bin/bazel").exists()
+    command = machine.commands()[-1]
+    assert "--variant=extract" in command
+    assert f"--architectures={foreign}" in command
+
+
+def test_root_is_renewed_by_one_command(machine):
+    """--renew makes another root with today's packages, which the next call takes; the one before stays."""
+    first = machine.root()
+    second = machine.root("--renew")
+    assert first != second == machine.root()
+    assert first.exists()
+    assert machine.times_made() == 2
+
+
+def test_age_is_told(machine):
+    """Each call says of which day the root is, and how to get a newer one."""
+    today = dt.datetime.now(dt.UTC).date()
+    for _ in range(2):
+        _, stderr = machine.start().communicate(timeout=30)
+        days = {f"installed on {today - dt.timedelta(days)}" for days in (0, 1)}
+        assert any(day in stderr for day in days), "or of yesterday, at midnight"
+        assert "root.sh --renew" in stderr
+
+
+def test_snapshot_pins_the_archive(machine):
+    """A time of Debian's archive is one setting; a root of another time is another root."""
+    unpinned = machine.root()
+    machine.environment["DEBIAN_SNAPSHOT"] = "20261128T000000Z"
+    pinned = machine.root()
+    assert pinned != unpinned
+    commands = [command for command in machine.commands() if "snapshot.debian.org" in command]
+    assert len(commands) == 2
+    assert all(
+        command.endswith(" https://snapshot.debian.org/archive/debian/20261128T000000Z/")
+        for command in commands
+    )
+    assert machine.root() == pinned
+    del machine.environment["DEBIAN_SNAPSHOT"]
+    assert machine.root() == unpinned
+
+
+def test_unknown_argument_is_refused(machine):
+    """A misspelt --renew does not pass for a call without it."""
+    process = machine.start("--renw")
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 1
 
 
 def test_cache_directory_follows_the_standard(machine, tmp_path):
@@ -103,7 +161,7 @@ def test_roots_of_other_versions_are_named(machine):
     older = Path(machine.environment["HOME"], ".cache/grpc-on-kubernetes/root-of-last-year")
     older.mkdir(parents=True)
     _, stderr = machine.start().communicate(timeout=30)
-    assert "may be removed: root-of-last-year\n" in stderr
+    assert "may be removed once nothing uses them: root-of-last-year\n" in stderr
     assert older.exists()
 
 

@@ -51,7 +51,7 @@ class ClusterError(Exception):
 
 
 class MissingProgramError(ClusterError):
-    """build.sh or crds.sh has not run yet; the message says which."""
+    """build.sh, crds.sh or istioctl.sh has not run yet; the message says which."""
 
 
 def programs() -> Path:
@@ -61,20 +61,35 @@ def programs() -> Path:
         MissingProgramError: they are not there.
 
     """
-    recipe = b"".join((_HERE / name).read_bytes() for name in ("go.mod", "go.sum", "build.sh"))
+    recipe = _recipe("go.mod", "go.sum", "build.sh")
     version = re.search(r"k8s.io/kubernetes (v\S+)", recipe.decode())
     assert version
     return _made_by("build.sh", f"kubernetes-{version[1]}", recipe)
 
 
 def crds() -> Path:
-    """Return the folder of the CustomResourceDefinitions that crds.sh fetched, for `Cluster.add_crds`.
+    """Return the folder of the CustomResourceDefinitions that crds.sh generated, for `Cluster.add_crds`.
 
     Raises:
         MissingProgramError: they are not there.
 
     """
-    return _made_by("crds.sh", "crds", (_HERE / "crds.sh").read_bytes())
+    return _made_by("crds.sh", "crds", _recipe("crds/go.mod", "crds/go.sum", "crds/apis.go", "crds.sh"))
+
+
+def istioctl() -> Path:
+    """Return the program istioctl that istioctl.sh built; it needs no cluster.
+
+    Raises:
+        MissingProgramError: it is not there.
+
+    """
+    recipe = _recipe("istio/go.mod", "istio/go.sum", "istioctl.sh")
+    return _made_by("istioctl.sh", "istio", recipe) / "istioctl"
+
+
+def _recipe(*files: str) -> bytes:
+    return b"".join((_HERE / file).read_bytes() for file in files)
 
 
 def _made_by(script: str, name: str, recipe: bytes) -> Path:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tools.cluster import cluster
 from tools.cluster.testing import DELAY, FAILS, running_or_skipped
@@ -246,6 +247,34 @@ def test_missing_programs(tmp_path):
     assert result.returncode == 1
     assert result.stderr.startswith(f"Error: there is no {tmp_path}/")
     assert result.stderr.endswith(": run tools/cluster/build.sh once (it needs Go)\n")
+
+
+@pytest.fixture
+def definitions():
+    """Return the CustomResourceDefinitions that crds.sh made, by name."""
+    try:
+        files = cluster.crds().glob("*.yaml")
+    except cluster.MissingProgramError as missing:
+        pytest.skip(str(missing))
+    objects = [item for file in files for item in yaml.safe_load_all(file.read_text()) if item]
+    return {item["metadata"]["name"]: item for item in objects}
+
+
+def test_the_folder_of_definitions(definitions):
+    """The script prints the folder that tests read, which has what k8s/ needs."""
+    printed = subprocess.run(["tools/cluster/crds.sh"], capture_output=True, text=True, check=True).stdout
+    assert printed == f"{cluster.crds()}\n"
+    assert {"certificates.cert-manager.io", "externalsecrets.external-secrets.io"} <= definitions.keys()
+
+
+def test_definitions_are_generated(definitions):
+    """Those of applications are made of their API packages by the controller-gen of go.mod."""
+    module = Path("tools/cluster/crds/go.mod").read_text()
+    version = re.search(r"sigs.k8s.io/controller-tools (v\S+)", module)[1]
+    for name, definition in definitions.items():
+        if not name.endswith((".istio.io", ".gateway.networking.k8s.io")):
+            made_by = definition["metadata"]["annotations"]["controller-gen.kubebuilder.io/version"]
+            assert made_by == version, name
 
 
 def test_program_ends(tmp_path, monkeypatch):

@@ -1,50 +1,58 @@
 #!/usr/bin/env bash
-# Fetches the CustomResourceDefinitions of the kinds in k8s/, where they are missing, and prints their folder.
+# Generates the CustomResourceDefinitions of the kinds in k8s/ with Go, where they are missing, and prints their folder.
 #
-# They are files of their projects' Go modules. To take another version, replace it and run this: it says which sum
-# Go found, after Go has asked its checksum database for it (see `go help module-auth`).
+# controller-gen makes them of the Go packages of crds/apis.go, in the versions of crds/go.mod. To take another version:
+# `go get MODULE@VERSION` and `go mod tidy` in crds/, then this.
 set -euo pipefail
-script=$(readlink -f "${BASH_SOURCE[0]}")
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 
-recipe=$(sha256sum <"$script" | head -c 12)
+recipe=$(cat crds/go.mod crds/go.sum crds/apis.go crds.sh | sha256sum | head -c 12)
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/grpc-on-kubernetes/bin/crds-$recipe
 
 say() { printf 'tools/cluster: %s\n' "$*" >&2; }
-field() { sed -n "s/^\t\"$1\": \"\(.*\)\",\{0,1\}$/\1/p" <<<"$module"; }
 
-# fetch MODULE@VERSION SUM FILE...: the sum is the one that go.sum files have.
-fetch() {
+# The packages have more kinds, some of them of a megabyte.
+kinds=(
+    cert-manager.io_{certificates,clusterissuers}
+    external-secrets.io_externalsecrets
+    gateway.envoyproxy.io_{backendtrafficpolicies,clienttrafficpolicies}
+    monitoring.coreos.com_{podmonitors,prometheusrules,servicemonitors}
+    traefik.io_{ingressroutes,middlewares,serverstransports}
+    trust.cert-manager.io_bundles
+)
+
+generate() {
+    local paths kind
+    mapfile -t paths < <(sed -n 's/^\t_ "\(.*\)"$/paths=\1/p' apis.go)
+    # Dangerous are floating-point numbers, which Envoy Gateway, Traefik and External Secrets have.
+    go tool controller-gen crd:allowDangerousTypes=true "${paths[@]}" output:crd:dir="$partial/all"
+    for kind in "${kinds[@]}"; do
+        mv "$partial/all/$kind.yaml" "$partial"
+    done
+    rm -r "$partial/all"
+}
+
+# copy MODULE FILE...
+copy() {
     local module file
-    # Not in this folder, to whose go.sum Go would add it.
-    module=$(cd / && go mod download -json "$1") || { say "error: $1: $(field Error)"; exit 1; }
-    [[ $(field Sum) == "$2" ]] || { say "error: $1 has the sum $(field Sum), not $2"; exit 1; }
-    for file in "${@:3}"; do
-        cp --no-preserve=mode "$(field Dir)/$file" "$partial"
+    go mod download "$1"
+    module=$(go list -m -f '{{.Dir}}' "$1")
+    for file in "${@:2}"; do
+        cp --no-preserve=mode "$module/$file" "$partial"
     done
 }
 
 if [[ ! -d $folder ]]; then
-    command -v go >/dev/null || { say "error: fetching CRDs needs Go on PATH (see https://go.dev/dl)"; exit 1; }
-    say "fetching CRDs (35 MB, unpacked 140 MB in Go's module cache; 2 MB in $folder)"
+    command -v go >/dev/null || { say "error: generating CRDs needs Go on PATH (see https://go.dev/dl)"; exit 1; }
+    say "generating CRDs (about two minutes; 110 MB to download, 850 MB in Go's caches, 2 MB in $folder)"
     mkdir -p "${folder%/*}"
     partial=$(mktemp -d "$folder.XXXXXX")
     trap 'rm -rf "$partial"' EXIT
-
-    fetch github.com/cert-manager/cert-manager@v1.21.2 h1:UWgoYM+KLNtRlqmoWOKjKBOBUPVHeepQ6/ac3ERJW68= \
-        deploy/crds/cert-manager.io_{certificates,clusterissuers}.yaml
-    fetch github.com/cert-manager/trust-manager@v0.25.0 h1:nGtkHH9wEacI5uACdsq8wqCKWsCw1PMrwHPJcrUFUXA= \
-        deploy/crds/trust.cert-manager.io_bundles.yaml
-    fetch github.com/envoyproxy/gateway@v1.9.1 h1:vAVp6/AlBXJ1aOhp1mxL7fNEzVEfjADUguUhm2wzxQY= \
-        charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_{backend,client}trafficpolicies.yaml
-    fetch github.com/prometheus-operator/prometheus-operator@v0.85.0 h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s= \
-        example/prometheus-operator-crd/monitoring.coreos.com_{podmonitors,prometheusrules}.yaml
-    fetch github.com/traefik/traefik/v3@v3.7.13 h1:T8wy9KuaFzCkmXCqAzDy7t73pBDR1DHrJe3pqXpNXTw= \
-        docs/content/reference/dynamic-configuration/traefik.io_{ingressroutes,middlewares,serverstransports}.yaml
-    fetch istio.io/api@v1.31.4 h1:AcnncYrlDj1PJkym7h88Gggkef4MAra8QpGaXRMsr+E= \
-        kubernetes/customresourcedefinitions.gen.yaml
-    fetch sigs.k8s.io/gateway-api@v1.6.3 h1:lKpJa5bGlraC/QeACvCpsHLdmO6y0iKfzVl6gzaFEYc= \
-        config/crd/standard/gateway.networking.k8s.io_{gateways,grpcroutes}.yaml
-
+    cd crds
+    generate
+    copy istio.io/api kubernetes/customresourcedefinitions.gen.yaml
+    copy sigs.k8s.io/gateway-api config/crd/standard/gateway.networking.k8s.io_{gateways,grpcroutes}.yaml
     mv --no-target-directory "$partial" "$folder" || [[ -d $folder ]] # another shell was faster
+    say "generated after $SECONDS s"
 fi
 printf '%s\n' "$folder"

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
+from tools.image.machines import platform_of
+
 FOLDER, EXECUTABLE, FILE = 0o755, 0o755, 0o644
 
 _START = '''"""Runs {module} with the packages of the image."""
@@ -85,6 +87,19 @@ def bytecode(source: bytes, path: str) -> bytes | None:
         return compiled.read_bytes()
 
 
+def require_platform(contents: dict[PurePosixPath, bytes], platform: str) -> None:
+    """Let nothing through that the image's machine can't load.
+
+    Raises:
+        LayerError: a program or library is for another platform.
+
+    """
+    for path, content in contents.items():
+        found = platform_of(content)
+        if found not in {None, platform}:
+            raise LayerError(f"{path} is for {found}, but the image is for {platform}")
+
+
 def with_bytecode(contents: dict[PurePosixPath, bytes], prefix: PurePosixPath) -> dict[PurePosixPath, bytes]:
     """Return the files of a layer and the bytecode of those that are Python."""
     result = dict(contents)
@@ -128,6 +143,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, fromfile_prefix_chars="@")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--prefix", type=PurePosixPath, required=True, help="where in the image")
+    parser.add_argument("--platform", required=True, help="OCI's name of it, such as linux/arm64")
     parser.add_argument("--root", action="append", default=[], help="a folder of the runfiles")
     parser.add_argument("--leave-out", action="append", default=[], help="a pattern of paths below a root")
     parser.add_argument("--executable", default="", help="NAME=FILE, a program for bin/")
@@ -143,6 +159,7 @@ def main() -> None:
     files = placed(_pairs(arguments.files), arguments.root, arguments.leave_out)
     executables = {PurePosixPath("bin", name): file for name, file in _pairs([arguments.executable]) if name}
     contents = {path: source.read_bytes() for path, source in (files | executables).items()}
+    require_platform(contents, arguments.platform)
     if module := arguments.start:
         if PurePosixPath(module.replace(".", "/") + ".py") not in contents:
             raise LayerError(f"no module {module}: call the binary what its main file is called")

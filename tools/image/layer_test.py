@@ -10,6 +10,10 @@ import pytest
 from tools.image import layer
 from tools.image.layer import LayerError, bytecode, placed
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+PLATFORM = "--platform=linux/arm64"
+
 SOURCE = """
 NAMES = {"one", "two", "three"}
 
@@ -28,8 +32,16 @@ def make(folder: Path, *arguments: str, files: dict[str, str], seed: str = "0", 
         os.utime(file, (mtime, mtime))
         pairs.append(f"{name}={file}")
     output = folder / "layer.tar.gz"
-    command = [sys.executable, layer.__file__, f"--output={output}", "--prefix=opt/app", *arguments, *pairs]
-    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, check=True)
+    command = [
+        sys.executable,
+        layer.__file__,
+        f"--output={output}",
+        "--prefix=opt/app",
+        PLATFORM,
+        *arguments,
+        *pairs,
+    ]
+    subprocess.run(command, env=ENVIRONMENT | {"PYTHONHASHSEED": seed}, check=True)
     return output
 
 
@@ -114,8 +126,9 @@ def test_binary_with_another_name_than_its_main_file_is_refused(tmp_path):
         layer.__file__,
         f"--output={tmp_path}/x",
         "--prefix=x",
+        PLATFORM,
         "--start=service.server",
     ]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    result = subprocess.run(command, env=ENVIRONMENT, check=False, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr == "error: no module service.server: call the binary what its main file is called\n"

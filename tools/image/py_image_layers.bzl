@@ -9,6 +9,12 @@ _PACKAGES = "opt/packages"
 _PYTHON = "opt/python"
 PY_ENTRYPOINT = ["/%s/bin/python3" % _PYTHON, "-I", "-B", "/" + _APPLICATION]
 
+# OCI's names of the architectures that images may be for, and those of Bazel's constraints.
+CPUS = {
+    "amd64": "x86_64",
+    "arm64": "aarch64",
+}
+
 _TOOLCHAIN = "@bazel_tools//tools/python:toolchain_type"
 
 # What no service imports, so that the base need not hold the libraries that it links to:
@@ -40,6 +46,16 @@ _NOT_OF_PYTHON = [
     "turtledemo/*",
 ]]
 
+def _for_linux_impl(_settings, attr):
+    return {"//command_line_option:platforms": str(Label("//tools/image:linux_" + attr.architecture))}
+
+# Else the interpreter and the wheels would be those of the machine that builds, perhaps a Mac.
+_for_linux = transition(
+    implementation = _for_linux_impl,
+    inputs = [],
+    outputs = ["//command_line_option:platforms"],
+)
+
 def _runfiles_path(path, workspace):
     return path.removeprefix("../") if path.startswith("../") else workspace + "/" + path
 
@@ -67,6 +83,7 @@ def _write(ctx, name, files, roots, arguments, others = []):
     args.use_param_file("@%s", use_always = True)
     args.set_param_file_format("multiline")
     args.add(output, format = "--output=%s")
+    args.add("--platform=linux/" + ctx.attr.architecture)
     args.add_all(roots, format_each = "--root=%s")
     args.add_all(arguments)
     args.add_all(files, map_each = _pair)
@@ -124,15 +141,26 @@ def _impl(ctx):
 
 py_image_layers = rule(
     implementation = _impl,
+    cfg = _for_linux,
     doc = """Makes three layers of a py_binary, those first that change least: interpreter, packages, application.
+
+They are for Linux, on whatever machine they are built; a file for another platform is refused.
 
 The same files make the same bytes. An image with them starts with PY_ENTRYPOINT. Each file is
 placed below the folder of the Python path that it is imported from, so the path has two entries.""",
     attrs = {
+        "architecture": attr.string(
+            doc = "OCI's name of it.",
+            mandatory = True,
+            values = CPUS.keys(),
+        ),
         "binary": attr.label(
             doc = "A py_binary that is called as its main file.",
             mandatory = True,
             providers = [PyInfo],
+        ),
+        "_allowlist_function_transition": attr.label(
+            default = "@bazel_tools//tools/allowlists/function_transition_allowlist",
         ),
         "_layer": attr.label(cfg = "exec", default = "//tools/image:layer", executable = True),
     },

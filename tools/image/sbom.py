@@ -1,10 +1,11 @@
 """Writes an image's bill of materials, as CycloneDX JSON: IMAGE REQUIREMENTS_LOCK OUTPUT.
 
-It is read from the image itself: Debian's packages from /var/lib/dpkg/status.d, as scanners do it, and
-Python's from the metadata that every wheel has. The lock adds the hashes of the wheels it accepts.
+It is read from the image itself: the application from its layer, Debian's packages from
+/var/lib/dpkg/status.d, as scanners do it, Python's from the metadata that every wheel has, and what these
+and the interpreter bundle from bundled.py's traces. The lock adds the hashes of the wheels it accepts.
 """
 
-import platform
+import csv
 import re
 import sys
 import uuid
@@ -15,17 +16,20 @@ from pathlib import Path
 
 from cyclonedx.contrib.hash.factories import HashTypeFactory
 from cyclonedx.contrib.license.factories import LicenseFactory
-from cyclonedx.model import ExternalReference, ExternalReferenceType, HashType, XsUri
+from cyclonedx.model import ExternalReference, ExternalReferenceType, HashType, Property, XsUri
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.model.license import DisjunctiveLicense, License
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
+from tools.image.bundled import Bundled, bundled
 from tools.image.image_files import Image
 
 _STATUS = re.compile(r"var/lib/dpkg/status\.d/(?P<package>[^/]+)(?<!\.md5sums)")
-_METADATA = re.compile(r"opt/packages/[^/]+\.dist-info/METADATA")
+_METADATA = re.compile(r"(?P<folder>opt/packages/[^/]+\.dist-info)/METADATA")
+_INTERPRETER = "opt/python/bin/python3"
+_PYTHON_VERSION = re.compile(rb"\0(3\.\d+\.\d+(?:(?:a|b|rc)\d+)?)\0")
 _COPYRIGHT = "usr/share/doc/{package}/copyright"
 
 _LOCKED = re.compile(
@@ -50,14 +54,57 @@ def bill(image: Image, lock: str) -> Bom:
         licenses=_licenses([labels["org.opencontainers.image.licenses"]]),
     )
     files = image.files()
-    components = [_cpython(), *_debian_packages(files), *_python_packages(files, _locked(lock))]
-    bom.components.update(components)
-    bom.register_dependency(bom.metadata.component, components)
+    application = _application(image, labels)
+    debian = list(_debian_packages(files))
+    owners = {_cpython(files): _below("opt/python/", files)}
+    owners |= dict(_python_packages(files, _locked(lock)))
+    for owner, own_files in owners.items():
+        parts = [_part(owner, part) for part in sorted(bundled(own_files), key=lambda part: part.purl)]
+        # The same in two files of a wheel is one.
+        unique = {part.bom_ref.value: part for part in parts}.values()
+        bom.components.update([owner, *unique])
+        bom.register_dependency(owner, unique)
+    bom.components.update([application, *debian])
+    bom.register_dependency(application, owners)
+    bom.register_dependency(bom.metadata.component, [application, *owners, *debian])
     return bom
 
 
-def _cpython() -> Component:
-    version = platform.python_version()  # the toolchain's, which is the image's as well
+def _below(folder: str, files: dict[str, bytes]) -> dict[str, bytes]:
+    return {path: content for path, content in files.items() if path.startswith(folder)}
+
+
+def _application(image: Image, labels: dict[str, str]) -> Component:
+    layer = "sha256:" + image.layers()[-1].name
+    version = labels.get("org.opencontainers.image.version", layer)
+    return Component(
+        name=labels["org.opencontainers.image.title"],
+        version=version,
+        type=ComponentType.APPLICATION,
+        bom_ref="application",
+        description="what is in /opt/application",
+        hashes=_hashes([layer]),
+        licenses=_licenses([labels["org.opencontainers.image.licenses"]]),
+    )
+
+
+def _part(owner: Component, part: Bundled) -> Component:
+    return Component(
+        name=part.name,
+        version=part.version,
+        type=ComponentType.LIBRARY,
+        bom_ref=f"{owner.bom_ref.value}#{part.purl or part.name}",
+        purl=PackageURL.from_string(part.purl) if part.purl else None,
+        licenses=_licenses([part.license] if part.license else []),
+        properties=[Property(name="bundled:in", value=f"/{part.path}")],
+    )
+
+
+def _cpython(files: dict[str, bytes]) -> Component:
+    found = _PYTHON_VERSION.search(files[_INTERPRETER])
+    if not found:
+        sys.exit(f"error: /{_INTERPRETER} does not say its version, as CPython does")
+    version = found[1].decode()
     return Component(
         name="cpython",
         version=version,
@@ -84,9 +131,11 @@ def _debian_packages(files: dict[str, bytes]) -> Iterator[Component]:
             )
 
 
-def _python_packages(files: dict[str, bytes], locked: dict[str, list[str]]) -> Iterator[Component]:
+def _python_packages(
+    files: dict[str, bytes], locked: dict[str, list[str]]
+) -> Iterator[tuple[Component, dict[str, bytes]]]:
     for path, content in files.items():
-        if _METADATA.fullmatch(path):
+        if match := _METADATA.fullmatch(path):
             metadata = _parsed(content)
             purl = PackageURL("pypi", None, _normalized(metadata["Name"]), metadata["Version"])
             wheels = ExternalReference(
@@ -95,7 +144,14 @@ def _python_packages(files: dict[str, bytes], locked: dict[str, list[str]]) -> I
                 comment="the files that the lock accepts; the image has one of them",
                 hashes=_hashes(locked[purl.name]),
             )
-            yield _component(purl, licenses=_licenses(_license_texts(metadata)), external_references=[wheels])
+            licenses = _licenses(_license_texts(metadata))
+            own_files = _recorded(files, files[f"{match['folder']}/RECORD"].decode())
+            yield _component(purl, licenses=licenses, external_references=[wheels]), own_files
+
+
+def _recorded(files: dict[str, bytes], record: str) -> dict[str, bytes]:
+    paths = [f"opt/packages/{row[0]}" for row in csv.reader(record.splitlines())]
+    return {path: files[path] for path in paths if path in files}
 
 
 def _component(purl: PackageURL, **more: object) -> Component:

@@ -11,14 +11,18 @@ string_flag = rule(
     build_setting = config.string(flag = True),
 )
 
-# Kustomize follows the sandbox's links and would find the files outside its root.
+# Kustomize follows the sandbox's links and would find the files outside its root. In the words
+# that POSIX has: a Mac's cp knows no --parents.
 _COMMAND = """
 set -eu
-kustomize=$(realpath "$1") overlay=$2 output=$3
+kustomize=$PWD/$1 overlay=$2 output=$3
 shift 3
 copy=$(mktemp -d)
 trap 'rm -r "$copy"' EXIT
-cp --parents --dereference --no-preserve=mode "$@" "$copy"
+for file; do
+    mkdir -p "$copy/${file%/*}"
+    cat "$file" >"$copy/$file"
+done
 edit() { (cd "$copy/$overlay" && "$kustomize" edit set "$@"); }
 {edits}
 "$kustomize" build "$copy/$overlay" >"$output"

@@ -1,19 +1,16 @@
 """What a deployment changes in the cluster, and the cluster's objects that it no longer has."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from tools.kubernetes.deploy.foreign import foreign_fields
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, Object, name_of, to_yaml
+from tools.kubernetes.deploy.live import find, namespace_of
+from tools.kubernetes.deploy.manifests import MANAGER, SET_LABEL, Manifests, Object, name_of, to_yaml
+from tools.kubernetes.deploy.record import Record, rendered
 
-SERVER_SIDE = ("--server-side", "--field-manager=grpc-on-kubernetes", "--force-conflicts")
+SERVER_SIDE = ("--server-side", f"--field-manager={MANAGER}", "--force-conflicts")
 """What is rendered holds over `kubectl edit` and `rollout undo`; fields that it does not have stay theirs."""
-
-_MADE_FROM_LABELS = {"Endpoints", "Event"}
-"""Kubernetes makes these with a Service's labels, and they have no owner that would tell."""
-
-_DATA = {"PersistentVolumeClaim"}
-"""What goes with its namespace only."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,9 @@ class Changes:
     diff: str
     """As `kubectl diff` shows it."""
 
+    notes: list[str] = field(default_factory=list)
+    """What else somebody should know before."""
+
 
 def find_changes(kubectl: Kubectl, manifests: Manifests) -> Changes:
     """Compare the manifests with the cluster.
@@ -34,7 +34,7 @@ def find_changes(kubectl: Kubectl, manifests: Manifests) -> Changes:
         KubectlError: the cluster can't tell.
 
     """
-    if not kubectl.objects("namespaces", f"--field-selector=metadata.name={manifests.namespace}"):
+    if not find(kubectl, namespace_of(manifests.namespace)):
         # The cluster compares nothing in a namespace that it does not have. kubectl would mask Secrets.
         shown = [item for item in manifests.objects if item["kind"] != "Secret"]
         return Changes([f"+ {name_of(item)}" for item in manifests.objects], to_yaml(shown))
@@ -44,7 +44,9 @@ def find_changes(kubectl: Kubectl, manifests: Manifests) -> Changes:
     changed = re.split(r"^diff .*\n", diff, flags=re.MULTILINE)[1:]
     summary = [f"{'+' if '@@ -0,0 ' in each else '~'} {_object_of(each)}" for each in changed]
     summary += [f"- {name_of(item)}" for item in find_obsolete(kubectl, manifests)]
-    return Changes(summary + [f"* {name_of(item)}" for item in jobs], diff)
+    notes = [line for item in manifests.of_kind("Deployment") for line in foreign_fields(kubectl, item)]
+    notes += _notes(kubectl, manifests)
+    return Changes(summary + [f"* {name_of(item)}" for item in jobs], diff, notes)
 
 
 def show_difference(kubectl: Kubectl, objects: list[Object]) -> str:
@@ -63,24 +65,29 @@ def show_difference(kubectl: Kubectl, objects: list[Object]) -> str:
 
 def find_obsolete(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
     """Return what was deployed once and is no longer rendered."""
-    rendered = {(item["kind"], item["metadata"]["name"]) for item in manifests.objects}
-    deployed = find_deployed(kubectl, manifests)
-    return [item for item in deployed if (item["kind"], item["metadata"]["name"]) not in rendered]
+    record = Record(kubectl, manifests)
+    return record.find((record.read() or set()) - rendered(manifests))
 
 
 def find_deployed(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
     """Return all objects of the namespace that were deployed from here, but for the volumes' claims."""
-    # Where an extension of the API (metrics, say) does not answer, it fails and lists the other kinds.
-    command = ["api-resources", "--namespaced", "--verbs=list,delete", "--output=name"]
-    _, kinds, error = kubectl.run(*command)
-    if not kinds:
-        raise KubectlError(error)
-    selector = f"--selector={SET_LABEL}={manifests.name}"
-    found = kubectl.objects(",".join(kinds.split()), f"--namespace={manifests.namespace}", selector)
+    record = Record(kubectl, manifests)
+    return record.find((record.read() or set()) | rendered(manifests)) + record.find_own()
+
+
+def _notes(kubectl: Kubectl, manifests: Manifests) -> list[str]:
+    """Return what can't be known of a version that was deployed before there was a record."""
+    if Record(kubectl, manifests).read() is not None:
+        return []
+    deployment = find(kubectl, manifests.of_kind("Deployment")[0])
+    if not deployment or SET_LABEL not in deployment["metadata"].get("labels", {}):
+        return []
+    command = f"kubectl --namespace={manifests.namespace} get configmaps,services,..."
     return [
-        item
-        for item in found
-        if item["kind"] not in _MADE_FROM_LABELS | _DATA and "ownerReferences" not in item["metadata"]
+        (
+            f"ConfigMap/{manifests.name}-deployed is not there: what an earlier version deployed and this one"
+            f" does not have stays. To find it: {command} --selector={SET_LABEL}={manifests.name}"
+        )
     ]
 
 

@@ -4,27 +4,39 @@ import os
 import re
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tools.kubernetes.deploy.changes import Changes, find_changes, find_deployed
-from tools.kubernetes.deploy.deploy import Deployer, StoppedError, push_image, remove, step
+from tools.kubernetes.deploy import lease
+from tools.kubernetes.deploy.autoscaling import Autoscalers
+from tools.kubernetes.deploy.changes import find_changes, find_deployed
+from tools.kubernetes.deploy.deploy import Deployer, StoppedError, step
 from tools.kubernetes.deploy.guards import (
     RefusedError,
     Settings,
     change_cause,
     check_cluster,
     check_context,
+    check_identity,
     check_images,
     check_kinds,
     check_namespace,
     check_objects,
+    check_pinned,
 )
 from tools.kubernetes.deploy.kubectl import Kubectl
+from tools.kubernetes.deploy.live import namespace_of
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
+from tools.kubernetes.deploy.push import push_image
+from tools.kubernetes.deploy.removal import check_namespace_stays, remove
+from tools.kubernetes.deploy.rollout import FailedError, check_not_paused, pauses
+from tools.kubernetes.deploy.text import printable
+
+_PATIENCE = 60
+"""Seconds for which a cluster that answered once may be silent, where no --timeout says it."""
 
 _EPILOG = "Exit codes: 0 done, 1 failed or not confirmed, 2 wrong usage, 3 refused, 130 Ctrl-C or SIGTERM."
 
@@ -38,9 +50,14 @@ class Overlay:
     settings: Settings
     kubectl: Path
     push: Path
+    digest: Path
 
-    def cluster(self, context: str | None) -> Kubectl:
+    def cluster(self, context: str | None, patience: float = _PATIENCE) -> Kubectl:
         """Return kubectl for a cluster that the overlay may be in, and that answers.
+
+        Args:
+            context: the kubeconfig's.
+            patience: seconds for which it tries again after an error that passes by itself.
 
         Raises:
             RefusedError: it may not, or the cluster doesn't.
@@ -48,9 +65,35 @@ class Overlay:
         """
         check_context(self.settings, self.name, context)
         check_objects(self.manifests)
+        check_not_paused(self.manifests)
         kubectl = Kubectl(self.kubectl, context).pinned()
         check_cluster(kubectl)
-        return kubectl
+        check_identity(self.settings, self.name, kubectl)
+        return replace(kubectl, patience=patience)
+
+    def check_undisturbed(self, kubectl: Kubectl) -> None:
+        """Refuse while another deployment or deletion is under way."""
+        check_namespace_stays(kubectl, self.manifests.namespace)
+        lease.check_free(kubectl, self.manifests.namespace, self.manifests.name)
+
+    def confirm(self, kubectl: Kubectl, action: str, *, yes: bool) -> None:
+        """Ask whether to do it in this cluster, unless the answer was given.
+
+        Raises:
+            RefusedError: nobody can be asked, or somebody has to be.
+            FailedError: the answer is no.
+            StoppedError: the answer is Ctrl-C.
+
+        """
+        uid = check_identity(self.settings, self.name, kubectl)
+        if yes:
+            check_pinned(self.settings, self.name, uid)
+            return
+        context = f"context {kubectl.context}" if kubectl.context else "the cluster of this pod"
+        where = (
+            f"namespace {self.manifests.namespace} of {context}, cluster {uid or 'whose uid is not readable'}"
+        )
+        _ask(f"{action} {where}?")
 
 
 class _Duration(click.ParamType[float]):
@@ -86,6 +129,7 @@ _file = click.Path(path_type=Path)
 @click.option("--contexts", hidden=True, default="")
 @click.option("--kubectl", hidden=True, required=True, type=_file)
 @click.option("--push", hidden=True, required=True, type=_file)
+@click.option("--digest", hidden=True, required=True, type=_file)
 @click.pass_context
 def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) -> None:
     """Deploy an overlay; Bazel's targets fill in the options."""
@@ -97,6 +141,7 @@ def main(context: click.Context, /, overlay: str, contexts: str, **files: Path) 
         settings=Settings.read(files["settings"]).with_contexts(contexts),
         kubectl=files["kubectl"].absolute(),
         push=files["push"].absolute(),
+        digest=files["digest"],
     )
 
 
@@ -127,17 +172,18 @@ def deploy(
     allow_dirty: bool,
 ) -> None:
     """Push the image, migrate the database, roll out, and remove what is no longer rendered."""
-    kubectl = overlay.cluster(context)
+    kubectl = overlay.cluster(context, timeout)
     cause = change_cause(overlay.settings, overlay.name, _work_tree(), allow_dirty=allow_dirty)
     check_images(overlay.settings, overlay.manifests)
     check_kinds(kubectl, overlay.manifests)
+    overlay.check_undisturbed(kubectl)
     manifests = overlay.manifests.marked(cause)
-    _show(find_changes(kubectl, manifests), diff=diff)
+    _show(kubectl, manifests, diff=diff)
     if dry_run:
         return
-    _confirm(f"Deploy {overlay.name} to {_where(kubectl, manifests)}?", yes=yes)
+    overlay.confirm(kubectl, f"Deploy {overlay.name} to", yes=yes)
     if not no_push:
-        push_image(overlay.push, manifests)
+        push_image(overlay.push, overlay.digest, manifests)
     Deployer(kubectl, manifests, timeout, rollback=not no_rollback).deploy()
     click.secho(f"{manifests.name} is rolled out: {cause}", fg="green")
 
@@ -149,7 +195,7 @@ def diff(overlay: Overlay, context: str | None) -> None:
     """Show every line that deploying would change."""
     kubectl = overlay.cluster(context)
     cause = change_cause(overlay.settings, overlay.name, _work_tree(), allow_dirty=True)
-    _show(find_changes(kubectl, overlay.manifests.marked(cause)), diff=True)
+    _show(kubectl, overlay.manifests.marked(cause), diff=True)
 
 
 @main.command(epilog=_EPILOG)
@@ -158,24 +204,26 @@ def diff(overlay: Overlay, context: str | None) -> None:
 @click.option(
     "--data", is_flag=True, help="The namespace too, with all volumes, secrets and whatever else is in it."
 )
+@click.option("--timeout", default="5m", type=_Duration(), help="Until all is gone (5m).")
 @click.pass_obj
-def delete(overlay: Overlay, context: str | None, *, yes: bool, data: bool) -> None:
+def delete(overlay: Overlay, context: str | None, timeout: float, *, yes: bool, data: bool) -> None:
     """Delete what was deployed; without --data, volumes and the namespace stay."""
     kubectl = overlay.cluster(context)
     namespace = overlay.manifests.namespace
     if data:
         check_namespace(kubectl, overlay.manifests)
+    overlay.check_undisturbed(kubectl)
     deployed = find_deployed(kubectl, overlay.manifests)
     click.echo("\n".join(f"  - {name_of(item)}" for item in deployed) or "nothing is deployed")
     if not deployed and not data:
         return
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
-    _confirm(f"Delete {what} from {_where(kubectl, overlay.manifests)}?", yes=yes)
-    with step("deleting", "what is named below this line is gone", "Delete"):
-        for item in deployed:
-            remove(kubectl, item)
+    overlay.confirm(kubectl, f"Delete {what} from", yes=yes)
+    with step("deleting", "what is named below this line is gone, or going", "Delete"):
+        with lease.held(kubectl, namespace, overlay.manifests.name) as guarded:
+            remove(guarded, deployed, timeout)
         if data:
-            kubectl.read("delete", "namespace", namespace, "--ignore-not-found")
+            remove(kubectl, [namespace_of(namespace)], timeout)
 
 
 @main.command(epilog=_EPILOG)
@@ -192,23 +240,28 @@ def render(overlay: Overlay, folder: Path) -> None:
     click.echo(f"wrote {len(overlay.manifests.objects)} objects to {file}")
 
 
-def _show(changes: Changes, *, diff: bool) -> None:
+def _show(kubectl: Kubectl, manifests: Manifests, *, diff: bool) -> None:
+    autoscalers = Autoscalers.find(kubectl, manifests)
+    changes = find_changes(kubectl, autoscalers.kept(autoscalers.without_replicas(manifests)))
     if diff and changes.diff:
-        click.echo(changes.diff, nl=False)
+        click.echo(printable(changes.diff), nl=False)
     click.echo("\n".join(f"  {line}" for line in changes.summary) or "nothing changes")
+    notes = [*autoscalers.notes(manifests.of_kind("Deployment")), *pauses(kubectl, manifests)]
+    for note in notes + changes.notes:
+        click.secho(note, fg="yellow")
 
 
-def _confirm(question: str, *, yes: bool) -> None:
-    if yes:
-        return
+def _ask(question: str) -> None:
     if not sys.stdin.isatty():
         raise RefusedError(f"{question} Nobody is there to answer: pass --yes")
-    click.confirm(question, abort=True)
-
-
-def _where(kubectl: Kubectl, manifests: Manifests) -> str:
-    context = f"context {kubectl.context}" if kubectl.context else "the cluster of this pod"
-    return f"namespace {manifests.namespace} of {context}"
+    try:
+        confirmed = click.confirm(question)
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise StoppedError("stopped at the question: nothing was changed") from None
+        confirmed = False  # Ctrl-D
+    if not confirmed:
+        raise FailedError("not confirmed: nothing was changed")
 
 
 def _work_tree() -> Path:

@@ -1,18 +1,24 @@
 """Brings an overlay into a cluster, in steps that may be repeated."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import click
 
+from tools.kubernetes.deploy import lease
+from tools.kubernetes.deploy.autoscaling import Autoscalers
 from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete, show_difference
+from tools.kubernetes.deploy.explain import Explainer
+from tools.kubernetes.deploy.foreign import tell_foreign_fields
+from tools.kubernetes.deploy.jobs import run_job
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.manifests import Manifests, Object, name_of, to_yaml, with_pods_of
-from tools.kubernetes.deploy.rollout import FailedError, serving, wait_for_deployment, wait_for_job
+from tools.kubernetes.deploy.live import find, in_namespace, resource_of
+from tools.kubernetes.deploy.manifests import MANAGER, Manifests, Object, name_of, to_yaml, with_pods_of
+from tools.kubernetes.deploy.needs import needed_by_jobs
+from tools.kubernetes.deploy.record import Record, rendered
+from tools.kubernetes.deploy.removal import REMOVAL_TIMEOUT, remove
+from tools.kubernetes.deploy.rollout import FailedError, HeldError, paused_by, serving, wait_for_deployment
 
 
 class StoppedError(click.ClickException):
@@ -39,45 +45,96 @@ class Deployer:
         Nothing is removed earlier, so that a rollback finds what the old version needs.
 
         Raises:
+            RefusedError: another deployment is under way.
             KubectlError: the cluster refused something.
             FailedError: the new version did not come up, or somebody deployed another one meanwhile.
+            HeldError: somebody paused or deleted a Deployment meanwhile.
+            LostError: another deployment took over.
+            StuckError: something that was deleted is not gone.
 
         """
-        self._ensure_namespace()
-        self._run_jobs()
-        deployments = self.manifests.of_kind("Deployment")
+        with step("preparing", "the servers are the old version's"):
+            namespaces = self.manifests.of_kind("Namespace")
+            self._apply([item for item in namespaces if self._is_new(item)])
+        with lease.held(self.kubectl, self.manifests.namespace, self.manifests.name) as kubectl:
+            replace(self, kubectl=kubectl).deploy_undisturbed()
+
+    def deploy_undisturbed(self) -> None:
+        """Do so while nobody else does."""
+        explainer = Explainer.begin(self.kubectl, self.manifests.namespace)
+        record = Record(self.kubectl, self.manifests)
+        with step("recording", "the servers are the old version's"):
+            # Before anything is made, so that also what fails half-way is known.
+            self._apply([record.manifest((record.read() or set()) | rendered(self.manifests))])
+        self._run_jobs(explainer)
+        autoscalers = Autoscalers.find(self.kubectl, self.manifests)
+        manifests = autoscalers.without_replicas(self.manifests)
+        deployments = manifests.of_kind("Deployment")
         with step("applying", "some objects are the new version's"):
             before = [serving(self.kubectl, each) for each in deployments]
-            self._apply([item for item in self.manifests.objects if item["kind"] not in ("Job", "Namespace")])
+            for deployment in deployments:
+                self._resume(deployment)
+                autoscalers.hand_over(deployment)
+            self._apply([item for item in manifests.objects if item["kind"] != "Job"])
+            for deployment in deployments:
+                autoscalers.wake(deployment)
         with step("rolling out", "the rollout goes on by itself"):
             for deployment, replica_set in zip(deployments, before, strict=True):
-                self._roll_out(deployment, replica_set)
+                self._roll_out(deployment, replica_set, explainer)
+        self._try_out(deployments, before, explainer)
         with step("pruning", "the new version serves; what the old one needed is not all removed"):
             if self._is_overtaken(deployments):
                 raise FailedError("another version was deployed meanwhile, and nothing was removed")
             self._prune()
+            self._apply([record.manifest(rendered(self.manifests))])
+            self._set_replicas(autoscalers)
 
-    def _ensure_namespace(self) -> None:
-        with step("preparing", "the servers are the old version's"):
-            self._apply(self.manifests.of_kind("Namespace"))
+    def _is_new(self, item: Object) -> bool:
+        return not find(self.kubectl, item)
 
-    def _run_jobs(self) -> None:
-        if not (jobs := self.manifests.of_kind("Job")):
+    def _run_jobs(self, explainer: Explainer) -> None:
+        if not (jobs := self.manifests.jobs()):
             return
+        later = self.manifests.jobs(after_rollout=True)
         with step("migrating", "the servers are the old version's; the migration may go on"):
-            self._apply(self.manifests.needed_by_jobs())
+            objects = [item for item in self.manifests.objects if item not in later]
+            self._apply(needed_by_jobs(objects, self._is_new))
             for job in jobs:
-                # A Job can't be changed, and one that ended is not run again. Its pods end first.
-                command = ["delete", name_of(job), self._where, "--ignore-not-found", "--cascade=foreground"]
-                self.kubectl.read(*command, f"--timeout={self.timeout:g}s")
-                self._apply([job])
-                wait_for_job(self.kubectl, job, self.timeout)
+                run_job(self.kubectl, job, self.timeout, explainer)
 
-    def _roll_out(self, deployment: Object, before: Object | None) -> None:
+    def _resume(self, deployment: Object) -> None:
+        """Let a Deployment go on that somebody paused: nothing would come of what is applied."""
+        live = find(self.kubectl, deployment)
+        if live and (who := paused_by(live)):
+            options = [
+                "--type=merge",
+                '--patch={"spec":{"paused":null}}',
+                f"--field-manager={MANAGER}-resume",
+            ]
+            self.kubectl.read("patch", resource_of(live), *in_namespace(live), *options)
+            click.echo(f"{name_of(deployment)} was paused by {who}; it is resumed")
+
+    def _roll_out(self, deployment: Object, before: Object | None, explainer: Explainer) -> None:
         try:
             wait_for_deployment(self.kubectl, deployment, self.timeout)
         except FailedError as error:
+            explainer.explain(deployment)
+            tell_foreign_fields(self.kubectl, deployment)
             raise FailedError(f"{error}; {self._roll_back(deployment, before)}") from None
+
+    def _try_out(self, deployments: list[Object], before: list[Object | None], explainer: Explainer) -> None:
+        """Run the Jobs that call the new version, and bring the pods before back if one fails."""
+        if not (jobs := self.manifests.jobs(after_rollout=True)):
+            return
+        with step("trying out", "the new version serves, and it is not known whether it works"):
+            try:
+                for job in jobs:
+                    run_job(self.kubectl, job, self.timeout, explainer)
+            except FailedError as error:
+                for deployment in deployments:
+                    tell_foreign_fields(self.kubectl, deployment)
+                done = map(self._roll_back, deployments, before, strict=True)
+                raise FailedError("; ".join([str(error), *done])) from None
 
     def _roll_back(self, deployment: Object, before: Object | None) -> str:
         """Bring back the pods that served before, and return what was done."""
@@ -92,9 +149,8 @@ class Deployer:
                 return "another version was deployed meanwhile, and it was left as it is"
             with step("rolling back", "the pods may be of either version"):
                 self._apply([old])
-                status = ["rollout", "status", name_of(old), self._where, f"--timeout={self.timeout:g}s"]
-                self.kubectl.read(*status)
-        except KubectlError as error:
+                wait_for_deployment(self.kubectl, old, self.timeout)
+        except (KubectlError, FailedError, HeldError) as error:
             return f"{name_of(old)} was not rolled back: {error}"
         return (
             f"{name_of(old)} was rolled back to the pods that served before;"
@@ -105,42 +161,18 @@ class Deployer:
         return bool(show_difference(self.kubectl, deployments))
 
     def _prune(self) -> None:
-        for item in find_obsolete(self.kubectl, self.manifests):
-            remove(self.kubectl, item)
+        remove(self.kubectl, find_obsolete(self.kubectl, self.manifests), min(self.timeout, REMOVAL_TIMEOUT))
+
+    def _set_replicas(self, autoscalers: Autoscalers) -> None:
+        """Apply the replicas of Deployments whose autoscaler was removed just now."""
+        for deployment in self.manifests.of_kind("Deployment"):
+            if "replicas" in deployment["spec"] and autoscalers.ending(deployment):
+                self._apply([deployment])
+                wait_for_deployment(self.kubectl, deployment, self.timeout)
 
     def _apply(self, objects: list[Object]) -> None:
         if objects:
             self.kubectl.read("apply", *SERVER_SIDE, "--filename=-", stdin=to_yaml(objects))
-
-    @property
-    def _where(self) -> str:
-        return f"--namespace={self.manifests.namespace}"
-
-
-def push_image(program: Path, manifests: Manifests) -> None:
-    """Push the image of the Deployment by its digest.
-
-    Raises:
-        FailedError: it could not be pushed.
-
-    """
-    image = manifests.of_kind("Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["image"]
-    repository = image.partition("@")[0]
-    # A program in the runfiles of this one finds its own there.
-    environment = os.environ | {"RUNFILES_DIR": str(Path.cwd().parent)}
-    with step(f"pushing {image}", "the cluster was not changed"):
-        command = [program, "--repository", repository]
-        if code := subprocess.run(command, env=environment, check=False).returncode:
-            raise FailedError(f"the image was not pushed to {repository} (exit code {code})")
-
-
-def remove(kubectl: Kubectl, item: Object) -> None:
-    """Delete an object that may be gone already."""
-    where = f"--namespace={item['metadata']['namespace']}"
-    group, _, version = item["apiVersion"].rpartition("/")
-    kind = f"{item['kind']}.{version}.{group}" if group else item["kind"]
-    kubectl.read("delete", f"{kind}/{item['metadata']['name']}", where, "--ignore-not-found")
-    click.echo(f"  - {name_of(item)}")
 
 
 @contextmanager

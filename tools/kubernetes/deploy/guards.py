@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import uuid
 from pathlib import Path
 
 import click
@@ -9,10 +10,16 @@ import pydantic
 import yaml
 
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
+from tools.kubernetes.deploy.live import find, namespace_of
 from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, name_of, to_yaml
 
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _NO_IMAGE = "sha256:" + 64 * "0"
+
+_UID_OF_CLUSTER = ("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
+"""Every cluster has this namespace, and no two the same uid."""
+
+_HOW_TO_READ = "`kubectl get namespace kube-system --output=jsonpath='{.metadata.uid}'` prints a cluster's"
 
 
 class RefusedError(click.ClickException):
@@ -26,6 +33,9 @@ class Settings(pydantic.BaseModel, extra="forbid", frozen=True):
 
     contexts: tuple[str, ...] = ()
     """The contexts that it may be deployed to; any if there are none."""
+
+    clusters: tuple[uuid.UUID, ...] = ()
+    """The uids of those clusters: what a context is called is up to each kubeconfig."""
 
     release: bool = False
     """Whether only committed sources and images with a digest are deployed."""
@@ -59,6 +69,37 @@ def check_context(settings: Settings, overlay: str, context: str | None) -> None
         raise RefusedError(f"{overlay} may not be deployed to context {context!r}, only to {allowed}")
 
 
+def check_identity(settings: Settings, overlay: str, kubectl: Kubectl) -> str:
+    """Return the cluster's uid, or nothing if it may not be read and need not be known.
+
+    Raises:
+        RefusedError: the overlay is not for this cluster, whatever its context is called.
+
+    """
+    code, uid, error = kubectl.run(*_UID_OF_CLUSTER)
+    allowed = [str(each) for each in settings.clusters]
+    if allowed and code:
+        raise RefusedError(
+            f"{overlay} is for {_of_cluster(*allowed)}, and which this is can't be read: {error}"
+        )
+    if allowed and uid not in allowed:
+        raise RefusedError(
+            f"{overlay} is for {_of_cluster(*allowed)}, and {_context(kubectl)} is {_of_cluster(uid)}."
+            f" If that is right, add it to `clusters` in deploy.yaml; {_HOW_TO_READ}"
+        )
+    return uid
+
+
+def check_pinned(settings: Settings, overlay: str, uid: str) -> None:
+    """Refuse to deploy a release that nobody looks at to a cluster that is known by a context's name only."""
+    if settings.release and not settings.clusters:
+        raise RefusedError(
+            f"{overlay} is a release, and its deploy.yaml does not say for which cluster; a context's name"
+            f" may be another one's elsewhere. Write `clusters: [{uid or 'UID'}]` into it, if it is the"
+            f" right one ({_HOW_TO_READ}), or answer the question in the place of --yes"
+        )
+
+
 def check_objects(manifests: Manifests) -> None:
     """Refuse an overlay whose objects could not be found again."""
     deployments = manifests.of_kind("Deployment")
@@ -73,8 +114,15 @@ def check_cluster(kubectl: Kubectl) -> None:
     try:
         kubectl.read("get", "--raw=/readyz", "--request-timeout=10s")
     except KubectlError as error:
-        context = f"context {kubectl.context!r}" if kubectl.context else "the current context"
-        raise RefusedError(f"the cluster of {context} can't be used: {error}") from None
+        raise RefusedError(f"the cluster of {_context(kubectl)} can't be used: {error}") from None
+
+
+def _context(kubectl: Kubectl) -> str:
+    return f"context {kubectl.context!r}" if kubectl.context else "the current context"
+
+
+def _of_cluster(*uids: str) -> str:
+    return f"cluster {' or '.join(uids)}"
 
 
 def check_images(settings: Settings, manifests: Manifests) -> None:
@@ -102,11 +150,8 @@ def check_kinds(kubectl: Kubectl, manifests: Manifests) -> None:
 
 def check_namespace(kubectl: Kubectl, manifests: Manifests) -> None:
     """Refuse a namespace that was not made by deploying the overlay, and so may have what is others'."""
-    selectors = [
-        f"--field-selector=metadata.name={manifests.namespace}",
-        f"--selector={SET_LABEL}={manifests.name}",
-    ]
-    if not kubectl.objects("namespaces", *selectors):
+    live = find(kubectl, namespace_of(manifests.namespace))
+    if not live or live["metadata"].get("labels", {}).get(SET_LABEL) != manifests.name:
         raise RefusedError(
             f"there is no namespace {manifests.namespace} that was made by deploying {manifests.name}"
         )

@@ -161,6 +161,14 @@ def test_a_mistake_in_the_settings_is_told(tmp_path: Path) -> None:
         Settings.read(file)
 
 
+def test_a_cluster_that_is_no_uid_is_told(tmp_path: Path) -> None:
+    """Whoever writes the name of a cluster, or its URL, is told what would be right."""
+    file = tmp_path / "deploy.yaml"
+    file.write_text("clusters: [https://prod.example.com]\n")
+    with pytest.raises(RefusedError, match=r"(?s)deploy.yaml.*clusters.*valid UUID"):
+        Settings.read(file)
+
+
 def test_a_cluster_that_does_not_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is pushed for a cluster that can't be reached; kubectl's own reason is shown."""
     config = tmp_path / "config"

@@ -2,16 +2,28 @@
 
 import json
 import os
+import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from tools.kubernetes.deploy.rights import told_once
+from tools.kubernetes.deploy.text import printable
+from tools.kubernetes.deploy.transient import Patience
+
+_LOG = re.compile(r"^[EWI]\d{4} .*\n", re.MULTILINE)
+"""What kubectl logs beside its error: of a cluster that does not answer, the same five times."""
+
 
 class KubectlError(click.ClickException):
-    """A command that kubectl refused; the text is what it said."""
+    """A command that kubectl refused; the text is what it said, with missing rights told once."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(told_once(message))
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,12 @@ class Kubectl:
     context: str | None
     """The context of the kubeconfig; None is the current one."""
 
+    patience: float = 0
+    """Seconds for which a command is tried again after an error that passes by itself."""
+
+    check: Callable[[], None] = lambda: None
+    """Called before each command; it raises what must keep it from being run."""
+
     def pinned(self) -> Kubectl:
         """Return kubectl for the context that is current now, and stays so when people switch to another."""
         code, current, _ = self.run("config", "current-context")
@@ -30,7 +48,18 @@ class Kubectl:
         return self if self.context or code else replace(self, context=current.strip())
 
     def run(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
-        """Run a command, and return its exit code and what it printed to stdout and stderr."""
+        """Run a command, and return its exit code and what it printed to stdout and stderr.
+
+        Where an error passes by itself it is tried again, so that it has to be one that may be repeated.
+        """
+        patience = Patience(self.patience)
+        while True:
+            self.check()
+            code, output, error = self._run(*arguments, stdin=stdin)
+            if not code or not patience.waits(error):
+                return code, output, error
+
+    def _run(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
         done = subprocess.run(
             self._command(*arguments),
             input=stdin,
@@ -41,7 +70,7 @@ class Kubectl:
             env=os.environ | {"KUBECTL_EXTERNAL_DIFF": ""},
             check=False,
         )
-        return done.returncode, done.stdout, done.stderr.strip()
+        return done.returncode, done.stdout, _LOG.sub("", done.stderr).strip()
 
     def read(self, *arguments: str, stdin: str | None = None) -> str:
         """Run a command and return what it prints.
@@ -52,7 +81,7 @@ class Kubectl:
         """
         code, output, error = self.run(*arguments, stdin=stdin)
         if code:
-            raise KubectlError(error or f"kubectl {arguments[0]} ended with exit code {code}")
+            raise KubectlError(printable(error) or f"kubectl {arguments[0]} ended with exit code {code}")
         return output
 
     def objects(self, *arguments: str) -> list[dict[str, Any]]:
@@ -64,10 +93,6 @@ class Kubectl:
         """
         items: list[dict[str, Any]] = json.loads(self.read("get", *arguments, "--output=json"))["items"]
         return items
-
-    def show(self, *arguments: str) -> int:
-        """Run a command whose output is for the person at the terminal, and return its exit code."""
-        return subprocess.run(self._command(*arguments), check=False).returncode
 
     def _command(self, *arguments: str) -> list[str]:
         context = [f"--context={self.context}"] if self.context else []

@@ -9,16 +9,17 @@ import yaml
 
 type Object = dict[str, Any]
 
+MANAGER = "grpc-on-kubernetes"
+"""The owner of the fields that are rendered."""
+
 SET_LABEL = "grpc-on-kubernetes/deployed-as"
 """On every object that is deployed; what has it and is no longer rendered is pruned."""
 
+_AFTER_ROLLOUT = "grpc-on-kubernetes/after-rollout"
+"""The annotation of a Job that runs once the new pods serve; its failure brings those before back."""
+
 _CHANGE_CAUSE = "kubernetes.io/change-cause"
 """What `kubectl rollout history` shows of a revision."""
-
-_NEEDED_BY_JOBS = {
-    *("ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Secret"),
-    *("NetworkPolicy", "Service", "StatefulSet", "PersistentVolumeClaim"),
-}
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Manifests:
         """Return the objects of these kinds."""
         return [item for item in self.objects if item["kind"] in kinds]
 
-    def needed_by_jobs(self) -> list[Object]:
-        """Return what must be there before a Job runs."""
-        return self.of_kind(*_NEEDED_BY_JOBS)
+    def jobs(self, *, after_rollout: bool = False) -> list[Object]:
+        """Return the Jobs that run before the servers change, or those that try them out afterwards."""
+        return [item for item in self.of_kind("Job") if _is_after_rollout(item) == after_rollout]
 
     def images(self) -> Iterator[tuple[str, str]]:
         """Yield (object, image) of every container, of whatever kind the object is."""
@@ -83,6 +84,10 @@ def with_pods_of(deployment: Object, replica_set: Object) -> Object:
         "metadata": deployment["metadata"] | {"annotations": annotations},
         "spec": deployment["spec"] | {"template": template},
     }
+
+
+def _is_after_rollout(job: Object) -> bool:
+    return bool(job["metadata"].get("annotations", {}).get(_AFTER_ROLLOUT) == "true")
 
 
 def _containers(node: Any) -> Iterator[Object]:

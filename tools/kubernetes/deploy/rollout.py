@@ -1,152 +1,143 @@
-"""Waiting for Jobs and Deployments, and saying why they failed."""
+"""Waiting for Deployments."""
 
-import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import click
 
-from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.manifests import Object, name_of
+from tools.kubernetes.deploy.guards import RefusedError
+from tools.kubernetes.deploy.kubectl import Kubectl
+from tools.kubernetes.deploy.live import condition, find, managers_of, owned_by
+from tools.kubernetes.deploy.manifests import Manifests, Object, name_of
+from tools.kubernetes.deploy.text import printable
 
-_LOG_LINES = 20
+INTERVAL = 1
+"""Seconds between two questions how far it is."""
 
-_BAD_WHEN_TRUE = {"Failed", "ReplicaFailure"}
-"""Conditions of Jobs and Deployments; the others are bad when they are false."""
+_PATIENCE_FOR_PODS = 90
+"""Seconds for which pods may be refused, say by a quota that the old pods still fill while they end."""
 
 
 class FailedError(click.ClickException):
     """The new version did not come up; why was printed already."""
 
 
-def wait_for_job(kubectl: Kubectl, job: Object, timeout: float) -> None:
-    """Wait until a Job has completed.
+class HeldError(click.ClickException):
+    """Somebody paused or deleted a Deployment that is rolled out; it was left as it is."""
 
-    Args:
-        kubectl: for the Job's cluster.
-        job: its manifest.
-        timeout: seconds.
 
-    Raises:
-        FailedError: it failed, or was not done in time.
+@dataclass
+class Refusals:
+    """Why no pod can be made, which Kubernetes tries again and again."""
 
-    """
-    deadline = time.monotonic() + timeout
-    told = 0
-    while (state := _state(status := _status(kubectl, job))) != "Complete":
-        if state == "Failed" or time.monotonic() > deadline:
-            explain(kubectl, job)
-            raise FailedError(f"{name_of(job)} {'failed' if state else f'was not done after {timeout:g} s'}")
-        if (failed := status.get("failed", 0)) > told:
-            told = failed
-            click.echo(f"{name_of(job)}: {failed} of its pods failed; another will try")
-        time.sleep(1)
+    since: float | None = None
+    told: set[str] = field(default_factory=set)
+
+    def note(self, name: str, reason: str) -> None:
+        """Print why no pod can be made now; an empty reason says that they can be."""
+        if not reason:
+            self.since = None
+            return
+        self.since = self.since or time.monotonic()
+        if reason not in self.told:
+            self.told.add(reason)
+            click.secho(printable(f"{name}: {reason}"), fg="yellow", err=True)
+
+    def have_lasted(self) -> bool:
+        """Return whether there is no hope left."""
+        return self.since is not None and time.monotonic() > self.since + _PATIENCE_FOR_PODS
 
 
 def wait_for_deployment(kubectl: Kubectl, deployment: Object, timeout: float) -> None:
-    """Wait until all pods of a Deployment are new ones and available, while kubectl shows how far it is.
+    """Wait until all pods of a Deployment are new ones and available, and print how far it is.
 
     Raises:
-        FailedError: they are not within `timeout` seconds or the Deployment's progressDeadlineSeconds.
+        FailedError: they are not within `timeout` seconds or the Deployment's progressDeadlineSeconds, or
+            pods were refused for too long.
+        HeldError: somebody paused or deleted it.
 
     """
-    where = f"--namespace={deployment['metadata']['namespace']}"
-    if kubectl.show("rollout", "status", name_of(deployment), where, f"--timeout={timeout:g}s"):
-        explain(kubectl, deployment)
-        raise FailedError(f"{name_of(deployment)} was not rolled out")
+    deadline = time.monotonic() + timeout
+    told, refusals = "", Refusals()
+    while progress := _progress(live := _find_unheld(kubectl, deployment)):
+        if progress != told:
+            told = progress
+            click.echo(f"Waiting for {name_of(deployment)}: {progress} ...")
+        refusals.note(name_of(deployment), _refusal(live))
+        if _is_late(live) or refusals.have_lasted() or time.monotonic() > deadline:
+            raise FailedError(f"{name_of(deployment)} was not rolled out")
+        time.sleep(INTERVAL)
+
+
+def check_not_paused(manifests: Manifests) -> None:
+    """Refuse an overlay whose Deployment would never begin to roll out."""
+    for item in manifests.of_kind("Deployment"):
+        if item["spec"].get("paused"):
+            raise RefusedError(
+                f"{name_of(item)} has spec.paused: true, with which no new pod is ever made: take it out"
+            )
 
 
 def serving(kubectl: Kubectl, deployment: Object) -> Object | None:
     """Return that ReplicaSet of a Deployment which has the most pods that are ready now, if any is."""
-    name, namespace = (deployment["metadata"][key] for key in ("name", "namespace"))
-    ready = [
-        item
-        for item in kubectl.objects("replicasets", f"--namespace={namespace}")
-        if item["status"].get("readyReplicas")
-        and any(owner["name"] == name for owner in item["metadata"].get("ownerReferences", []))
-    ]
+    live = find(kubectl, deployment)
+    sets = owned_by(kubectl, live, "replicasets") if live else []
+    ready = [item for item in sets if item["status"].get("readyReplicas")]
     return max(ready, key=lambda item: item["status"]["readyReplicas"], default=None)
 
 
-def explain(kubectl: Kubectl, workload: Object) -> None:
-    """Print why a workload is not done: its own state, and that of its pods with their last logs."""
-    try:
-        _explain(kubectl, workload["kind"], *_live(kubectl, workload))
-        for pod in _unready(kubectl, workload)[:3]:
-            _explain(kubectl, "Pod", pod)
-            for line in _logs(kubectl, pod):
-                click.echo(f"    {line}", err=True)
-    except KubectlError as error:
-        # Who may not read events may deploy, and roll back, all the same.
-        click.echo(f"    {error}", err=True)
+def paused_by(live: Object) -> str:
+    """Return who paused a Deployment and when, as its managed fields tell, or nothing if it is not paused."""
+    if not live["spec"].get("paused"):
+        return ""
+    managers = [f"{each['manager']} at {each.get('time')}" for each in managers_of(live, "spec", "paused")]
+    return printable(", ".join(managers) or "somebody")
 
 
-def _explain(kubectl: Kubectl, kind: str, *items: Object) -> None:
-    for item in items:
-        reasons = ", ".join(_reasons(item)) or "not ready"
-        click.secho(f"{kind}/{item['metadata']['name']}: {reasons}", fg="red", err=True)
-        for line in _warnings(kubectl, kind, item):
-            click.echo(f"    {line}", err=True)
+def pauses(kubectl: Kubectl, manifests: Manifests) -> Iterator[str]:
+    """Yield which Deployments are paused now and will be resumed."""
+    for item in manifests.of_kind("Deployment"):
+        if (live := find(kubectl, item)) and (who := paused_by(live)):
+            yield f"{name_of(item)} is paused, by {who}, and will be resumed"
 
 
-def _live(kubectl: Kubectl, workload: Object) -> list[Object]:
-    metadata = workload["metadata"]
-    selector = f"--field-selector=metadata.name={metadata['name']}"
-    return kubectl.objects(workload["kind"], f"--namespace={metadata['namespace']}", selector)
+def _find_unheld(kubectl: Kubectl, deployment: Object) -> Object:
+    live = find(kubectl, deployment)
+    if not live:
+        raise HeldError(f"{name_of(deployment)} was deleted meanwhile. Deploy again to make it anew")
+    if "deletionTimestamp" in live["metadata"]:
+        finalizers = ", ".join(live["metadata"].get("finalizers", []))
+        raise HeldError(printable(f"{name_of(deployment)} is being deleted (its finalizers: {finalizers})"))
+    if who := paused_by(live):
+        raise HeldError(
+            f"{name_of(deployment)} was paused meanwhile by {who}, and nothing was rolled back:"
+            " `kubectl rollout resume` lets it go on, and so does deploying again"
+        )
+    return live
 
 
-def _status(kubectl: Kubectl, job: Object) -> Object:
-    where = f"--namespace={job['metadata']['namespace']}"
-    status: Object = json.loads(kubectl.read("get", name_of(job), where, "--output=json"))["status"]
-    return status
+def _progress(live: Object) -> str:
+    """Return how far a rollout is, or nothing once it is done, by the conditions of `kubectl rollout`."""
+    wanted = live["spec"]["replicas"]
+    status = live.get("status", {})
+    have, updated, available = (
+        status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")
+    )
+    if status.get("observedGeneration", 0) < live["metadata"]["generation"]:
+        return "it has not been looked at yet"
+    if updated < wanted:
+        return f"{updated} of {wanted} pods are new"
+    if have > updated:
+        return f"{have - updated} old pods have to end"
+    return f"{available} of {updated} new pods are available" if available < updated else ""
 
 
-def _state(status: Object) -> str:
-    conditions = {each["type"] for each in status.get("conditions", []) if each["status"] == "True"}
-    return next((state for state in ("Complete", "Failed") if state in conditions), "")
+def _is_late(live: Object) -> bool:
+    is_current = live.get("status", {}).get("observedGeneration", 0) >= live["metadata"]["generation"]
+    return is_current and condition(live, "Progressing").get("reason") == "ProgressDeadlineExceeded"
 
 
-def _unready(kubectl: Kubectl, workload: Object) -> list[Object]:
-    labels = workload["spec"]["template"]["metadata"]["labels"]
-    selector = ",".join(f"{key}={value}" for key, value in labels.items())
-    where = f"--namespace={workload['metadata']['namespace']}"
-    pods = kubectl.objects("pods", where, f"--selector={selector}", "--sort-by=.metadata.creationTimestamp")
-    return [pod for pod in reversed(pods) if not _is_ready(pod)]
-
-
-def _is_ready(pod: Object) -> bool:
-    conditions = pod.get("status", {}).get("conditions", [])
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
-def _reasons(pod: Object) -> Iterator[str]:
-    status = pod.get("status", {})
-    for container in status.get("containerStatuses", []):
-        for state in (container.get("state", {}), container.get("lastState", {})):
-            for detail in (state.get("waiting"), state.get("terminated")):
-                if detail:
-                    yield " ".join(
-                        str(detail[key]) for key in ("reason", "exitCode", "message") if detail.get(key)
-                    )
-    for condition in status.get("conditions", []):
-        is_bad = condition["status"] == ("True" if condition["type"] in _BAD_WHEN_TRUE else "False")
-        if is_bad and condition.get("message"):
-            yield condition["message"]
-
-
-def _warnings(kubectl: Kubectl, kind: str, item: Object) -> Iterator[str]:
-    about = f"type=Warning,involvedObject.kind={kind},involvedObject.name={item['metadata']['name']}"
-    where = f"--namespace={item['metadata']['namespace']}"
-    for event in kubectl.objects("events", where, f"--field-selector={about}"):
-        yield f"{event.get('reason')}: {event.get('message')}"
-
-
-def _logs(kubectl: Kubectl, pod: Object) -> Iterator[str]:
-    """Yield the last lines of a container that ended, or else of the one that runs."""
-    name, where = f"Pod/{pod['metadata']['name']}", f"--namespace={pod['metadata']['namespace']}"
-    command = ["logs", name, where, f"--tail={_LOG_LINES}"]
-    _, output, _ = kubectl.run(*command, "--previous")
-    if not output:
-        _, output, error = kubectl.run(*command)
-        output = output or f"no logs{f' ({error})' if error else ''}"
-    yield from output.splitlines()
+def _refusal(live: Object) -> str:
+    failure = condition(live, "ReplicaFailure")
+    return str(failure.get("message", failure.get("reason"))) if failure.get("status") == "True" else ""

@@ -27,7 +27,7 @@ class App:
         self.kubectl = KUBECTL
         self.environment = {"KUBECONFIG": str(running.kubeconfig)}
         self.namespace = namespace
-        (folder / "deploy.yaml").write_text("{}")
+        self.settings()
         self.push = folder / "push"
         self.push.write_text(f'#!/bin/sh\necho "$@" >>{folder}/pushed\n')
         self.push.chmod(0o755)
@@ -39,22 +39,35 @@ class App:
         template: dict[str, Any] = self.objects["Deployment"]["spec"]["template"]
         return template
 
+    @property
+    def container(self) -> dict[str, Any]:
+        """The container of the Deployment that is ours; a test may put others before it."""
+        containers: list[dict[str, Any]] = self.template["spec"]["containers"]
+        return next(each for each in containers if each["name"] == "app")
+
+    def settings(self, **settings: Any) -> None:
+        """Write what deploy.yaml says."""
+        (self.folder / "deploy.yaml").write_text(yaml.safe_dump(settings))
+
     def wrap_kubectl(self, case: str) -> None:
         """Have kubectl do something else where its arguments are as in a case of the shell."""
         self.kubectl = self.folder / "kubectl"
         self.kubectl.write_text(f'#!/bin/sh\ncase "$*" in\n{case}\n*) exec {KUBECTL} "$@" ;;\nesac\n')
         self.kubectl.chmod(0o755)
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         """Start a command on what the objects are now."""
         rendered = self.folder / "rendered.yaml"
         rendered.write_text(yaml.safe_dump_all(self.objects.values()))
-        files = {"manifests": rendered, "settings": self.folder / "deploy.yaml", "push": self.push}
+        digest = self.folder / "digest"
+        digest.write_text(self.container["image"].partition("@")[2])
+        files = {"manifests": rendered, "settings": self.folder / "deploy.yaml"}
+        files |= {"push": self.push, "digest": digest}
         options = [f"--{name}={file}" for name, file in files.items()]
         return subprocess.Popen(
             [COMMAND, "--overlay=trial", f"--kubectl={self.kubectl}", *options, *arguments],
             env=os.environ | {"PYTHONUNBUFFERED": "1"} | self.environment,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -95,7 +108,7 @@ class App:
 
     def image(self) -> str:
         """Return the last part of the image that the Deployment has."""
-        return self.get("deployment/app", ".spec.template.spec.containers[0].image")[-1]
+        return self.get("deployment/app", '.spec.template.spec.containers[?(@.name=="app")].image')[-1]
 
 
 def _objects(namespace: str) -> Objects:

@@ -1,9 +1,8 @@
 """The `oci` extension: in place of a small base that the real one pulls, one made of the Debian root."""
 
-_MAKE_BASE = Label("//oci/private:make_base.py")
+load("@rules_python//python/private:architectures.bzl", "CPUS", "ROOT", "tree_of")
 
-# The environment variable in which enter.sh says where the root is.
-_ROOT = "CLOSED_NETWORK_ROOT"
+_MAKE_BASE = Label("//oci/private:make_base.py")
 
 _BASE_BUILD = """\
 load("@rules_oci//oci:defs.bzl", "oci_image")
@@ -18,6 +17,7 @@ oci_image(
     os = "linux",
     tars = ["base.tar.gz"],
     user = "65532",
+    variant = "{variant}",
     visibility = ["//visibility:public"],
     workdir = "/home/nonroot",
 )
@@ -31,23 +31,15 @@ alias(
 )
 """
 
-_CPUS = {"amd64": "x86_64", "arm64": "aarch64"}
-
 def _base_impl(rctx):
-    root = rctx.getenv(_ROOT)
-    if not root:
-        fail("%s is not set: start Bazel with tools/bazel" % _ROOT)
-    if rctx.os.arch not in [rctx.attr.architecture, _CPUS[rctx.attr.architecture]]:
-        fail("the closed network's base is made of this machine's Debian packages, which are for %s, not for %s" % (
-            rctx.os.arch,
-            rctx.attr.architecture,
-        ))
-    result = rctx.execute([rctx.which("python3"), "-I", rctx.path(_MAKE_BASE), root, "base.tar.gz"])
+    tree = tree_of(rctx, rctx.attr.architecture)
+    result = rctx.execute([rctx.which("python3"), "-I", rctx.path(_MAKE_BASE), tree, "base.tar.gz"])
     if result.return_code:
         fail("making the base failed: " + result.stderr)
     rctx.file("BUILD.bazel", _BASE_BUILD.format(
         name = rctx.attr.target,
         architecture = rctx.attr.architecture,
+        variant = rctx.attr.variant,
     ))
 
 _base = repository_rule(
@@ -55,13 +47,14 @@ _base = repository_rule(
     attrs = {
         "architecture": attr.string(mandatory = True),
         "target": attr.string(mandatory = True),
+        "variant": attr.string(),
     },
-    environ = [_ROOT],
+    environ = [ROOT],
 )
 
 def _choice_impl(rctx):
     choice = {
-        "@platforms//cpu:" + _CPUS[architecture]: "@" + repository
+        "@platforms//cpu:" + CPUS[architecture]: "@" + repository
         for repository, architecture in rctx.attr.bases.items()
     }
     rctx.file("BUILD.bazel", _CHOICE_BUILD.format(name = rctx.attr.target, choice = json.encode_indent(choice)))
@@ -79,8 +72,8 @@ def _oci_impl(mctx):
         bases = {}
         for platform in tag.platforms:
             name = tag.name + "_" + platform.replace("/", "_")
-            bases[name] = platform.split("/")[1]
-            _base(name = name, architecture = bases[name], target = name)
+            _, bases[name], variant = (platform + "/").split("/")[:3]
+            _base(name = name, architecture = bases[name], target = name, variant = variant)
         _choice(name = tag.name, bases = bases, target = tag.name)
 
 oci = module_extension(

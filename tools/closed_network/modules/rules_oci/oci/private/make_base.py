@@ -1,7 +1,7 @@
-"""Makes the base layer of images from a Debian root: ROOT OUTPUT.
+"""Makes the base layer of images from a tree of Debian's files: TREE OUTPUT.
 
-It holds what the root's Python and wheels link to, found by asking the dynamic loader, and
-what programs expect of a system: certificates, time zones, users. As in distroless images,
+It holds what the tree's Python and wheels link to, for whatever machine they are, and what
+programs expect of a system: certificates, time zones, users. As in distroless images,
 /var/lib/dpkg/status.d tells scanners which packages the files are from.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 from collections import defaultdict
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -28,7 +29,8 @@ CERTIFICATES = "/usr/share/ca-certificates/mozilla"
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 """Made of the certificates, and where programs look for it."""
 
-LINKS = {"/lib": "usr/lib", "/lib64": "usr/lib64", "/etc/os-release": "../usr/lib/os-release"}
+LINKS = {"/lib": "usr/lib", "/etc/os-release": "../usr/lib/os-release"}
+LINKS_OF_AMD64 = {"/lib64": "usr/lib64"}
 
 WRITTEN = {
     "/etc/group": "root:x:0:\nnobody:x:65534:\nnonroot:x:65532:\n",
@@ -44,44 +46,54 @@ NONROOT = 65532
 FOLDERS = {"/home/nonroot": (0o700, NONROOT), "/tmp": (0o1777, 0)}  # noqa: S108 (the image's)
 
 
-def linked_to() -> set[Path]:
+def linked_to(tree: Path) -> set[Path]:
     """Return the libraries, and the links to them, that Python and wheels need."""
-    programs = list(Path("/usr/bin").glob("python3.[0-9]*"))
+    (folder,) = (path.parent for path in tree.glob("usr/lib/*-linux-gnu/libc.so.6"))
+    programs = list(tree.glob("usr/bin/python3.[0-9]*"))
     extensions = [
         path
-        for path in Path("/usr/lib").glob("python3.*/lib-dynload/*.so")
+        for path in tree.glob("usr/lib/python3.*/lib-dynload/*.so")
         if not any(fnmatch(path.name, pattern) for pattern in NOT_IN_IMAGES)
     ]
-    folder = Path(_loaded([*programs])[0]).resolve().parent
-    wheels = [folder / name for name in WHEELS_LINK_TO]
-    found = {*_loaded([*programs, *extensions, *wheels]), *wheels}
+    found = {folder / name for name in WHEELS_LINK_TO}
+    new = {*programs, *extensions, *found}
+    while new:
+        new = {folder / name for name in _needed(new)} - found
+        found |= new
+    if missing := [path.name for path in found if not path.exists()]:
+        sys.exit(f"not in {folder}: {', '.join(sorted(missing))}")
+    found |= {tree / "usr" / name.removeprefix("/") for name in _loaders(programs)}
     return found | {path.resolve() for path in found}
 
 
-def _loaded(files: list[Path]) -> list[Path]:
-    command: list[str | Path] = ["ldd", *files]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    if missing := re.findall(r"(\S+) => not found", output):
-        sys.exit(f"not in the root: {', '.join(missing)}")
-    # ldd names /lib and /lib64, which are links to folders below /usr.
-    paths = re.findall(r"^\s(?:\S+ => )?(/\S+) \(", output, re.MULTILINE)
-    return sorted({Path("/usr") / path.removeprefix("/usr/").removeprefix("/") for path in paths})
+def _needed(files: Iterable[Path]) -> list[str]:
+    return re.findall(r"\(NEEDED\)\s+Shared library: \[(.+)\]", _readelf("--dynamic", files))
+
+
+def _loaders(programs: Iterable[Path]) -> list[str]:
+    return re.findall(r"Requesting program interpreter: (/.+)\]", _readelf("--program-headers", programs))
+
+
+def _readelf(question: str, files: Iterable[Path]) -> str:
+    # Not ldd, which starts the program: it may be for another machine.
+    command: list[str | Path] = ["readelf", "--wide", question, *sorted(files)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 class Dpkg:
-    """What dpkg knows of a root."""
+    """What dpkg knows of a tree."""
 
-    def __init__(self, root: Path) -> None:
-        self._folder = root / "var/lib/dpkg"
+    def __init__(self, tree: Path) -> None:
+        self._folder = tree / "var/lib/dpkg"
         self._owners = {
             path: file.stem.partition(":")[0]
             for file in sorted(self._folder.glob("info/*.list"))
             for path in file.read_text().splitlines()
         }
 
-    def owner(self, path: Path) -> str:
+    def owner(self, path: str) -> str:
         """Return the name of the package that a file is from."""
-        if package := self._owners.get(str(path)):
+        if package := self._owners.get(path):
             return package
         sys.exit(f"{path} is of no Debian package")
 
@@ -110,14 +122,14 @@ class Layer:
         """Add a file."""
         self._add(path, tarfile.REGTYPE, mode, content).size = len(content)
 
-    def copy(self, path: Path) -> bytes:
-        """Add a file or link of the root; return what identifies its content."""
-        if path.is_symlink():
-            self.link(str(path), str(path.readlink()))
-            return str(path.readlink()).encode()
-        content = path.read_bytes()
+    def copy(self, path: str, source: Path) -> bytes:
+        """Add a file or link of a tree; return what identifies its content."""
+        if source.is_symlink():
+            self.link(path, str(source.readlink()))
+            return str(source.readlink()).encode()
+        content = source.read_bytes()
         # The kernel starts the loader; nothing else here is a program.
-        self.file(str(path), content, 0o755 if path.name.startswith("ld-linux") else 0o644)
+        self.file(path, content, 0o755 if source.name.startswith("ld-linux") else 0o644)
         return content
 
     def _add(self, path: str, kind: bytes, mode: int, content: bytes = b"") -> tarfile.TarInfo:
@@ -143,25 +155,27 @@ class Layer:
 class Base:
     """The layer, and the checksums that tell which package each of its files is from."""
 
-    def __init__(self, root: Path) -> None:
-        self._layer, self._dpkg = Layer(), Dpkg(root)
+    def __init__(self, tree: Path) -> None:
+        self._tree, self._layer, self._dpkg = tree, Layer(), Dpkg(tree)
         self._sums: defaultdict[str, list[str]] = defaultdict(list)
 
     def add_libraries_and_data(self) -> None:
         """Add what Debian's packages have under the same path."""
-        data = [file for folder in COPIED for file in _files(Path(folder))]
-        for path in sorted([*linked_to(), *data]):
-            self._of_package(self._dpkg.owner(path), str(path), self._layer.copy(path))
+        data = [file for path in COPIED for file in _files(self._below(path))]
+        for source in sorted([*linked_to(self._tree), *data]):
+            path = f"/{source.relative_to(self._tree)}"
+            self._of_package(self._dpkg.owner(path), path, self._layer.copy(path, source))
 
     def add_certificates(self) -> None:
         """Add the bundle; not the root's own, which is the machine's."""
-        bundle = b"".join(path.read_bytes() for path in _files(Path(CERTIFICATES)))
+        bundle = b"".join(path.read_bytes() for path in _files(self._below(CERTIFICATES)))
         self._layer.file(BUNDLE, bundle)
         self._of_package("ca-certificates", BUNDLE, bundle)
 
     def add_system(self) -> None:
         """Add users, and the places that programs expect."""
-        for path, target in LINKS.items():
+        amd64 = self._below("/usr/lib64").exists()
+        for path, target in (LINKS | (LINKS_OF_AMD64 if amd64 else {})).items():
             self._layer.link(path, target)
             self._of_package("base-files", path, target.encode())
         for path, text in WRITTEN.items():
@@ -172,9 +186,10 @@ class Base:
     def add_packages(self) -> None:
         """Add what the packages are, with their licences."""
         for package in sorted(self._sums):
-            text = Path("/usr/share/doc", package, "copyright")
-            self._layer.file(str(text), text.read_bytes())
-            self._of_package(package, str(text), text.read_bytes())
+            path = f"/usr/share/doc/{package}/copyright"
+            text = self._below(path).read_bytes()
+            self._layer.file(path, text)
+            self._of_package(package, path, text)
             status = f"/var/lib/dpkg/status.d/{package}"
             self._layer.file(status, self._dpkg.status(package).encode())
             self._layer.file(f"{status}.md5sums", "".join(sorted(self._sums[package])).encode())
@@ -182,6 +197,9 @@ class Base:
     def write(self, output: Path) -> None:
         """Write the layer."""
         self._layer.write(output)
+
+    def _below(self, path: str) -> Path:
+        return self._tree / path.removeprefix("/")
 
     def _of_package(self, package: str, path: str, content: bytes) -> None:
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()  # dpkg's kind
@@ -192,9 +210,9 @@ def _files(path: Path) -> list[Path]:
     return [file for file in sorted(path.rglob("*")) if not file.is_dir()] if path.is_dir() else [path]
 
 
-def main(root: Path, output: Path) -> None:
-    """Write the base layer of a root."""
-    base = Base(root)
+def main(tree: Path, output: Path) -> None:
+    """Write the base layer of a tree."""
+    base = Base(tree.resolve())
     base.add_libraries_and_data()
     base.add_certificates()
     base.add_system()

@@ -1,4 +1,7 @@
-"""Copies the running interpreter and its standard library to the folder given, relocatable."""
+"""Copies Python from a tree of Debian's files, relocatable: TREE TARGET.
+
+The tree may be for another architecture; its Python is of the version that runs this.
+"""
 
 import compileall
 import py_compile
@@ -18,20 +21,21 @@ LEFT_OUT = {
     "test",
     "tkinter",
     "turtledemo",
-    f"config-{sysconfig.get_config_var('LDVERSION')}-{sysconfig.get_config_var('MULTIARCH')}",
 }
 
 
-def main(target: Path) -> None:
+def left_out(_folder: str, names: list[str]) -> set[str]:
+    """Return those of the names in a folder that are not copied."""
+    # What is for linking to it has the architecture in its name.
+    return LEFT_OUT.intersection(names) | {name for name in names if name.startswith("config-3")}
+
+
+def main(tree: Path, target: Path) -> None:
     """Lay out bin/ and lib/ as the interpreter expects them beside each other."""
     name = f"python{sysconfig.get_python_version()}"
     (target / "bin").mkdir()
-    shutil.copy2(Path(sys.executable).resolve(), target / "bin" / name)
-    shutil.copytree(
-        sysconfig.get_path("stdlib"),
-        target / "lib" / name,
-        ignore=lambda _folder, names: LEFT_OUT.intersection(names),
-    )
+    shutil.copy2((tree / "usr/bin" / name).resolve(), target / "bin" / name)
+    shutil.copytree(tree / "usr/lib" / name, target / "lib" / name, ignore=left_out)
     # Bytecode that holds no time and no folder.
     compileall.compile_dir(
         target / "lib",
@@ -42,4 +46,4 @@ def main(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,8 +1,11 @@
 """The `pip` extension: one repository for each locked package, fetched when it is needed.
 
 The machine's own pip fetches, so its index, proxy and certificates apply, and it accepts
-nothing but wheels that have a hash in the lock.
+nothing but wheels that have a hash in the lock. A package has one repository more for each
+other architecture of `target_platforms`, with the wheel for it.
 """
+
+load("//python/private:architectures.bzl", "CPUS", "native_architecture")
 
 _METADATA = Label("//python/extensions:wheel_deps.py")
 
@@ -27,10 +30,12 @@ py_library(
 )
 """
 
+_LABEL = "@{hub}_{package}{suffix}//:pkg"
+
 _ALIAS_BUILD = """\
 alias(
     name = "{package}",
-    actual = "@{hub}_{package}//:pkg",
+    actual = select({choice}),
     visibility = ["//visibility:public"],
 )
 """
@@ -56,18 +61,28 @@ def _parse_lock(text):
         requirements[_normalized(line.split("==")[0].split("[")[0])] = line
     return requirements
 
+# glibc's of the images' base, and older ones. pip takes these words only one by one.
+_GLIBC_MINORS = range(41, 16, -1)
+
+def _platform_flags(cpu):
+    return ["--platform=manylinux_2_%d_%s" % (minor, cpu) for minor in _GLIBC_MINORS] + ["--platform=manylinux2014_" + cpu]
+
 def _package_impl(rctx):
+    architecture = rctx.attr.architecture
+    foreign = architecture != native_architecture(rctx)
     python = rctx.which("python" + rctx.attr.python_version)
     rctx.file("requirement.txt", rctx.attr.requirement + "\n")
     result = rctx.execute(
         [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"] +
         ["--require-hashes", "--only-binary=:all:", "--root-user-action=ignore"] +
-        ["--target=site-packages", "--requirement=requirement.txt"],
+        ["--target=site-packages", "--requirement=requirement.txt"] +
+        (_platform_flags(CPUS[architecture]) if foreign else []),
         timeout = 1200,
     )
     if result.return_code:
-        fail("pip could not fetch {0}:\n{1}{2}".format(
+        fail("pip could not fetch {0} for {1}:\n{2}{3}".format(
             rctx.attr.requirement.split(" ")[0],
+            architecture,
             result.stdout,
             result.stderr,
         ))
@@ -77,7 +92,7 @@ def _package_impl(rctx):
         [python, "-m", "compileall", "-qq", "--invalidation-mode=unchecked-hash"] +
         ["-s", str(rctx.path(".")), "site-packages"],
     )
-    result = rctx.execute([python, rctx.path(_METADATA), "requirement.txt", "site-packages"])
+    result = rctx.execute([python, rctx.path(_METADATA), "requirement.txt", "site-packages", CPUS[architecture]])
     if result.return_code:
         fail("reading the metadata of {0}: {1}".format(rctx.attr.requirement, result.stderr))
 
@@ -87,12 +102,14 @@ def _package_impl(rctx):
 
     # A dependency that the lock leaves out is for another platform or Python version.
     deps = [name for name in result.stdout.split("\n") if name in rctx.attr.locked]
-    labels = ["@{0}_{1}//:pkg".format(rctx.attr.hub_name, name) for name in deps]
+    suffix = "_" + architecture if foreign else ""
+    labels = [_LABEL.format(hub = rctx.attr.hub_name, package = name, suffix = suffix) for name in deps]
     rctx.file("BUILD.bazel", _PACKAGE_BUILD.format(deps = json.encode_indent(labels)))
 
 _package = repository_rule(
     implementation = _package_impl,
     attrs = {
+        "architecture": attr.string(mandatory = True),
         "hub_name": attr.string(mandatory = True),
         "locked": attr.string_list(mandatory = True),
         "python_version": attr.string(mandatory = True),
@@ -102,29 +119,53 @@ _package = repository_rule(
 
 def _hub_impl(rctx):
     for package in rctx.attr.packages:
-        build = _ALIAS_BUILD.format(hub = rctx.attr.hub_name, package = package)
-        rctx.file(package + "/BUILD.bazel", build)
+        choice = {
+            condition: _LABEL.format(hub = rctx.attr.hub_name, package = package, suffix = suffix)
+            for condition, suffix in rctx.attr.suffixes.items()
+        }
+        rctx.file(package + "/BUILD.bazel", _ALIAS_BUILD.format(
+            choice = json.encode_indent(choice),
+            package = package,
+        ))
 
 _hub = repository_rule(
     implementation = _hub_impl,
     attrs = {
         "hub_name": attr.string(mandatory = True),
         "packages": attr.string_list(mandatory = True),
+        "suffixes": attr.string_dict(mandatory = True),
     },
 )
+
+def _suffixes(mctx, target_platforms):
+    """Returns {architecture: suffix of its repositories}, this machine's first, without one."""
+    native = native_architecture(mctx)
+    others = [each for each in CPUS if each != native and "linux_" + CPUS[each] in target_platforms]
+    return {native: ""} | {each: "_" + each for each in others}
 
 def _pip_impl(mctx):
     for tag in [tag for module in mctx.modules for tag in module.tags.parse]:
         requirements = _parse_lock(mctx.read(tag.requirements_lock))
+        suffixes = _suffixes(mctx, tag.target_platforms)
         for package, requirement in requirements.items():
-            _package(
-                name = "{0}_{1}".format(tag.hub_name, package),
-                hub_name = tag.hub_name,
-                locked = requirements.keys(),
-                python_version = tag.python_version,
-                requirement = requirement,
-            )
-        _hub(name = tag.hub_name, hub_name = tag.hub_name, packages = requirements.keys())
+            for architecture, suffix in suffixes.items():
+                _package(
+                    name = "{0}_{1}{2}".format(tag.hub_name, package, suffix),
+                    architecture = architecture,
+                    hub_name = tag.hub_name,
+                    locked = requirements.keys(),
+                    python_version = tag.python_version,
+                    requirement = requirement,
+                )
+        _hub(
+            name = tag.hub_name,
+            hub_name = tag.hub_name,
+            packages = requirements.keys(),
+            suffixes = {
+                "@platforms//cpu:" + CPUS[architecture] if suffix else "//conditions:default": suffix
+                for architecture, suffix in suffixes.items()
+            },
+        )
 
 pip = module_extension(
     implementation = _pip_impl,
@@ -133,5 +174,6 @@ pip = module_extension(
         "hub_name": attr.string(mandatory = True),
         "python_version": attr.string(mandatory = True),
         "requirements_lock": attr.label(mandatory = True),
+        "target_platforms": attr.string_list(),
     })},
 )

@@ -1,0 +1,182 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from k8s.checks import references
+from k8s.checks.kustomize import build, compose, copy_files
+from k8s.checks.lint import EXTERNAL, RULES, read_external
+from k8s.checks.rendered import OVERLAYS as RENDERED
+from k8s.checks.schemas import NEWEST, OLDEST, validate
+from k8s.checks.scraping import scrapes
+from k8s.checks.servers import servers
+from k8s.checks.testing import config_map, overlay, texts
+
+INJECTED = {"name": "injected", "image": "mesh.example.com/proxy:1"}
+
+BY_INDEX = re.compile(r"[cC]ontainers[/.\[]\d")
+"""A container addressed by its place, in a JSON patch, a replacement or a kubectl command."""
+
+
+def names(folder):
+    """Return the folders with a kustomization of a folder of k8s/."""
+    return sorted(file.parent.name for file in Path("k8s", folder).glob("*/kustomization.yaml"))
+
+
+def components_of(folder):
+    """Return the names of the components that a kustomization has, with those that they have."""
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    paths = [folder / each for each in kustomization.get("components", ())]
+    resources = [folder / each for each in kustomization.get("resources", ()) if (folder / each).is_dir()]
+    return {path.name for path in paths}.union(*map(components_of, paths + resources))
+
+
+OVERLAYS = names("overlays")
+USED = set().union(*(components_of(Path("k8s/overlays", name)) for name in OVERLAYS))
+UNUSED = [name for name in names("components") if name not in USED]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return a copy of k8s/ to render from."""
+    return copy_files(tmp_path)
+
+
+def test_every_overlay_is_rendered_from_here():
+    """The tests below were given the overlays and the components."""
+    assert {"dev", "istio", "prod", "staging"} <= {*OVERLAYS}
+    assert {"postgres", "tls", "traefik"} <= USED
+
+
+def is_core(manifest):
+    """Return whether a kind is Kubernetes' own."""
+    group = manifest["apiVersion"].rpartition("/")[0]
+    return "." not in group or group.endswith(".k8s.io")
+
+
+def problems(objects, version):
+    """Return what a version of Kubernetes finds wrong."""
+    return [problem for each in objects for problem in validate(each, version)]
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_component_that_no_overlay_has(name, files):
+    """It is rendered with production, passes all checks there, and is what Kubernetes knows."""
+    rendered = compose(files, "overlays/prod", name)
+    assert [text for rule in RULES for text in texts(rule, rendered)] == []
+    core = [each for each in rendered.objects if is_core(each)]
+    assert [str(each) for version in (OLDEST, NEWEST) for each in problems(core, version)] == []
+
+
+def test_no_file_addresses_a_container_by_its_place():
+    """Meshes put containers before ours: each patch and replacement names the one that it means."""
+    found = [
+        f"{file}: {match.group()}"
+        for folder in ("base", "components", "overlays")
+        for file in sorted(Path("k8s", folder).rglob("*"))
+        if file.is_file()
+        for match in BY_INDEX.finditer(file.read_text("utf-8"))
+    ]
+    assert found == []
+
+
+def containers(manifests):
+    """Return all containers by workload and name."""
+    return {
+        (pod.workload["kind"], container["name"]): container
+        for pod in manifests.pods
+        for _, container in pod.containers
+    }
+
+
+def inject(file):
+    """Put a sidecar before the container of a workload."""
+    workload = yaml.safe_load(file.read_text())
+    workload["spec"]["template"]["spec"]["containers"].insert(0, INJECTED)
+    file.write_text(yaml.safe_dump(workload))
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_sidecar_before_the_server(name, files):
+    """Every overlay sets on its own containers what it sets without one, and nothing on the sidecar."""
+    before = containers(build(files, f"overlays/{name}"))
+    inject(files / "base/deployment.yaml")
+    inject(files / "base/migration-job.yaml")
+    after = containers(build(files, f"overlays/{name}"))
+    injected = [after.pop(key) for key in list(after) if key[1] == "injected"]
+    assert injected
+    assert all(each == INJECTED for each in injected)
+    assert after == before
+
+
+def test_no_replacement_is_written_twice():
+    """Where the namespace goes is said once, whatever number of overlays have it."""
+    files = [each for each in Path("k8s").glob("*/**/*.yaml") if each.parts[1] in ("components", "overlays")]
+    assert sum(file.read_text().count("- spec.dnsNames.1\n") for file in files) == 1
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlays_have_the_configuration_of_base(name):
+    """What is new in base/config.yaml is in every overlay: it is theirs, or a test compares what differs."""
+    own = {"authentication"} & components_of(Path("k8s/overlays", name))
+    source = Path("k8s/components/authentication" if own else "k8s/base") / "config.yaml"
+    assert config_map(overlay(name))["data"]["config.yaml"] == source.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("component", "kinds"),
+    [
+        (None, ["PodMonitor"]),
+        ("service-monitor", ["ServiceMonitor"]),
+        ("prometheus-annotations", ["Deployment"]),
+    ],
+)
+def test_ways_to_be_scraped(component, kinds, files):
+    """Each takes the place of the PodMonitor, and is the only one."""
+    rendered = compose(files, "overlays/prod", *([component] if component else []))
+    [server] = servers(rendered)
+    found = [scrape.manifest["kind"] for scrape in scrapes(rendered, server.pod)]
+    assert found == kinds
+
+
+def test_nothing_is_declared_external_for_nobody(files):
+    """Each entry of external.yaml is named by an overlay or a component, and says why it is there."""
+    external = read_external(EXTERNAL)
+    rendered = [compose(files, "overlays/prod", name) for name in UNUSED]
+    assert references.unused(external, [*map(overlay, RENDERED), *rendered]) == []
+    assert all(each.why for each in external)
+
+
+def test_secret_of_a_store(files):
+    """What the server reads of its Secret are keys that the ExternalSecret takes from the store."""
+    rendered = compose(files, "overlays/prod", "external-secret")
+    rendered.external = [each for each in rendered.external if each.name != "user-service-database"]
+    assert texts(references.name_what_exists, rendered) == []
+    [made] = rendered.of_kind("ExternalSecret")
+    made["spec"]["data"].pop(0)
+    found = texts(references.name_what_exists, rendered)
+    assert len(found) == 2
+    assert all("Secret user-service-database has no key url, only ca.crt, password" in text for text in found)
+    made["spec"]["dataFrom"] = [{"extract": {"key": "user-service/database"}}]
+    assert texts(references.name_what_exists, rendered) == [], "only the store knows its keys"
+
+
+@pytest.mark.parametrize(("kind", "store"), [("ClusterSecretStore", "other"), (None, "user-service")])
+def test_store_that_nobody_makes(kind, store, files):
+    """A store is the namespace's own, if it is not said to be the cluster's."""
+    rendered = compose(files, "overlays/prod", "external-secret")
+    [made] = rendered.of_kind("ExternalSecret")
+    made["spec"]["secretStoreRef"] = {"name": store} | ({"kind": kind} if kind else {})
+    [text] = texts(references.name_what_exists, rendered)
+    assert f"there is no {kind or 'SecretStore'} {store}" in text
+
+
+def test_every_component_is_in_the_list():
+    """Who looks for a component finds it in the README, with a README of its own."""
+    readme = Path("k8s/README.md").read_text("utf-8")
+    missing = [name for name in names("components") if f"(components/{name})" not in readme]
+    assert missing == []
+    assert [
+        name for name in names("components") if not Path("k8s/components", name, "README.md").exists()
+    ] == []

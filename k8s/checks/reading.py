@@ -1,0 +1,143 @@
+"""Reads files of manifests as Kubernetes does, and refuses what it would not read, or reads in two ways."""
+
+import json
+import math
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_DEEPEST = 100
+"""How deep an object may be nested; custom resources reach 30."""
+
+
+class UnreadableError(Exception):
+    """A file has no manifests; the message says why, and what would be right."""
+
+
+def read_objects(file: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file of YAML or JSON, those within lists too, without fields that are null.
+
+    Raises:
+        UnreadableError: it can't be read, or one of its documents is no object.
+
+    """
+    try:
+        documents = list(_documents(file.read_text("utf-8")))
+        objects = [_plain(each) for document in documents for each in _items(document)]
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UnreadableError(f"not read: {_reason(error)}") from None
+    if not objects:
+        raise UnreadableError("has no object; name what `kustomize build` printed")
+    return objects
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case OSError():
+            return error.strerror or "the system does not say why"
+        case RecursionError():
+            return f"is nested deeper than {_DEEPEST}"
+        case UnicodeDecodeError():
+            return f"not YAML: byte {error.start} is not UTF-8"
+        case yaml.YAMLError():
+            return f"not YAML: {' '.join(str(error).split())}"
+    return str(error)
+
+
+def _documents(text: str) -> Iterator[Any]:
+    """Yield the documents; JSON is read as such, as YAML has no tabs."""
+    if text.lstrip().startswith("{"):
+        try:
+            yield json.loads(text, object_pairs_hook=_unique)
+        except json.JSONDecodeError:
+            pass
+        else:
+            return
+    yield from yaml.load_all(text, _Loader)
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} is there twice in one place; leave one out")
+        found[key] = value
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads what JSON has, as Kubernetes makes JSON of YAML."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, "has an alias, which `kustomize build` writes out", mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ARG002, FBT001, FBT002
+        # Kubernetes takes numbers and the like for the names that they are written as.
+        keys = [each.value for each, _ in node.value if isinstance(each, yaml.ScalarNode)]
+        if len(keys) != len(node.value):
+            raise yaml.constructor.ConstructorError(
+                None, None, "has a key that is no string", node.start_mark
+            )
+        values = (self.construct_object(value, deep=True) for _, value in node.value)
+        found: dict[Hashable, Any] = {}
+        found.update(_unique(zip(keys, values, strict=True)))
+        return found
+
+
+_Loader.yaml_constructors = {
+    tag: function
+    for tag, function in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+}
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":merge", ":value"))
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _items(document: Any) -> list[Any]:
+    """Return what is in a list such as `kubectl get` prints, or the document itself if it is not empty."""
+    if document is None:
+        return []
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError("has a document without kind; name what `kustomize build` printed")  # noqa: TRY004 (of what is read)
+    if not kind.endswith("List") or "items" not in document:
+        return [document]
+    items = document["items"]
+    if not isinstance(items, list) or not items:
+        raise ValueError(f"has a {kind} without an item")
+    return [inner for each in items for inner in _items(each if each is not None else {})]
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Return a value without fields that are null, which are unset to Kubernetes."""
+    if depth > _DEEPEST:
+        raise RecursionError
+    match value:
+        case dict():
+            return {_text(key): _plain(each, depth + 1) for key, each in value.items() if each is not None}
+        case list():
+            return [_plain(each, depth + 1) for each in value]
+        case str():
+            return _text(value)
+        case float() if not math.isfinite(value):
+            raise ValueError(f"has the number {value}, which JSON has not")
+    return value
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"has half of a character in {value!a}") from None
+    return value

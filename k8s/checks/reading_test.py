@@ -1,0 +1,77 @@
+import pytest
+
+from k8s.checks.reading import UnreadableError, read_objects
+
+OBJECT = "{kind: Service, spec: {ports: [{port: 80, name: yes}]}}"
+
+
+def read(tmp_path, text):
+    """Return what is read of a file with this text."""
+    file = tmp_path / "manifests.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_objects(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "objects"),
+    [
+        ("kind: A\n---\n# nothing\n---\nkind: B\n", [{"kind": "A"}, {"kind": "B"}]),
+        ("\ufeffkind: A", [{"kind": "A"}]),
+        ('{\n\t"kind": "A",\n\t"n": 1\n}', [{"kind": "A", "n": 1}]),
+        ("{kind: A}", [{"kind": "A"}]),
+        (
+            "{kind: List, items: [{kind: A}, {kind: BList, items: [{kind: B}]}]}",
+            [{"kind": "A"}, {"kind": "B"}],
+        ),
+        # As Kubernetes reads it.
+        ("kind: A\ndata: {2026-01-01: 2026-01-01, 8080: on, ~: 1}", None),
+        ("kind: A\nspec: null\nlist: [null]", [{"kind": "A", "list": [None]}]),
+    ],
+)
+def test_files(tmp_path, text, objects):
+    """Documents, JSON and lists are read as Kubernetes reads them."""
+    expected = [{"kind": "A", "data": {"2026-01-01": "2026-01-01", "8080": True, "~": 1}}]
+    assert read(tmp_path, text) == (expected if objects is None else objects)
+
+
+BOMB = "a: &a [1, 2]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no object"),
+        ("# nothing\n---\n...\n", "has no object"),
+        ("{kind: List, items: []}", "List without an item"),
+        ("{kind: List, items: 5}", "List without an item"),
+        ("{kind: List, items: [5]}", "document without kind"),
+        ("{kind: List, items: [null]}", "document without kind"),
+        ("a: [", "not YAML"),
+        ("text", "document without kind"),
+        ("5", "document without kind"),
+        ("[1, 2]", "document without kind"),
+        ("a: 1", "document without kind"),
+        ("kind: [A]", "document without kind"),
+        ("kind: A\nkind: B", "the key 'kind' is there twice"),
+        ('{"kind": "A", "spec": {"a": 1, "a": 2}}', "the key 'a' is there twice"),
+        ("kind: A\n? [a]\n: b", "key that is no string"),
+        ("kind: A\nb: !!binary aGVsbG8=", "not YAML: could not determine a constructor"),
+        ("kind: A\nb: !!python/object:os.system {}", "not YAML: could not determine a constructor"),
+        ("kind: A\nb: .nan", "the number nan"),
+        ('{"kind": "A", "b": 1e999}', "the number inf"),
+        ('{"kind": "A", "b": "\\ud800"}', "half of a character"),
+        ("kind: A\nb: &a {c: *a}", "has an alias"),
+        (BOMB, "has an alias"),
+        ("kind: A\nb: " + "[" * 5000 + "]" * 5000, "nested deeper than"),
+        ('{"kind": "A", "b": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper than"),
+        ("kind: A\nb: " + "9" * 5000, "not read"),
+        (b"\x7fELF\x02\x01\x01\x00\xff", "byte 8 is not UTF-8"),
+        (b"\x00\x01\x02", "not YAML"),
+    ],
+)
+def test_what_is_not_read(tmp_path, text, message):
+    """What is no manifest, or could be read in two ways, is refused with a reason."""
+    with pytest.raises(UnreadableError, match=message):
+        read(tmp_path, text)

@@ -1,0 +1,97 @@
+"""Running the Jobs of a deployment, each as its own and nobody else's."""
+
+import secrets
+import time
+
+import click
+
+from tools.kubernetes.deploy.explain import Explainer
+from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
+from tools.kubernetes.deploy.live import condition, find, in_namespace
+from tools.kubernetes.deploy.manifests import MANAGER, Object, name_of, to_yaml
+from tools.kubernetes.deploy.removal import delete, wait_until_gone
+from tools.kubernetes.deploy.rollout import INTERVAL, FailedError, Refusals
+
+_RUN = "grpc-on-kubernetes/run"
+"""The annotation that tells this deployment's Job from another's of the same name."""
+
+
+def run_job(kubectl: Kubectl, job: Object, timeout: float, explainer: Explainer) -> None:
+    """Make a Job anew and wait until it has completed.
+
+    Raises:
+        KubectlError: the cluster refused it.
+        FailedError: it failed, was not done within `timeout` seconds, or is not this deployment's.
+        StuckError: the one before is not gone within `timeout` seconds.
+
+    """
+    deadline = time.monotonic() + timeout
+    # A Job can't be changed, and one that ended is not run again. Its pods end first.
+    if before := find(kubectl, job):
+        delete(kubectl, before, "--cascade=foreground")
+        wait_until_gone(kubectl, [before], timeout)
+    uid = _create(kubectl, job)
+    told, refusals = 0, Refusals()
+    while not _is(live := _find_own(kubectl, job, uid), "Complete"):
+        has_failed = _is(live, "Failed")
+        status = live.get("status", {})
+        refusals.note(name_of(job), _refusal(explainer, live))
+        if has_failed or refusals.have_lasted() or time.monotonic() > deadline:
+            explainer.explain(live)
+            raise FailedError(
+                f"{name_of(job)} {'failed' if has_failed else f'was not done after {timeout:g} s'}"
+            )
+        if (failed := status.get("failed", 0)) > told:
+            told = failed
+            click.echo(f"{name_of(job)}: {failed} of its pods failed; another will try")
+        time.sleep(INTERVAL)
+
+
+def _is(live: Object, name: str) -> bool:
+    return bool(condition(live, name).get("status") == "True")
+
+
+def _create(kubectl: Kubectl, job: Object) -> str:
+    """Make a Job and return its uid."""
+    run = secrets.token_hex(8)
+    annotations = job["metadata"].get("annotations", {}) | {_RUN: run}
+    marked = job | {"metadata": job["metadata"] | {"annotations": annotations}}
+    try:
+        kubectl.read("create", "--filename=-", f"--field-manager={MANAGER}", stdin=to_yaml([marked]))
+    except KubectlError as error:
+        # An attempt whose answer was lost may have made it.
+        if "AlreadyExists" not in str(error):
+            raise
+    live = find(kubectl, job)
+    if not live or live["metadata"].get("annotations", {}).get(_RUN) != run:
+        raise FailedError(_not_own(job, live))
+    return str(live["metadata"]["uid"])
+
+
+def _find_own(kubectl: Kubectl, job: Object, uid: str) -> Object:
+    live = find(kubectl, job)
+    if not live or live["metadata"]["uid"] != uid:
+        raise FailedError(_not_own(job, live))
+    return live
+
+
+def _not_own(job: Object, live: Object | None) -> str:
+    where = " ".join(in_namespace(job))
+    if not live:
+        return f"{name_of(job)} was deleted by somebody else before it had completed ({where})"
+    made = live["metadata"]["creationTimestamp"]
+    return (
+        f"{name_of(job)} is not the one that this deployment made: somebody else made it at {made} ({where})."
+        " Whether this version's has completed is not known"
+    )
+
+
+def _refusal(explainer: Explainer, live: Object) -> str:
+    """Return why a Job has no pod yet; its conditions don't tell."""
+    status = live.get("status", {})
+    if any(status.get(key) for key in ("active", "succeeded", "failed")):
+        return ""
+    try:
+        return next(iter(explainer.warnings(live)), "")
+    except KubectlError:
+        return ""

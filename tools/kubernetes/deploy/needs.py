@@ -1,0 +1,193 @@
+"""What a Job needs before it runs; all else is the running release's until the Job has ended."""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from tools.kubernetes.deploy.manifests import Object
+
+type _Reference = tuple[str, str]
+"""Kind and name."""
+
+_NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "configMap": ("ConfigMap", ("name",)),
+    "configMapRef": ("ConfigMap", ("name",)),
+    "configMapKeyRef": ("ConfigMap", ("name",)),
+    "secret": ("Secret", ("secretName", "name")),
+    "secretRef": ("Secret", ("name",)),
+    "secretKeyRef": ("Secret", ("name",)),
+    "nodePublishSecretRef": ("Secret", ("name",)),
+    "persistentVolumeClaim": ("PersistentVolumeClaim", ("claimName",)),
+}
+"""Fields of a pod that hold a reference, its kind, and where in it the name is."""
+
+_NAMES = {
+    "serviceAccountName": "ServiceAccount",
+    "priorityClassName": "PriorityClass",
+    "runtimeClassName": "RuntimeClass",
+    "secretProviderClass": "SecretProviderClass",
+    "resourceClaimTemplateName": "ResourceClaimTemplate",
+    "serviceName": "Service",  # a StatefulSet's
+}
+"""Fields that are the name of an object of that kind."""
+
+_BUILT_IN = re.compile(r"^(v1|(apps|batch|policy|autoscaling)/.*|[a-z.]+\.k8s\.io/.*)$")
+
+
+def needed_by_jobs(objects: list[Object], is_new: Callable[[Object], bool]) -> list[Object]:
+    """Return what the Jobs of an overlay need, in the order of its objects.
+
+    That is their namespace, and what their pods refer to: accounts with their rights, configuration,
+    Secrets and what makes these, volumes, network policies, and Services that their configuration names,
+    with the pods behind these. Never what has the Deployments' pods behind it.
+
+    Args:
+        objects: of the overlay.
+        is_new: whether the cluster does not have an object yet. Network policies of both a Job's pods and the
+            Deployments' are needed only then: a change would reach the running release.
+
+    """
+    search = _Search(objects, is_new)
+    search.add([item for item in objects if item["kind"] in ("Namespace", "Job")])
+    return [item for item in objects if id(item) in search.found and item["kind"] != "Job"]
+
+
+class _Search:
+    def __init__(self, objects: list[Object], is_new: Callable[[Object], bool]) -> None:
+        self.found: set[int] = set()
+        self._objects = objects
+        self._is_new = is_new
+        deployments = (item for item in objects if item["kind"] == "Deployment")
+        self._serving = [_pod_labels(item) for item in deployments]
+
+    def add(self, items: list[Object]) -> None:
+        """Add objects, and all that they need."""
+        for item in items:
+            if id(item) not in self.found:
+                self.found.add(id(item))
+                self.add(list(self._needs(item)))
+
+    def _needs(self, item: Object) -> Iterator[Object]:
+        references = set(_references(item))
+        texts = list(_texts(item))
+        for other in self._objects:
+            reasons = (
+                (other["kind"], other["metadata"]["name"]) in references,
+                self._makes(other, references),
+                _gives_rights(other, item),
+                _stands_behind(other, item),
+                self._lets(other, item),
+                self._is_named(other, texts),
+            )
+            if any(reasons):
+                yield other
+
+    def _makes(self, other: Object, references: set[_Reference]) -> bool:
+        """Return whether an object, such as an ExternalSecret, makes a Secret that is not rendered."""
+        if _BUILT_IN.match(other["apiVersion"]):
+            return False
+        rendered = {item["metadata"]["name"] for item in self._objects if item["kind"] == "Secret"}
+        secrets = {name for kind, name in references if kind == "Secret"} - rendered
+        return bool(secrets & {other["metadata"]["name"], *_texts(other.get("spec", {}))})
+
+    def _lets(self, policy: Object, item: Object) -> bool:
+        """Return whether a policy allows anything to an object's pods, and can't harm those that serve."""
+        spec = policy.get("spec", {})
+        allows = policy["kind"] == "NetworkPolicy" and (spec.get("ingress") or spec.get("egress"))
+        if not allows or not (labels := _pod_labels(item)):
+            return False
+        selector = spec.get("podSelector", {})
+        is_shared = any(_matches(selector, each) for each in self._serving)
+        return _matches(selector, labels) and (not is_shared or self._is_new(policy))
+
+    def _is_named(self, service: Object, texts: list[str]) -> bool:
+        """Return whether a text has a Service as a host, and no Deployment is behind it."""
+        if service["kind"] != "Service" or any(_selects(service, labels) for labels in self._serving):
+            return False
+        host = re.compile(rf"(?<![\w.-]){re.escape(service['metadata']['name'])}(?![\w-])")
+        return any(host.search(text) for text in texts)
+
+
+def _references(node: Any) -> Iterator[_Reference]:
+    if isinstance(node, list):
+        for each in node:
+            yield from _references(each)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from _reference(key, value)
+            yield from _references(value)
+
+
+def _reference(key: str, value: Any) -> Iterator[_Reference]:
+    if key in _NAMED and isinstance(value, dict):
+        kind, fields = _NAMED[key]
+        yield from ((kind, value[field]) for field in fields if field in value)
+    elif key in _NAMES and isinstance(value, str):
+        yield _NAMES[key], value
+    elif key in ("imagePullSecrets", "secrets") and isinstance(value, list):
+        yield from (("Secret", each["name"]) for each in value if isinstance(each, dict) and "name" in each)
+    elif key.endswith("Ref") and isinstance(value, dict) and {"kind", "name"} <= value.keys():
+        yield value["kind"], value["name"]
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Yield all texts of an object; a Secret's are Base64."""
+    if isinstance(node, dict) and node.get("kind") == "Secret":
+        for value in node.get("data", {}).values():
+            with suppress(binascii.Error):  # the API server will refuse it
+                yield base64.b64decode(value).decode(errors="replace")
+        yield from node.get("stringData", {}).values()
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key != "metadata":
+                yield from _texts(value)
+    elif isinstance(node, list):
+        for each in node:
+            yield from _texts(each)
+    elif isinstance(node, str):
+        yield node
+
+
+def _gives_rights(binding: Object, account: Object) -> bool:
+    """Return whether a RoleBinding or ClusterRoleBinding is a ServiceAccount's."""
+    if not binding["kind"].endswith("RoleBinding") or account["kind"] != "ServiceAccount":
+        return False
+    name = account["metadata"]["name"]
+    subjects = binding.get("subjects", [])
+    return any(each["kind"] == "ServiceAccount" and each["name"] == name for each in subjects)
+
+
+def _pod_labels(workload: Object) -> dict[str, str]:
+    template = workload.get("spec", {}).get("template", {})
+    labels: dict[str, str] = template.get("metadata", {}).get("labels", {})
+    return labels
+
+
+def _stands_behind(workload: Object, service: Object) -> bool:
+    is_pair = workload["kind"] == "StatefulSet" and service["kind"] == "Service"
+    return is_pair and _selects(service, _pod_labels(workload))
+
+
+def _selects(service: Object, labels: dict[str, str]) -> bool:
+    selector = service["spec"].get("selector")
+    return bool(selector) and _matches({"matchLabels": selector}, labels)
+
+
+def _matches(selector: Object, labels: dict[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
+        _meets(each, labels) for each in selector.get("matchExpressions", [])
+    )
+
+
+def _meets(requirement: Object, labels: dict[str, str]) -> bool:
+    value = labels.get(requirement["key"])
+    values = requirement.get("values", [])
+    return {
+        "In": value in values,
+        "NotIn": value not in values,
+        "Exists": value is not None,
+        "DoesNotExist": value is None,
+    }[str(requirement["operator"])]
