@@ -66,3 +66,14 @@ def test_authorities_share_nothing():
         get(each, "spec.secretName") for name in NAMES for each in authority(name).of_kind("Certificate")
     ]
     assert len({*secrets}) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_objects_say_whom_they_belong_to(name):
+    """As those of the overlays do; what brings the certificate selects by other labels."""
+    labels = [get(each, "metadata.labels") for each in authority(name).objects]
+    [expected] = {tuple(each.items()) for each in labels}
+    assert {*expected} == {
+        ("app.kubernetes.io/managed-by", "kustomize"),
+        ("app.kubernetes.io/part-of", "user-service"),
+    }

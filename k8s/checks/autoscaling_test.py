@@ -135,7 +135,7 @@ def test_budget_that_lets_all_or_none_go(spec, least, allowed):
 def test_some_overlay_has_an_autoscaler():
     """The rules above have something to look at."""
     scaled = [name for name in OVERLAYS if overlay(name).of_kind("HorizontalPodAutoscaler")]
-    assert scaled == ["prod", "staging"]
+    assert scaled == ["istio", "prod", "staging"]
 
 
 def test_budget_of_other_pods():
@@ -174,7 +174,7 @@ def test_rollout_that_takes_pods_away_or_goes_one_by_one(field, value, what):
 
 def test_rollout_of_a_fixed_number():
     """Without an autoscaler whoever sets the replicas sets the surge."""
-    manifests = changed("istio", ("Deployment/user-service", "spec.strategy.rollingUpdate.maxSurge", 1))
+    manifests = changed("traefik", ("Deployment/user-service", "spec.strategy.rollingUpdate.maxSurge", 1))
     assert texts(autoscaling.keep_all_pods_in_a_rollout, manifests) == []
 
 
@@ -184,7 +184,7 @@ def test_rollout_of_a_fixed_number():
         ("prod", (DEPLOYMENT, f"metadata.annotations[{autoscaling.CONNECTIONS}]", "119"), (119, 40, 120)),
         ("prod", (DEPLOYMENT, "metadata.annotations", REMOVED), (97, 40, 120)),
         ("prod", (SCALER, "spec.maxReplicas", 21), (120, 42, 126)),
-        ("istio", (DEPLOYMENT, "spec.replicas", 17), (97, 34, 102)),
+        ("traefik", (DEPLOYMENT, "spec.replicas", 17), (97, 34, 102)),
     ],
 )
 def test_pools_of_more_pods_than_the_database_has_connections_for(name, change, numbers):
@@ -201,7 +201,7 @@ def test_pools_of_more_pods_than_the_database_has_connections_for(name, change, 
 
 def test_larger_pools():
     """The pool counts as the server will read it, and one more for the probe."""
-    manifests = with_variables(changed("istio"), DATABASE_POOL_SIZE="16")
+    manifests = with_variables(changed("traefik"), DATABASE_POOL_SIZE="16")
     [text] = texts(autoscaling.leave_connections_for_all_pods, manifests)
     assert "may have 102 connections" in text
 

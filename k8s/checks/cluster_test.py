@@ -193,6 +193,35 @@ def refusal(running: cluster.Cluster, overlay: str, kind: str, field: str, value
     return str(refused.value)
 
 
+OF_COMPONENTS = [
+    (
+        "external-secrets.io/v1",
+        "ExternalSecret",
+        {"secretStoreRef": {"name": "a"}, "data": [{"secretKey": "url", "remoteRef": {"key": "a"}}]},
+        "refreshIntervall",
+    ),
+    (
+        "monitoring.coreos.com/v1",
+        "ServiceMonitor",
+        {"selector": {"matchLabels": {"app": "a"}}, "endpoints": [{"port": "metrics"}]},
+        "endpoint",
+    ),
+]
+"""Kinds that no overlay has, but a component that an overlay may take; and a field that they don't have."""
+
+
+@pytest.mark.parametrize(("version", "kind", "spec", "unknown"), OF_COMPONENTS, ids=str)
+def test_kinds_of_components(
+    running: cluster.Cluster, version: str, kind: str, spec: dict[str, Any], unknown: str
+) -> None:
+    """An object is accepted, and one with a field that its kind does not have is refused."""
+    manifest = {"apiVersion": version, "kind": kind, "metadata": {"name": "a"}, "spec": spec}
+    command = ["create", "--dry-run=server", "--validate=strict", "--filename=-"]
+    running.kubectl(*command, stdin=json.dumps(manifest))
+    with pytest.raises(cluster.ClusterError, match=f'unknown field "spec.{unknown}"'):
+        running.kubectl(*command, stdin=json.dumps(manifest | {"spec": spec | {unknown: {}}}))
+
+
 @pytest.mark.parametrize("mistake", MISTAKES, ids=str)
 def test_mistakes(running: cluster.Cluster, mistake: tuple[Any, ...]) -> None:
     """An unknown field, a wrong type or a value out of range is refused, with the path where it is."""

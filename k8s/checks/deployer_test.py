@@ -60,6 +60,7 @@ def needed(objects: list[dict[str, Any]]) -> Iterator[Right]:
         # Kubernetes lets nobody grant what he does not hold.
         if item["kind"] == "Role":
             yield from rights(item["rules"])
+            yield group, "roles", "bind"
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -76,6 +77,14 @@ def test_it_has_no_other_right(name: str) -> None:
     extra = rights(of_kind(name, "Role")["rules"]) - set(needed(rendered.load(name))) - tool
     assert sorted(extra) == []
     assert not any("secrets" in right or "*" in right for right in rights(of_kind(name, "Role")["rules"]))
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_it_binds_the_roles_that_are_rendered(name: str) -> None:
+    """They have no right that it has not; any other one would be somebody else's."""
+    roles = [item["metadata"]["name"] for item in rendered.load(name) if item["kind"] == "Role"]
+    [rule] = [each for each in of_kind(name, "Role")["rules"] if "bind" in each["verbs"]]
+    assert (rule["resources"], rule["resourceNames"]) == (["roles"], roles)
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)

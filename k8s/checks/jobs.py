@@ -13,8 +13,7 @@ def count_no_drained_node(manifests: Manifests) -> Iterator[Problem]:
     """A pod that goes with its node is not one of the few tries that a Job of ours has."""
     for job in _jobs(manifests):
         if not any(
-            action == "Ignore" and get(rule, "onPodConditions") and _conditions(rule) == {"DisruptionTarget"}
-            for action, rule in _rules(job)
+            action == "Ignore" and "DisruptionTarget" in _conditions(rule) for action, rule in _rules(job)
         ):
             what = "no rule ignores pods that went with their node, and each counts for backoffLimit"
             fix = "add {action: Ignore, onPodConditions: [{type: DisruptionTarget}]}"
@@ -22,9 +21,9 @@ def count_no_drained_node(manifests: Manifests) -> Iterator[Problem]:
 
 
 def repeat_no_wrong_usage(manifests: Manifests) -> Iterator[Problem]:
-    """A Job of ours ends at once where each try fails in the same way."""
+    """A Job of ours that tries again ends at once where each try fails in the same way."""
     for job in _jobs(manifests):
-        if not any(
+        if get(job, "spec.backoffLimit") != 0 and not any(
             action == "FailJob" and _WRONG_USAGE in (get(rule, "onExitCodes.values") or [])
             for action, rule in _rules(job)
         ):
@@ -45,4 +44,4 @@ def _rules(job: Manifest) -> Iterator[tuple[str, Manifest]]:
 
 
 def _conditions(rule: Manifest) -> set[str]:
-    return {condition["type"] for condition in rule["onPodConditions"]}
+    return {condition["type"] for condition in rule.get("onPodConditions") or ()}

@@ -38,6 +38,13 @@ def test_wrong_usage_that_is_repeated(path, value):
     assert text.startswith(f"{JOB}: {RULES}: no rule ends the Job at exit code 2, wrong usage, ")
 
 
+def test_job_that_tries_once():
+    """What is never repeated needs no word for what not to repeat."""
+    change = (JOB, "spec.backoffLimit", 0)
+    manifests = changed("prod", change, (JOB, f"{RULES}.1", REMOVED))
+    assert texts(jobs.repeat_no_wrong_usage, manifests) == []
+
+
 @pytest.mark.parametrize("name", [name for name in OVERLAYS if overlay(name).of_kind("Job")])
 def test_migration_ends_at_once_where_no_try_can_help(name):
     """The exit codes are those of the program, and of its container alone."""

@@ -83,6 +83,7 @@ RULES: Sequence[Rule] = (
     encryption.expect_a_name,
     mesh.name_grpc_as_such,
     mesh.name_callers,
+    mesh.allow_what_there_is,
     mesh.outlive_what_they_serve,
     authentication.ask_who_calls_from_outside,
     authentication.start_with_the_callers_that_they_name,

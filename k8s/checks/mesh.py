@@ -88,12 +88,7 @@ def _protocol(port: Manifest) -> str:
 def name_callers(manifests: Manifests) -> Iterator[Problem]:
     """In a mesh whoever may call a method is named: a service account, not a namespace and not everybody."""
     for server in servers(manifests):
-        policies = [
-            each
-            for each in manifests.of_kind("AuthorizationPolicy")
-            if get(each, "spec.action") in (None, "ALLOW")
-            and server.pod in manifests.select(get(each, "spec.selector") or {}, metadata(each, "namespace"))
-        ]
+        policies = allowing(manifests, server)
         if not policies and has_sidecar(manifests, server.pod):
             what, fix = (
                 "no AuthorizationPolicy says who of the mesh may call it",
@@ -102,20 +97,46 @@ def name_callers(manifests: Manifests) -> Iterator[Problem]:
             yield server.problem("name", what, fix)
         for policy in policies:
             for field, rule in find(policy, "spec.rules[]"):
-                if _is_of_methods(server, rule) and not _names_accounts(rule):
+                if any(allows(server, rule, path) for path in METHODS) and not _names_accounts(rule):
                     what = "lets callers in who are not named"
                     fix = "name their serviceAccounts, or principals without *"
                     yield Problem(policy, f"{field}.from", what, fix)
 
 
-def _is_of_methods(server: Server, rule: Manifest) -> bool:
-    """Return whether a rule is about a method of the service, and the port that takes calls."""
+def allow_what_there_is(manifests: Manifests) -> Iterator[Problem]:
+    """Each path that a policy of a mesh opens is one of the server: a misspelt one opens nothing."""
+    for server in servers(manifests):
+        for policy in allowing(manifests, server):
+            for field, operation in find(policy, "spec.rules[].to[].operation"):
+                for pattern in operation.get("paths", []) if _is_of_calls(server, operation) else []:
+                    if not any(_matches(pattern, path) for path in METHODS) and "/grpc." not in pattern:
+                        what = f"{pattern} is no method of the server"
+                        yield Problem(policy, f"{field}.paths", what, f"take some of {', '.join(METHODS)}")
+
+
+def allowing(manifests: Manifests, server: Server) -> list[Manifest]:
+    """Return the policies that let callers in to a server; if there are any, all else is denied."""
+    return [
+        each
+        for each in manifests.of_kind("AuthorizationPolicy")
+        if get(each, "spec.action") in (None, "ALLOW")
+        and server.pod in manifests.select(get(each, "spec.selector") or {}, metadata(each, "namespace"))
+    ]
+
+
+def allows(server: Server, rule: Manifest, path: str) -> bool:
+    """Return whether a rule of a policy lets somebody call a path of a server."""
     operations = [operation for _, operation in find(rule, "to[].operation")] or [{}]
     return any(
-        any(str(port) in each.get("ports", [str(port)]) for port in server.ports)
-        and any(path_matches(pattern, path) for pattern in each.get("paths", ["*"]) for path in METHODS)
+        _is_of_calls(server, each) and any(_matches(pattern, path) for pattern in each.get("paths", ["*"]))
         for each in operations
     )
+
+
+def _is_of_calls(server: Server, operation: Manifest) -> bool:
+    """Return whether an operation is about a port that takes calls."""
+    ports = operation.get("ports")
+    return ports is None or any(str(port) in ports for port in server.ports)
 
 
 def _names_accounts(rule: Manifest) -> bool:
@@ -125,7 +146,7 @@ def _names_accounts(rule: Manifest) -> bool:
     )
 
 
-def path_matches(pattern: str, path: str) -> bool:
+def _matches(pattern: str, path: str) -> bool:
     """Return whether Istio takes a path for one of a pattern: a star is at its end or its beginning."""
     if pattern.endswith("*"):
         return path.startswith(pattern[:-1])

@@ -4,7 +4,12 @@ import pytest
 import yaml
 
 from k8s.checks.manifests import Manifests, get
-from k8s.checks.mesh import name_callers, name_grpc_as_such, outlive_what_they_serve
+from k8s.checks.mesh import (
+    allow_what_there_is,
+    name_callers,
+    name_grpc_as_such,
+    outlive_what_they_serve,
+)
 from k8s.checks.servers import servers
 from k8s.checks.testing import REMOVED, changed, configured, overlay, texts
 
@@ -98,6 +103,27 @@ def test_callers_without_a_name(sources):
 def test_callers_with_a_name(changes):
     """Accounts are names, and nobody is asked for one of other methods, ports and pods."""
     assert texts(name_callers, changed("istio", *changes)) == []
+
+
+@pytest.mark.parametrize("path", ["/user.Users/*", "/user.UserService/List", "*.UserService", ""])
+def test_path_of_nothing(path):
+    """A path of a policy that no method has would be open to nobody."""
+    [text] = texts(allow_what_there_is, changed("istio", (POLICY, PATHS, ["/user.UserService/*", path])))
+    where = f"{POLICY}: spec.rules[0].to[0].operation.paths"
+    assert text.startswith(f"{where}: {path} is no method of the server; take some of /user.UserService/")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [(POLICY, PATHS, ["*", "*/GetUser", "/grpc.health.v1.Health/*"])],
+        [(POLICY, PATHS, REMOVED)],
+        [(POLICY, PATHS, ["/other/*"]), (POLICY, "spec.rules.0.to.0.operation.ports", ["8080"])],
+    ],
+)
+def test_path_of_something(changes):
+    """Patterns, health, and what is of another port are fine."""
+    assert texts(allow_what_there_is, changed("istio", *changes)) == []
 
 
 def test_mesh_without_a_policy():

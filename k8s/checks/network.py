@@ -51,7 +51,7 @@ def _is_everywhere(rule: Manifest) -> bool:
 
 
 def let_programs_out(manifests: Manifests) -> Iterator[Problem]:
-    """Each program reaches DNS, and what its variables name: database, collector, the servers of a smoke Job."""
+    """Each program reaches DNS, and what its variables name: database, collector, servers to call."""
     for program in programs(manifests):
         rules = _rules(manifests, program.pod, "Egress")
         for host, port, what_for in _dialled(program):
@@ -79,9 +79,10 @@ def _dialled(program: Program) -> Iterator[tuple[str, int, str]]:
 def _place(url: str, default: int) -> tuple[str, int]:
     try:
         place = urlsplit(url)
-        return place.hostname or "", place.port or default
+        port = place.port
     except ValueError:  # whose message has part of the password; configuration.py tells of it
         return "", default
+    return place.hostname or "", port or default
 
 
 def _reaches(manifests: Manifests, pod: Pod, rule: Manifest, host: str, port: int) -> bool:

@@ -50,7 +50,9 @@ def test_dns_that_is_closed():
 def test_smoke_job_that_is_kept_in():
     """Without the policy of clients a smoke Job fails, and each version with it."""
     [text] = texts(network.let_programs_out, without("prod", "NetworkPolicy/user-service-client"))
-    assert text.startswith(f"{SMOKE}: no NetworkPolicy lets it out to port 50051 of user-service (SMOKE_TARGET)")
+    assert text.startswith(
+        f"{SMOKE}: no NetworkPolicy lets it out to port 50051 of user-service (SMOKE_TARGET)"
+    )
 
 
 def test_scraper_that_is_kept_out():

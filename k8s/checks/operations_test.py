@@ -8,6 +8,7 @@ import pytest
 from k8s.checks.manifests import Manifests, get
 from k8s.checks.monitoring import alerts, beside_prometheus, dashboard
 from k8s.checks.rendered import load
+from k8s.checks.servers import servers
 
 PROD = Manifests(load("prod"))
 ALERTS = {each["alert"]: each for each in alerts(PROD) + alerts(beside_prometheus())}
@@ -59,3 +60,33 @@ def test_the_picture_shows_the_panels_that_are_there():
     shown = re.findall(r'class="title"[^>]*>([^<]+)<', Path("docs/dashboard.svg").read_text())
     titles = [panel["title"] for panel in dashboard(PROD)["panels"]]
     assert shown == titles, "tools/bazel run //tools/dashboard:picture"
+
+
+def section(title):
+    """Return the text below a heading of the second level, in one line."""
+    [text] = re.findall(rf"^## {title}\n(.*?)(?=^## )", DOCUMENT, re.MULTILINE | re.DOTALL)
+    return " ".join(text.split())
+
+
+def test_the_document_has_the_figures_of_memory_and_cpu():
+    """What it says of memory, messages, connections and CPU is what the manifests have."""
+    [server], text = servers(PROD), section("Memory and CPU")
+    settings, resources = server.config.server, server.container["resources"]
+    assert resources["limits"]["memory"] == resources["requests"]["memory"] == "256Mi"
+    assert "**Memory** is 256 MiB, requested and allowed" in text
+    assert f"`max_recv_msg_size` is {settings.max_recv_msg_size // 2**10} KiB" in text
+    assert f"`max_connections` {settings.max_connections}." in text
+    assert f"with an autoscaler {resources['requests']['cpu']}, of which" in text
+    startup = server.container["startupProbe"]
+    assert f"probe's {startup['periodSeconds'] * startup['failureThreshold']};" in text
+
+
+def test_the_document_has_the_times_of_a_rollout():
+    """What it says of a rollout and of a pod's end is what the manifests and the configuration have."""
+    [server], text = servers(PROD), section("Rollouts and drained nodes")
+    spec, drain = server.pod.workload["spec"], server.config.server.drain
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": "25%", "maxUnavailable": 0}
+    assert f"ready for {spec['minReadySeconds']} s" in text
+    assert f"{server.container['lifecycle']['preStop']['sleep']['seconds']} s of preStop" in text
+    assert f"after up to {drain.grace:g} s while a stream goes on" in text
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] == 330, "five minutes and a half"

@@ -24,7 +24,7 @@ def test_every_overlay_has_the_server(name):
 @pytest.mark.parametrize("name", ["staging", "prod"])
 def test_migration_says_why_before_its_job_ends(name):
     """`server migrate` gives up a lock, and says who has it, in half the time that Kubernetes gives it."""
-    [job] = [each for each in overlay(name).objects if each["kind"] == "Job"]
+    [job] = [each for each in overlay(name).objects if title(each) == "Job/user-service-migrate"]
     assert job["spec"]["activeDeadlineSeconds"] / 2 >= PATIENCE
 
 

@@ -6,15 +6,15 @@ from functools import partial
 from k8s.checks.backends import leading_to
 from k8s.checks.entrances import nginx_takes
 from k8s.checks.gateways import takers
-from k8s.checks.manifests import Manifest, Manifests, Problem, find, get, metadata
-from k8s.checks.mesh import istio_routes, path_matches
+from k8s.checks.manifests import Manifest, Manifests, Problem, find
+from k8s.checks.mesh import allowing, allows, istio_routes
 from k8s.checks.methods import METHODS
-from k8s.checks.servers import servers
+from k8s.checks.servers import Server, servers
 from k8s.checks.traefik import traefik_answers
 
 
 def let_every_method_through(manifests: Manifests) -> Iterator[Problem]:
-    """Each route to our servers takes each of the service's methods, and a mesh's policy allows it."""
+    """Each route to our servers takes each of the service's methods, and some policy of a mesh allows it."""
     for manifest, field, takes in _doors(manifests):
         for path in METHODS:
             if not takes(path):
@@ -29,11 +29,8 @@ def _doors(manifests: Manifests) -> Iterator[tuple[Manifest, str, Callable[[str]
             if manifest["kind"] in _DECIDES:
                 field, takes = _DECIDES[manifest["kind"]]
                 yield manifest, field, partial(takes, manifests, manifest)
-        for policy in manifests.of_kind("AuthorizationPolicy"):
-            if server.pod in manifests.select(
-                get(policy, "spec.selector") or {}, metadata(policy, "namespace")
-            ):
-                yield policy, "spec.rules", partial(_allows, policy)
+        if policies := allowing(manifests, server):
+            yield policies[0], "spec.rules", partial(_allowed, server, policies)
 
 
 def _traefik(_: Manifests, route: Manifest, path: str) -> bool:
@@ -61,6 +58,6 @@ _DECIDES = {
 }
 
 
-def _allows(policy: Manifest, path: str) -> bool:
-    patterns = [pattern for _, pattern in find(policy, "spec.rules[].to[].operation.paths[]")]
-    return any(path_matches(pattern, path) for pattern in patterns)
+def _allowed(server: Server, policies: list[Manifest], path: str) -> bool:
+    rules = [rule for policy in policies for _, rule in find(policy, "spec.rules[]")]
+    return any(allows(server, rule, path) for rule in rules)

@@ -24,13 +24,6 @@ PATHS = [f"/user.UserService/{method}" for method in ("CreateUser", "GetUser", "
             "/user.Users/",
             "spec.rules",
         ),
-        (
-            "istio",
-            "AuthorizationPolicy/user-service",
-            "spec.rules.0.to.0.operation.paths",
-            ["/user.Users/*"],
-            "spec.rules",
-        ),
     ],
 )
 def test_path_that_is_misspelt(overlay, object_, path, value, field):
@@ -63,7 +56,20 @@ def test_method_without_a_route(overlay, object_, list_):
 def test_patterns_of_istio(pattern):
     """A star at the beginning or at the end stands for anything."""
     manifests = changed(
-        "istio", ("AuthorizationPolicy/user-service", "spec.rules.0.to.0.operation.paths", [pattern])
+        "istio",
+        ("AuthorizationPolicy/user-service", "spec.rules.0.to.0.operation.paths", [pattern]),
+        ("AuthorizationPolicy/user-service-gateway", "spec.action", "DENY"),
     )
     taken = {"*": 3, "/user.UserService/*": 3, "*User*": 0, "*User": 2}[pattern]
     assert len(texts(routes.let_every_method_through, manifests)) == 3 - taken
+
+
+def test_method_that_is_open_to_some():
+    """A method may be closed to the gateway, or to callers in the mesh, as long as somebody may call it."""
+    policies = {"user-service": ["/user.UserService/GetUser"], "user-service-gateway": PATHS[2:]}
+    changes = [
+        (f"AuthorizationPolicy/{name}", "spec.rules.0.to.0.operation.paths", paths)
+        for name, paths in policies.items()
+    ]
+    [text] = texts(routes.let_every_method_through, changed("istio", *changes))
+    assert "/user.UserService/CreateUser is not let through" in text

@@ -86,7 +86,7 @@ make_root() {
     find "$cache" -maxdepth 1 -name "root-$recipe-*.partial" -exec rm -rf --one-file-system {} +
     : >"$log"
     install_mmdebstrap
-    say "making a Debian root with ${packages//,/, } (about a minute, 3.1 GB in $root)"
+    say "making a Debian root with ${packages//,/, } (about a minute, 3.5 GB in $root)"
     debian "$partial" --variant=apt --include="$packages"
     say "unpacking what images for $foreign hold"
     mkdir "$partial/foreign"

@@ -59,7 +59,7 @@ def like_prod(app: App) -> None:
         make_object(
             "rbac.authorization.k8s.io/v1",
             "Role",
-            "resolver",
+            "user-service-resolver",
             rules=[
                 {
                     "apiGroups": ["discovery.k8s.io"],
@@ -72,7 +72,11 @@ def like_prod(app: App) -> None:
             "rbac.authorization.k8s.io/v1",
             "RoleBinding",
             "resolver",
-            roleRef={"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "resolver"},
+            roleRef={
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "Role",
+                "name": "user-service-resolver",
+            },
             subjects=[{"kind": "ServiceAccount", "name": "app", "namespace": app.namespace}],
         ),
         make_object("networking.k8s.io/v1", "NetworkPolicy", "app", spec={"podSelector": {}}),

@@ -23,12 +23,18 @@ def kubectl(app: App, *arguments: str) -> str:
     return app.running.kubectl(*arguments, f"--namespace={app.namespace}")
 
 
+def wait_for_job(app: App) -> None:
+    """Wait until the migration is under way."""
+    for what in ("create", "jsonpath={.status.active}=1"):
+        kubectl(app, "wait", "job/migrate", f"--for={what}", "--timeout=30s")
+
+
 def test_another_job_of_the_same_name_is_not_ones_own(app: App) -> None:
     """What it did is not what this version's migration does."""
     app.deploy()
     app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][DELAY] = "60s"
     process = app.start_until("migrating")
-    kubectl(app, "wait", "job/migrate", "--for=jsonpath={.status.active}=1", "--timeout=30s")
+    wait_for_job(app)
     kubectl(app, "delete", "job/migrate")
     kubectl(app, "create", "job", "migrate", "--image=busybox")
     output, _ = process.communicate(timeout=30)
@@ -40,7 +46,7 @@ def test_a_job_that_somebody_deletes_is_told(app: App) -> None:
     """It has not completed."""
     app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][DELAY] = "60s"
     process = app.start_until("migrating")
-    kubectl(app, "wait", "job/migrate", "--for=jsonpath={.status.active}=1", "--timeout=30s")
+    wait_for_job(app)
     kubectl(app, "delete", "job/migrate")
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 1

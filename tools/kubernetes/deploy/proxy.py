@@ -77,6 +77,6 @@ def _pipe(source: socket.socket, target: socket.socket) -> None:
 
 
 def _answer(status: int) -> bytes:
-    body = json.dumps({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status})
-    head = f"HTTP/1.1 {status} \r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    return f"{head}Connection: close\r\n\r\n{body}".encode()
+    """Return what a load balancer says by itself."""
+    head = f"HTTP/1.1 {status} \r\nContent-Type: text/plain\r\nContent-Length: 4\r\nConnection: close"
+    return f"{head}\r\n\r\nbusy".encode()

@@ -17,6 +17,7 @@ def test_what_is_pruned_and_stays_is_named(app: App) -> None:
     app.deploy()
     set_finalizers(app, "configmap/config-1", [HELD])
     app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
+    del app.objects["Job"]
     output = app.deploy("--timeout=3s", code=1)
     assert "not gone after 3 s" in output
     assert "ConfigMap/config-1: deleted at" in output
@@ -41,7 +42,6 @@ def test_a_namespace_that_stays_is_explained(app: App) -> None:
     """By what is left in it; nothing is deployed there meanwhile, and that is told before any step."""
     app.deploy()
     set_finalizers(app, "configmap/config-1", [HELD])
-    app.objects["ConfigMap"]["metadata"]["annotations"] = {}
     output = app.run("delete", "--yes", "--data", "--timeout=3s", code=1)
     assert "ConfigMap/config-1: deleted at" in output
     app.running.kubectl("delete", "namespace", app.namespace, "--wait=false")

@@ -80,7 +80,7 @@ def test_a_failed_call_does_not_cancel_a_rollback(app: App) -> None:
     app.template["spec"]["containers"][0]["image"] = IMAGE + 64 * "2"
     app.template["metadata"]["annotations"][FAILS] = "CrashLoopBackOff"
     with proxied(app) as proxy:
-        process = app.start_until("rolling back", "--timeout=4s")
+        process = app.start_until("rolling back", "--timeout=6s")
         proxy.fault = "503"
         assert process.stdout
         assert any(line.startswith("trying again for up to") for line in process.stdout)
