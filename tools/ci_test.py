@@ -39,7 +39,7 @@ class Machine:
             shutil.copy(file, copy)
         for workspace in (self.tree, self.tree / "examples/consumer"):
             script(workspace / "tools/bazel", BAZEL)
-        for name in ("build", "crds"):
+        for name in ("build", "crds", "istioctl"):
             self.make(f"tools/cluster/{name}.sh")
         events = folder / "events.json"
         report = folder / "test.xml"
@@ -124,7 +124,7 @@ def test_everything_runs(machine):
     ]
     calls = machine.calls.read_text().splitlines()
     external = calls.index(machine.calls_of_bazel()[2])
-    assert {"go install", "build.sh", "crds.sh"} <= set(calls[:external])
+    assert {"go install", "build.sh", "crds.sh", "istioctl.sh"} <= set(calls[:external])
     assert "3 passed, 0 failed, 0 skipped" in result.stdout
 
 
@@ -139,7 +139,7 @@ def test_any_failure_fails(machine, failing):
     assert len(machine.calls_of_bazel()) == 4
 
 
-@pytest.mark.parametrize("program", ["build.sh", "crds.sh"])
+@pytest.mark.parametrize("program", ["build.sh", "crds.sh", "istioctl.sh"])
 def test_program_that_does_not_build_fails(machine, program):
     """What the tests of deployments need is a part of what is tested."""
     machine.add_go()
