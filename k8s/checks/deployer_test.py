@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from k8s.checks import rendered
+from k8s.checks.lint import RULES
+from k8s.checks.testing import overlay, texts
 
 ENVIRONMENTS = ("prod", "staging")
 
@@ -61,6 +63,12 @@ def needed(objects: list[dict[str, Any]]) -> Iterator[Right]:
         if item["kind"] == "Role":
             yield from rights(item["rules"])
             yield group, "roles", "bind"
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_no_deployer_has_a_problem(name: str) -> None:
+    """The rules of the overlays find nothing in what is applied before them, its namespace above all."""
+    assert [text for rule in RULES for text in texts(rule, overlay(f"deployer/{name}"))] == []
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
