@@ -1,4 +1,4 @@
-"""The cluster that all tests of a file share, and the application that each deploys."""
+"""The cluster that all tests share, and the application that each deploys."""
 
 import itertools
 import secrets
@@ -15,7 +15,7 @@ _run = secrets.token_hex(3)
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running() -> Iterator[cluster.Cluster]:
     """Return a cluster that all tests share, each in a namespace of its own."""
     with given_or_running() as running:
