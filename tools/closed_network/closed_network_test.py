@@ -17,15 +17,17 @@ pytestmark = pytest.mark.skipif(
     reason="needs root with CAP_SYS_ADMIN, as the closed-network mode itself does",
 )
 
-# Stands in for a minute of downloads: makes a small root, and notes that it ran.
+# Stands in for a minute of downloads: makes a small root, with /proc in it meanwhile, and notes that it ran.
 FAKE_MMDEBSTRAP = """#!/bin/sh
 for last; do case $last in http*) ;; *) folder=$last ;; esac; done
 echo "$*" >>"$RUNS"
 echo "I: downloading packages with apt..."
-mkdir -p "$folder/usr/bin" "$folder/etc"
+mkdir -p "$folder/usr/bin" "$folder/etc" "$folder/proc"
+mount -t tmpfs none "$folder/proc" && touch "$folder/proc/1"
 echo content >"$folder/usr/bin/bazel"
 if [ -e "$HANG" ]; then touch "$HANG.reached"; fi
 while [ -e "$HANG" ]; do sleep 0.05; done
+umount "$folder/proc"
 if [ -e "$FAIL" ]; then echo "E: Failed to fetch the archive"; exit 25; fi
 """
 
@@ -178,7 +180,7 @@ def test_broken_root_is_made_again(machine, damage):
 
 
 def test_half_made_root_is_made_again(machine):
-    """A root whose making was killed is not taken for a root."""
+    """A root whose making was killed is not taken for a root, and what was mounted in it is in nobody's way."""
     machine.hang.touch()
     process = machine.start()
     wait_for(machine.hang.with_suffix(".reached"))

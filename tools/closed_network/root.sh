@@ -71,8 +71,8 @@ debian() {
     shift
     mirror=$(mirror)
     # A mirror that is not refreshed daily serves a Release file past its date; the
-    # signature is checked all the same.
-    logged mmdebstrap --mode=root \
+    # signature is checked all the same. What it mounts in the root goes with it, also if it is killed.
+    logged unshare --mount --propagation private mmdebstrap --mode=root \
         --aptopt='Acquire::Check-Valid-Until "false"' \
         --aptopt='APT::Install-Recommends "false"' \
         "$@" "$suite" "$folder" ${mirror:+"$mirror"} \
