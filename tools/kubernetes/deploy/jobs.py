@@ -18,7 +18,7 @@ _RUN = "grpc-on-kubernetes/run"
 """The annotation that tells this deployment's Job from another's of the same name."""
 
 _SHORTEST_TTL = 60
-"""Seconds for which a Job has to stay, so that its end is seen by a deployment that the cluster left waiting."""
+"""Seconds for which a Job has to stay, so that its end is seen even if the cluster is silent for a moment."""
 
 
 def check_jobs(manifests: Manifests) -> None:

@@ -186,7 +186,8 @@ class _Lease:
 
     def _put(self, kubectl: Kubectl, lease: Object, command: str = "replace") -> None:
         started = time.time()  # the monotonic clock stands still while a laptop sleeps
-        written = kubectl.read(command, self._where, "--filename=-", "--output=json", stdin=json.dumps(lease))
+        options = [self._where, "--filename=-", "--output=json", f"--request-timeout={_RENEWAL}s"]
+        written = kubectl.read(command, *options, stdin=json.dumps(lease))
         self._lease, self._renewed = json.loads(written), started
 
     def _now(self) -> str:
