@@ -27,6 +27,7 @@ from tools.kubernetes.deploy.guards import (
     check_objects,
     check_pinned,
 )
+from tools.kubernetes.deploy.jobs import check_jobs
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.live import namespace_of
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
@@ -66,6 +67,7 @@ class Overlay:
         check_context(self.settings, self.name, context)
         check_objects(self.manifests)
         check_not_paused(self.manifests)
+        check_jobs(self.manifests)
         kubectl = Kubectl(self.kubectl, context).pinned()
         check_cluster(kubectl)
         check_identity(self.settings, self.name, kubectl)

@@ -18,6 +18,24 @@ def test_a_first_deployment_makes_everything(app: App) -> None:
     )
 
 
+def test_fields_without_a_value_are_as_if_they_were_not_there(app: App) -> None:
+    """`labels:` with nothing behind it is what a template leaves; a key of a ConfigMap is an empty text."""
+    app.objects["Secret"] = make_object("v1", "Secret", "s", data=None)
+    policy = {"podSelector": {"matchLabels": None}, "egress": [{}]}
+    app.objects["NetworkPolicy"] = make_object("networking.k8s.io/v1", "NetworkPolicy", "shut", spec=policy)
+    for kind in ("Secret", "NetworkPolicy"):
+        app.objects[kind]["metadata"]["namespace"] = app.namespace
+    app.objects["ConfigMap"]["data"] = {"empty": None}
+    app.objects["Deployment"]["metadata"] |= {"labels": None, "annotations": None}
+    app.template["metadata"]["annotations"] = None
+    app.objects["Job"]["metadata"]["annotations"] = None
+    pod = app.objects["Job"]["spec"]["template"]["spec"]
+    pod |= {"initContainers": None, "imagePullSecrets": None, "volumes": None}
+    pod["containers"][0]["envFrom"] = [{"secretRef": {"name": "s"}}]
+    app.deploy()
+    assert app.get("configmap/config-1", ".data") == '{"empty":""}'
+
+
 def test_no_secret_is_shown(app: App) -> None:
     """--diff has all lines but those of Secrets, whether they are new or change."""
     app.objects["Secret"] = make_object("v1", "Secret", "secret", stringData={"key": "hunter2"})

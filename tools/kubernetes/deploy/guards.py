@@ -126,7 +126,12 @@ def _of_cluster(*uids: str) -> str:
 
 
 def check_images(settings: Settings, manifests: Manifests) -> None:
-    """Refuse images that may be another one tomorrow."""
+    """Refuse a container without an image, and images that may be another one tomorrow."""
+    for where, container in manifests.without_image():
+        raise RefusedError(
+            f"{where}: container {container} has no image. Is its name right? A patch of another name adds"
+            " a container"
+        )
     for where, image in manifests.images():
         if image.endswith(_NO_IMAGE):
             raise RefusedError(f"{where}: no image was built for {image}")

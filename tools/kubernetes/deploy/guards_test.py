@@ -91,6 +91,15 @@ def test_a_release_has_no_mutable_image(image: str) -> None:
     check_images(ANYWHERE, of_image(image))
 
 
+def test_a_container_without_an_image_is_refused() -> None:
+    """A patch with the name of no container adds one; a custom kind may merge its own into others."""
+    spec = {"template": {"spec": {"containers": [{"name": "s", "image": "s:v1"}, {"name": "typo"}]}}}
+    item = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "s"}, "spec": spec}
+    with pytest.raises(RefusedError, match="Deployment/s: container typo has no image"):
+        check_images(ANYWHERE, Manifests([item]))
+    check_images(ANYWHERE, Manifests([item | {"apiVersion": "monitoring.coreos.com/v1"}]))
+
+
 def test_containers_of_every_kind_are_looked_at() -> None:
     """A CronJob, or a kind that nobody here knows, has no mutable image either."""
     pod = {"spec": {"containers": [], "initContainers": [{"image": "s:v1"}]}}

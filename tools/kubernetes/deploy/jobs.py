@@ -6,14 +6,34 @@ import time
 import click
 
 from tools.kubernetes.deploy.explain import Explainer
+from tools.kubernetes.deploy.guards import RefusedError
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import condition, find, in_namespace
-from tools.kubernetes.deploy.manifests import MANAGER, Object, name_of, to_yaml
+from tools.kubernetes.deploy.live import condition, find, in_namespace, managers_of
+from tools.kubernetes.deploy.manifests import MANAGER, Manifests, Object, name_of, to_yaml
 from tools.kubernetes.deploy.removal import delete, wait_until_gone
 from tools.kubernetes.deploy.rollout import INTERVAL, FailedError, Refusals
+from tools.kubernetes.deploy.text import printable
 
 _RUN = "grpc-on-kubernetes/run"
 """The annotation that tells this deployment's Job from another's of the same name."""
+
+_SHORTEST_TTL = 60
+"""Seconds for which a Job has to stay, so that its end is seen even if the cluster is silent for a moment."""
+
+
+def check_jobs(manifests: Manifests) -> None:
+    """Refuse Jobs that would never begin, or whose end nobody would see."""
+    for job in manifests.of_kind("Job"):
+        if job["spec"].get("suspend"):
+            raise RefusedError(
+                f"{name_of(job)} has spec.suspend: true, with which it never begins: take it out"
+            )
+        ttl = job["spec"].get("ttlSecondsAfterFinished", _SHORTEST_TTL)
+        if ttl < _SHORTEST_TTL:
+            raise RefusedError(
+                f"{name_of(job)} has spec.ttlSecondsAfterFinished: {ttl}, after which nobody could see"
+                f" whether it completed: take at least {_SHORTEST_TTL}, or leave it out"
+            )
 
 
 def run_job(kubectl: Kubectl, job: Object, timeout: float, explainer: Explainer) -> None:
@@ -25,7 +45,7 @@ def run_job(kubectl: Kubectl, job: Object, timeout: float, explainer: Explainer)
         StuckError: the one before is not gone within `timeout` seconds.
 
     """
-    deadline = time.monotonic() + timeout
+    started = time.monotonic()
     # A Job can't be changed, and one that ended is not run again. Its pods end first.
     if before := find(kubectl, job):
         delete(kubectl, before, "--cascade=foreground")
@@ -35,11 +55,13 @@ def run_job(kubectl: Kubectl, job: Object, timeout: float, explainer: Explainer)
     while not _is(live := _find_own(kubectl, job, uid), "Complete"):
         has_failed = _is(live, "Failed")
         status = live.get("status", {})
+        _check_stays(live)
         refusals.note(name_of(job), _refusal(explainer, live))
-        if has_failed or refusals.have_lasted() or time.monotonic() > deadline:
+        elapsed = time.monotonic() - started
+        if has_failed or refusals.have_lasted() or elapsed > timeout:
             explainer.explain(live)
             raise FailedError(
-                f"{name_of(job)} {'failed' if has_failed else f'was not done after {timeout:g} s'}"
+                f"{name_of(job)} {'failed' if has_failed else f'was not done after {elapsed:.0f} s'}"
             )
         if (failed := status.get("failed", 0)) > told:
             told = failed
@@ -75,10 +97,23 @@ def _find_own(kubectl: Kubectl, job: Object, uid: str) -> Object:
     return live
 
 
+def _check_stays(live: Object) -> None:
+    """Raise FailedError if a Job that has not completed is being deleted: no more pods are made for it."""
+    metadata = live["metadata"]
+    if "deletionTimestamp" in metadata:
+        finalizers = ", ".join(metadata.get("finalizers", [])) or "none"
+        raise FailedError(
+            printable(
+                f"{name_of(live)} was deleted by somebody else before it had completed, and is going"
+                f" (its finalizers: {finalizers})"
+            )
+        )
+
+
 def _not_own(job: Object, live: Object | None) -> str:
     where = " ".join(in_namespace(job))
     if not live:
-        return f"{name_of(job)} was deleted by somebody else before it had completed ({where})"
+        return f"{name_of(job)} was deleted by somebody else before it was seen to complete ({where})"
     made = live["metadata"]["creationTimestamp"]
     return (
         f"{name_of(job)} is not the one that this deployment made: somebody else made it at {made} ({where})."
@@ -87,7 +122,13 @@ def _not_own(job: Object, live: Object | None) -> str:
 
 
 def _refusal(explainer: Explainer, live: Object) -> str:
-    """Return why a Job has no pod yet; its conditions don't tell."""
+    """Return why a Job has no pod yet."""
+    if live["spec"].get("suspend"):
+        managers = [
+            f"{each['manager']} at {each.get('time')}" for each in managers_of(live, "spec", "suspend")
+        ]
+        return f"it is suspended by {', '.join(managers) or 'somebody'}, and goes on with spec.suspend: false"
+    # Its conditions don't tell.
     status = live.get("status", {})
     if any(status.get(key) for key in ("active", "succeeded", "failed")):
         return ""

@@ -18,6 +18,9 @@ from tools.kubernetes.deploy.transient import Patience
 _LOG = re.compile(r"^[EWI]\d{4} .*\n", re.MULTILINE)
 """What kubectl logs beside its error: of a cluster that does not answer, the same five times."""
 
+_REQUEST_TIMEOUT = 60
+"""Seconds for an answer, as the API server has them itself; kubectl would wait for ever."""
+
 
 class KubectlError(click.ClickException):
     """A command that kubectl refused; the text is what it said, with missing rights told once."""
@@ -96,4 +99,4 @@ class Kubectl:
 
     def _command(self, *arguments: str) -> list[str]:
         context = [f"--context={self.context}"] if self.context else []
-        return [str(self.program), *context, *arguments]
+        return [str(self.program), *context, f"--request-timeout={_REQUEST_TIMEOUT}s", *arguments]

@@ -97,15 +97,24 @@ class _Lease:
         holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
         if not holder or not renewed:
             return
-        expires = _parse(renewed) + timedelta(seconds=spec.get("leaseDurationSeconds", _DURATION))
-        left = (expires - datetime.now(UTC) - self._ahead).total_seconds()
+        age = (datetime.now(UTC) + self._ahead - _parse(renewed)).total_seconds()
+        left = spec.get("leaseDurationSeconds", _DURATION) - age
         if left > 0:
             since = _parse(spec.get("acquireTime", renewed))
             raise RefusedError(
                 f"{printable(holder)} has been deploying here since {since:%Y-%m-%d %H:%M:%S} UTC:"
                 f" its Lease/{self._name} expires in {left:.0f} s if it is not renewed."
-                " Wait for that deployment to end, or stop it"
+                f" Wait for that deployment to end, or stop it{self._how_to_free(left)}"
             )
+
+    def _how_to_free(self, left: float) -> str:
+        """Return what helps against a Lease whose time no deployment wrote, or one with a wrong clock."""
+        if left <= _DURATION + _RENEWAL:
+            return ""
+        return (
+            f". So long a time is not of a deployment like this one: where none is under way, free it by"
+            f" `kubectl delete lease/{self._name} {self._where}`"
+        )
 
     def read(self) -> Object | None:
         command = ["get", f"lease.v1.coordination.k8s.io/{self._name}", self._where, "--output=json"]
@@ -177,7 +186,8 @@ class _Lease:
 
     def _put(self, kubectl: Kubectl, lease: Object, command: str = "replace") -> None:
         started = time.time()  # the monotonic clock stands still while a laptop sleeps
-        written = kubectl.read(command, self._where, "--filename=-", "--output=json", stdin=json.dumps(lease))
+        options = [self._where, "--filename=-", "--output=json", f"--request-timeout={_RENEWAL}s"]
+        written = kubectl.read(command, *options, stdin=json.dumps(lease))
         self._lease, self._renewed = json.loads(written), started
 
     def _now(self) -> str:

@@ -47,6 +47,25 @@ def test_an_expired_lease_is_taken_over(app: App) -> None:
     assert "taking over Lease/deploy-app: alice@laptop-1 has not renewed it" in app.deploy()
 
 
+@pytest.mark.parametrize("year", [2099, 9999])
+def test_a_lease_from_a_wrong_clock_can_be_freed(app: App, year: int) -> None:
+    """It would hold for years, and nobody renews it."""
+    make_namespace(app)
+    hold(app, datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC))
+    output = app.deploy(code=3)
+    assert f"alice@laptop-1 has been deploying here since {year}-12-31" in output
+    assert f"`kubectl delete lease/deploy-app --namespace={app.namespace}`" in output
+
+
+@pytest.mark.parametrize("spec", [{}, {"holderIdentity": "a"}, {"holderIdentity": "", "leaseTransitions": 7}])
+def test_a_lease_of_another_form_is_taken(app: App, spec: dict[str, object]) -> None:
+    """Nobody holds what was never renewed."""
+    make_namespace(app)
+    item = make_object("coordination.k8s.io/v1", "Lease", "deploy-app", spec=spec)
+    app.running.kubectl("create", f"--namespace={app.namespace}", "--filename=-", stdin=json.dumps(item))
+    assert "app is rolled out" in app.deploy()
+
+
 def test_what_others_wrote_does_not_steer_the_terminal(app: App) -> None:
     """A holder may call itself anything."""
     make_namespace(app)

@@ -1,5 +1,6 @@
 """The objects of a rendered overlay."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,12 @@ _AFTER_ROLLOUT = "grpc-on-kubernetes/after-rollout"
 _CHANGE_CAUSE = "kubernetes.io/change-cause"
 """What `kubectl rollout history` shows of a revision."""
 
+_BUILT_IN = re.compile(r"(v1|(apps|batch|policy|autoscaling)/.*|[a-z.]+\.k8s\.io/.*)$")
+"""The apiVersion of kinds that are no custom ones."""
+
+_TEXTS = {"data", "stringData"}
+"""Fields in which a key without a value is an empty text, and not a field that is left out."""
+
 
 @dataclass(frozen=True)
 class Manifests:
@@ -31,7 +38,8 @@ class Manifests:
     @classmethod
     def read(cls, file: Path) -> Manifests:
         """Read what `kustomize build` printed."""
-        return cls([item for item in yaml.load_all(file.read_text(), yaml.CSafeLoader) if item])
+        items = yaml.load_all(file.read_text(), yaml.CSafeLoader)
+        return cls([_without_nulls(item) for item in items if item])
 
     @property
     def namespace(self) -> str:
@@ -55,7 +63,18 @@ class Manifests:
         """Yield (object, image) of every container, of whatever kind the object is."""
         for item in self.objects:
             for container in _containers(item):
-                yield name_of(item), container["image"]
+                if "image" in container:
+                    yield name_of(item), container["image"]
+
+    def without_image(self) -> Iterator[tuple[str, str]]:
+        """Yield (object, container) of the pods' containers that have no image.
+
+        A custom object's may be there to be merged into others.
+        """
+        for item in self.objects:
+            for container in _containers(item) if is_built_in(item) else ():
+                if "image" not in container:
+                    yield name_of(item), str(container.get("name"))
 
     def marked(self, cause: str) -> Manifests:
         """Return the same objects with the label, and with the cause of the change on Deployments."""
@@ -86,6 +105,31 @@ def with_pods_of(deployment: Object, replica_set: Object) -> Object:
     }
 
 
+def _without_nulls(item: Object) -> Object:
+    """Return an object without the fields that have no value, which are as if they were not there.
+
+    A custom kind may take them for something else, but for the metadata.
+    """
+    if is_built_in(item):
+        return dict(_pruned(item))
+    return item | {"metadata": _pruned(item["metadata"])}
+
+
+def _pruned(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_pruned(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: value if key in _TEXTS else _pruned(value) for key, value in node.items() if value is not None
+    }
+
+
+def is_built_in(item: Object) -> bool:
+    """Return whether an object is of a kind that every cluster has."""
+    return bool(_BUILT_IN.match(item.get("apiVersion", "")))
+
+
 def _is_after_rollout(job: Object) -> bool:
     return bool(job["metadata"].get("annotations", {}).get(_AFTER_ROLLOUT) == "true")
 
@@ -96,8 +140,8 @@ def _containers(node: Any) -> Iterator[Object]:
             yield from _containers(each)
     elif isinstance(node, dict):
         for key, value in node.items():
-            if key in ("containers", "initContainers"):
-                yield from value
+            if key in ("containers", "initContainers") and isinstance(value, list):
+                yield from (each for each in value if isinstance(each, dict))
             else:
                 yield from _containers(value)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from tools.kubernetes.deploy.manifests import Object
+from tools.kubernetes.deploy.manifests import Object, is_built_in
 
 type _Reference = tuple[str, str]
 """Kind and name."""
@@ -33,8 +33,6 @@ _NAMES = {
     "serviceName": "Service",  # a StatefulSet's
 }
 """Fields that are the name of an object of that kind."""
-
-_BUILT_IN = re.compile(r"^(v1|(apps|batch|policy|autoscaling)/.*|[a-z.]+\.k8s\.io/.*)$")
 
 
 def needed_by_jobs(objects: list[Object]) -> list[Object]:
@@ -84,7 +82,7 @@ class _Search:
 
     def _makes(self, other: Object, references: set[_Reference]) -> bool:
         """Return whether an object, such as an ExternalSecret, makes a Secret that is not rendered."""
-        if _BUILT_IN.match(other["apiVersion"]):
+        if is_built_in(other):
             return False
         rendered = {item["metadata"]["name"] for item in self._objects if item["kind"] == "Secret"}
         secrets = {name for kind, name in references if kind == "Secret"} - rendered

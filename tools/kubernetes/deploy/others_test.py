@@ -23,6 +23,11 @@ def kubectl(app: App, *arguments: str) -> str:
     return app.running.kubectl(*arguments, f"--namespace={app.namespace}")
 
 
+def patch(app: App, name: str, **fields: Any) -> None:
+    """Have somebody else change an object."""
+    kubectl(app, "patch", name, "--type=merge", f"--patch={json.dumps(fields)}")
+
+
 def wait_for_job(app: App) -> None:
     """Wait until the migration is under way."""
     for what in ("create", "jsonpath={.status.active}=1"):
@@ -50,7 +55,43 @@ def test_a_job_that_somebody_deletes_is_told(app: App) -> None:
     kubectl(app, "delete", "job/migrate")
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "Job/migrate was deleted by somebody else before it had completed" in output
+    assert "Job/migrate was deleted by somebody else before it was seen to complete" in output
+
+
+def test_a_job_that_somebody_deletes_and_that_stays_is_told(app: App) -> None:
+    """With the finalizer that keeps it, and not after the timeout."""
+    app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][DELAY] = "60s"
+    process = app.start_until("migrating")
+    wait_for_job(app)
+    patch(app, "job/migrate", metadata={"finalizers": ["example.com/hold"]})
+    kubectl(app, "delete", "job/migrate", "--wait=false")
+    try:
+        output, _ = process.communicate(timeout=30)
+    finally:
+        patch(app, "job/migrate", metadata={"finalizers": None})
+    assert process.returncode == 1
+    assert "deleted by somebody else before it had completed, and is going" in output
+    assert "example.com/hold" in output
+
+
+def test_a_job_that_somebody_suspends_is_told(app: App) -> None:
+    """Who did it is said at once, since nothing else will happen."""
+    app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][DELAY] = "60s"
+    process = app.start_until("migrating")
+    wait_for_job(app)
+    patch(app, "job/migrate", spec={"suspend": True})
+    assert process.stdout
+    line = next(line for line in process.stdout if line.startswith("Job/migrate:"))
+    assert "it is suspended by kubectl-patch at 2" in line
+    process.terminate()
+    process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(("field", "value"), [("suspend", True), ("ttlSecondsAfterFinished", 0)])
+def test_a_job_that_would_never_be_seen_to_end_is_refused(app: App, field: str, value: object) -> None:
+    """Before anything changes: it would be waited for in vain, or taken for deleted."""
+    app.objects["Job"]["spec"][field] = value
+    assert f"Job/migrate has spec.{field}: {str(value).lower()}" in app.deploy(code=3)
 
 
 def warn(app: App, name: str, reason: str, uid: str) -> None:

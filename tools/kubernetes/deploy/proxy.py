@@ -16,7 +16,8 @@ class Proxy:
     """Passes connections on, as long as there is no fault."""
 
     fault = ""
-    """`cut` ends a connection at once, `stall` never answers, a number is the HTTP status of all answers."""
+    """`cut` ends a connection at once, `stall` never answers, `mute` does not after TLS,
+    a number is the HTTP status of all answers."""
 
     def __init__(self, running: cluster.Cluster, server: str) -> None:
         host, _, port = server.removeprefix("https://").partition(":")
@@ -34,6 +35,10 @@ class Proxy:
             case "stall":
                 while connection.recv(4096):
                     pass
+            case "mute":
+                with self._certificate.wrap_socket(connection, server_side=True) as encrypted:
+                    while encrypted.recv(4096):
+                        pass
             case status:
                 with self._certificate.wrap_socket(connection, server_side=True) as encrypted:
                     encrypted.recv(65536)

@@ -17,19 +17,30 @@ _LOG_IN = (
 )
 
 _ADVICE = {
+    r"docker-credential-|error getting credentials": (
+        "the program that ~/.docker/config.json names for the credentials of {host} is not there or failed;"
+        " in closed mode have the login itself in that file."
+    ),
     # The first that matches is told. A registry may say "denied" to a stranger, too.
     r"\b401\b|unauthorized|authentication required|no basic auth": _LOG_IN,
     r"\b403\b|\bdenied\b|forbidden": (
         "the account that is logged in at {host} may not write to {name}, or none is: let it be given the"
         " right to push there, or log in as another by `crane auth login {host}`."
     ),
-    r"name_unknown|name unknown|repository .*(?:not found|not exist)": (
+    r"\b429\b|too ?many ?requests": (
+        "{host} takes no more requests for now: wait, or log in by `crane auth login {host}`, which often"
+        " allows more."
+    ),
+    r"\b404\b|name_unknown|name unknown|not_found|repository .*(?:not found|not exist)": (
         "{host} has no repository {name}: make it there, as some registries want, or take another by"
         " --//tools/kubernetes:repository=HOST/NAME."
     ),
     r"x509|certificate|tls: |server gave http response": (
         "{host} has a certificate that this machine does not trust, or none: install its authority's"
         " certificate on this machine."
+    ),
+    r"\b50[0234]\b|internal[ _](server )?error|bad gateway|unavailable": (
+        "{host} has a fault of its own: deploy again later; the layers that it has are not sent again."
     ),
     r"no such host|connection refused|i/o timeout|network is unreachable": (
         "{host} can't be reached from here: look at the name, which the overlay's `images` or"
@@ -53,7 +64,7 @@ def push_image(program: Path, digest_file: Path, manifests: Manifests) -> None:
     """
     digest = digest_file.read_text().strip()
     images = dict.fromkeys(image for _, image in manifests.images())
-    repositories = dict.fromkeys(image.partition("@")[0] for image in images if image.endswith(f"@{digest}"))
+    repositories = dict.fromkeys(_repository(image) for image in images if image.endswith(f"@{digest}"))
     if not repositories:
         raise FailedError(
             f"no container has the image that was built, {digest}; they have {', '.join(images)}."
@@ -66,9 +77,22 @@ def push_image(program: Path, digest_file: Path, manifests: Manifests) -> None:
 
 def advice(repository: str, output: str) -> str:
     """Return what may help with the errors of a registry, or nothing."""
-    host, _, name = repository.partition("/")
+    host, name = _host_and_name(repository)
     texts = (text for pattern, text in _ADVICE.items() if re.search(pattern, output, re.IGNORECASE))
     return next(texts, "").format(host=host, name=name)
+
+
+def _repository(image: str) -> str:
+    """Return where an image with a digest is, without the tag that it may have beside."""
+    return re.sub(r":[^/]*$", "", image.partition("@")[0])
+
+
+def _host_and_name(repository: str) -> tuple[str, str]:
+    """Return the registry's host and the name there; a name without a host is one of Docker Hub."""
+    host, _, name = repository.partition("/")
+    if name and (host == "localhost" or re.search("[.:]", host)):
+        return host, name
+    return "docker.io", repository if name else f"library/{repository}"
 
 
 def _push(program: Path, repository: str) -> None:
@@ -84,6 +108,7 @@ def _push(program: Path, repository: str) -> None:
             sys.stderr.flush()
             said.append(part)
     if process.returncode:
-        text = f"the image was not pushed to {repository} (exit code {process.returncode})"
+        host, name = _host_and_name(repository)
+        text = f"the image was not pushed to {host}/{name} (exit code {process.returncode})"
         helps = advice(repository, b"".join(said).decode(errors="replace"))
         raise FailedError("\n".join(filter(None, [text, helps])))

@@ -107,6 +107,38 @@ def test_what_is_said_while_it_is_pushed_is_shown(
     assert b"50%\r" in capfdbinary.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("image", "host", "name"),
+    [
+        ("app", "docker.io", "library/app"),
+        ("somebody/app", "docker.io", "somebody/app"),
+        ("localhost/app", "localhost", "app"),
+        ("registry:5000/team/app", "registry:5000", "team/app"),
+        ("registry.example.com/app:v1", "registry.example.com", "app"),
+    ],
+)
+def test_who_refused_is_told_of_a_name_without_a_registry_too(
+    pusher: Pusher, image: str, host: str, name: str
+) -> None:
+    """Such a name is one of Docker Hub, and not the name of a registry."""
+    pusher.is_a("echo 'DENIED: no' >&2; exit 1")
+    error = pusher.error(of_pods(containers=[OURS | {"image": f"{image}@{DIGEST}"}]))
+    assert f"not pushed to {host}/{name} (exit code 1)" in error
+    assert f"logged in at {host} may not write to {name}," in error
+
+
+def test_a_tag_beside_the_digest_is_not_part_of_the_repository(pusher: Pusher) -> None:
+    """Skopeo refuses both at once."""
+    image = f"registry.example.com:5000/app:v1@{DIGEST}"
+    assert pusher.push(of_pods(containers=[OURS | {"image": image}])) == ["registry.example.com:5000/app"]
+
+
+def test_a_program_for_credentials_that_is_missing_is_told(pusher: Pusher) -> None:
+    """As in closed mode, where the machine's own programs are not there."""
+    pusher.is_a("""echo 'error getting credentials: exec: "docker-credential-ecr": not found' >&2; exit 1""")
+    assert "in closed mode have the login itself in that file" in pusher.error(of_pods(containers=[OURS]))
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> Path:
     """Return an OCI layout of an image with nothing in it."""
@@ -172,6 +204,9 @@ REFUSALS = {
     "who are you": (401, "UNAUTHORIZED", r"crane auth login {host}`"),
     "not you": (403, "DENIED", r"may not write to app"),
     "no repository": (404, "NAME_UNKNOWN", r"has no repository app"),
+    "nothing there": (404, "NOT_FOUND", r"has no repository app"),
+    "too often": (429, "TOOMANYREQUESTS", r"takes no more requests for now: wait"),
+    "its own fault": (503, "UNAVAILABLE", r"has a fault of its own"),
 }
 
 

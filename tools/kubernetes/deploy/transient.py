@@ -27,6 +27,7 @@ _TRANSIENT = re.compile(
     | no\ such\ host | server\ misbehaving | network\ is\ unreachable | no\ route\ to\ host
     | etcdserver: | code\ =\ Unavailable | shutting\ down | storage\ is\ \(re\)initializing
     | TooManyRequests | too\ many\ requests
+    | status\ code\ (408|425)
     | ServiceUnavailable | InternalError | Error\ from\ server\ \((Server)?Timeout\)
     | currently\ unable\ to\ handle\ the\ request
     | an\ error\ on\ the\ server\ .*\ has\ prevented\ the\ request

@@ -4,8 +4,9 @@ from contextlib import contextmanager
 import pytest
 
 from tools.cluster.testing import DELAY, FAILS
+from tools.kubernetes.deploy import kubectl
 from tools.kubernetes.deploy.proxy import Proxy, running_proxy
-from tools.kubernetes.deploy.testing import IMAGE, App
+from tools.kubernetes.deploy.testing import IMAGE, KUBECTL, App
 from tools.kubernetes.deploy.transient import is_transient
 
 PASSES = [
@@ -20,6 +21,7 @@ PASSES = [
     "Error from server: etcdserver: leader changed",
     "Error from server: etcdserver: request timed out",
     "Error from server (TooManyRequests): the server has received too many requests",
+    "Error from server: the server responded with the status code 408 but did not return more information",
     "Error from server (ServiceUnavailable): apiserver is shutting down",
     "Error from server (Timeout): the server was unable to return a response in the time allotted",
     "Error from server (InternalError): an error on the server has prevented the request from succeeding",
@@ -72,6 +74,17 @@ def test_a_failed_poll_does_not_end_a_deployment(app: App, fault: str) -> None:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "trying again" not in output
+
+
+def test_a_request_that_is_never_answered_ends(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load balancer that took it would have kubectl wait for ever, whatever --timeout says."""
+    monkeypatch.setattr(kubectl, "_REQUEST_TIMEOUT", 1)
+    with running_proxy(app.running, app.folder) as (proxy, kubeconfig):
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        proxy.fault = "mute"
+        with pytest.raises(kubectl.KubectlError) as raised:
+            kubectl.Kubectl(KUBECTL, None).read("get", "namespaces")
+    assert is_transient(str(raised.value))
 
 
 def test_a_failed_call_does_not_cancel_a_rollback(app: App) -> None:
