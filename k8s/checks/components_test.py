@@ -42,10 +42,11 @@ def problems(objects, version):
     return [problem for each in objects for problem in validate(each, version)]
 
 
+@pytest.mark.parametrize("base", ["istio", "prod"])
 @pytest.mark.parametrize("name", UNUSED)
-def test_component_that_no_overlay_has(name, files):
-    """It is rendered with production, passes all checks there, and is what Kubernetes knows."""
-    rendered = compose(files, "overlays/prod", name)
+def test_component_that_no_overlay_has(name, base, files):
+    """It is rendered with production and in a mesh, passes all checks there, and is what Kubernetes knows."""
+    rendered = compose(files, f"overlays/{base}", name)
     assert [text for rule in RULES for text in texts(rule, rendered)] == []
     core = [each for each in rendered.objects if is_core(each)]
     assert [str(each) for version in (OLDEST, NEWEST) for each in problems(core, version)] == []

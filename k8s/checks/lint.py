@@ -71,6 +71,7 @@ RULES: Sequence[Rule] = (
     network.lead_somewhere,
     network.let_programs_out,
     network.let_servers_out_to_issuers,
+    network.let_sidecars_out,
     network.let_scrapers_in,
     network.let_proxies_in,
     scraping.scrape_once,
