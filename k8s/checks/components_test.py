@@ -155,11 +155,31 @@ def test_store_that_nobody_makes(kind, store, files):
     assert f"there is no {kind or 'SecretStore'} {store}" in text
 
 
+README = Path("k8s/README.md").read_text("utf-8")
+
+COMPONENT_ROWS = re.findall(r"^\| \[`([\w-]+)`\]\(components/[\w-]+\) \|.*\| (.*) \|$", README, re.MULTILINE)
+"""Component and overlays, where a row has one component."""
+
+
 def test_every_component_is_in_the_list():
     """Who looks for a component finds it in the README, with a README of its own."""
-    readme = Path("k8s/README.md").read_text("utf-8")
-    missing = [name for name in names("components") if f"(components/{name})" not in readme]
+    missing = [name for name in names("components") if f"(components/{name})" not in README]
     assert missing == []
     assert [
         name for name in names("components") if not Path("k8s/components", name, "README.md").exists()
     ] == []
+
+
+@pytest.mark.parametrize(("component", "said"), COMPONENT_ROWS)
+def test_overlays_that_a_component_is_said_to_be_in(component, said):
+    """The README's table names each overlay that has it, and no other."""
+    has = {name for name in OVERLAYS if component in components_of(Path("k8s/overlays", name))}
+    named = {*OVERLAYS} if said == "all" else {*OVERLAYS} & {*re.findall(r"[\w-]+", said)}
+    assert named == has
+
+
+def test_number_of_objects_that_an_overlay_is_said_to_have():
+    """The README's table counts right."""
+    said = re.findall(r"^\| `([\w-]+)` \|.*\| (\d+) \|$", README, re.MULTILINE)
+    assert said == [(name, str(len(overlay(name).objects))) for name, _ in said]
+    assert {name for name, _ in said} == {*OVERLAYS}
