@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from k8s.checks import references
+from k8s.checks import autoscaling, references
 from k8s.checks.kustomize import OVERLAYS, UNUSED, USED, build, components_of, compose, copy_files, names
 from k8s.checks.lint import EXTERNAL, RULES, read_external
 from k8s.checks.rendered import OVERLAYS as RENDERED
@@ -129,6 +129,15 @@ def test_nothing_is_declared_external_for_nobody(files):
     rendered = [compose(files, "overlays/prod", name) for name in UNUSED]
     assert references.unused(external, [*map(overlay, RENDERED), *rendered]) == []
     assert all(each.why for each in external)
+
+
+@pytest.mark.parametrize("name", ["gateway-api", "nginx-ingress", "traefik"])
+def test_autoscaler_beside_a_small_database(name, files):
+    """What production's PostgreSQL has, no other one is said to have: the component knows none."""
+    rendered = compose(files, f"overlays/{name}", "hpa")
+    [text] = texts(autoscaling.leave_connections_for_all_pods, rendered)
+    assert "is 97, and 40 pods in a rollout" in text
+    assert texts(autoscaling.leave_connections_for_all_pods, compose(files, "overlays/prod")) == []
 
 
 def test_secret_of_a_store(files):
