@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from k8s.checks import autoscaling, references
+from k8s.checks import autoscaling, gitops, references, scraping
 from k8s.checks.kustomize import OVERLAYS, UNUSED, USED, build, components_of, compose, copy_files, names
 from k8s.checks.lint import EXTERNAL, RULES, read_external
 from k8s.checks.rendered import OVERLAYS as RENDERED
@@ -162,6 +162,45 @@ def test_store_that_nobody_makes(kind, store, files):
     made["spec"]["secretStoreRef"] = {"name": store} | ({"kind": kind} if kind else {})
     [text] = texts(references.name_what_exists, rendered)
     assert f"there is no {kind or 'SecretStore'} {store}" in text
+
+
+def test_database_after_the_component_of_argo_cd(files):
+    """The migration would wait in its wave for a database and a way to it that come in a later one."""
+    components = ["postgres-trial", "smoke", "labels", "gitops-argocd"]
+    assert texts(gitops.come_before_hooks, compose(files, "base", *components)) == []
+    found = texts(gitops.come_before_hooks, compose(files, "base", "gitops-argocd", *components[:-1]))
+    field = "metadata.annotations[argocd.argoproj.io/sync-wave]"
+    what = f"{field}: comes after Job/user-service-migrate, which needs it"
+    late = ["NetworkPolicy/user-service-to-postgres", "StatefulSet/user-service-postgres"]
+    assert sorted(text.partition(";")[0] for text in found) == [f"{each}: {what}" for each in late]
+
+
+def test_store_after_the_component_of_argo_cd(files):
+    """The Secret of the migration comes from an object that comes too late."""
+    rendered = compose(files, "overlays/prod", "gitops-argocd", "external-secret")
+    [text] = texts(gitops.come_before_hooks, rendered)
+    assert text.startswith("ExternalSecret/user-service-database: ")
+
+
+@pytest.mark.parametrize("tool", ["argocd", "flux"])
+def test_job_after_the_component_of_a_gitops_tool(tool, files):
+    """A Job that the tool is not told to make anew is refused with the next version."""
+    rendered = compose(files, "base", f"gitops-{tool}", "postgres-trial", "smoke")
+    [text] = texts(gitops.make_every_job_anew, rendered)
+    assert text.startswith("Job/user-service-smoke: ")
+    assert texts(gitops.make_every_job_anew, compose(files, "overlays/prod", f"gitops-{tool}")) == []
+
+
+@pytest.mark.parametrize("name", ["istio", "prod", "staging"])
+def test_rules_of_an_overlay_in_another_namespace(name, files):
+    """Without the transformer an overlay's rules go on to tell of the namespace that it had."""
+    folder = files / "overlays" / "other"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(f"namespace: other\nresources: [../{name}]\n")
+    found = texts(scraping.watch_their_own_namespace, build(files, "overlays/other"))
+    assert len(found) == 3, "one for each PrometheusRule"
+    assert all("and not of other" in text for text in found)
+    assert texts(scraping.watch_their_own_namespace, overlay(name)) == []
 
 
 README = Path("k8s/README.md").read_text("utf-8")
