@@ -119,6 +119,7 @@ RULES: Sequence[Rule] = (
     probes.wait_for_an_answer,
     timing.take_calls_until_all_have_heard,
     timing.end_before_killed,
+    timing.roll_out_before_the_deadline,
     timing.drain_every_connection,
     timing.drain_every_stream,
     timing.stop_at_pods_that_fail,
