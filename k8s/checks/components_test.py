@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from k8s.checks import references
+from k8s.checks import autoscaling, gitops, references, scraping
 from k8s.checks.kustomize import OVERLAYS, UNUSED, USED, build, components_of, compose, copy_files, names
 from k8s.checks.lint import EXTERNAL, RULES, read_external
 from k8s.checks.rendered import OVERLAYS as RENDERED
@@ -42,10 +42,11 @@ def problems(objects, version):
     return [problem for each in objects for problem in validate(each, version)]
 
 
+@pytest.mark.parametrize("base", ["istio", "prod"])
 @pytest.mark.parametrize("name", UNUSED)
-def test_component_that_no_overlay_has(name, files):
-    """It is rendered with production, passes all checks there, and is what Kubernetes knows."""
-    rendered = compose(files, "overlays/prod", name)
+def test_component_that_no_overlay_has(name, base, files):
+    """It is rendered with production and in a mesh, passes all checks there, and is what Kubernetes knows."""
+    rendered = compose(files, f"overlays/{base}", name)
     assert [text for rule in RULES for text in texts(rule, rendered)] == []
     core = [each for each in rendered.objects if is_core(each)]
     assert [str(each) for version in (OLDEST, NEWEST) for each in problems(core, version)] == []
@@ -130,6 +131,15 @@ def test_nothing_is_declared_external_for_nobody(files):
     assert all(each.why for each in external)
 
 
+@pytest.mark.parametrize("name", ["gateway-api", "nginx-ingress", "traefik"])
+def test_autoscaler_beside_a_small_database(name, files):
+    """What production's PostgreSQL has, no other one is said to have: the component knows none."""
+    rendered = compose(files, f"overlays/{name}", "hpa")
+    [text] = texts(autoscaling.leave_connections_for_all_pods, rendered)
+    assert "is 97, and 40 pods in a rollout" in text
+    assert texts(autoscaling.leave_connections_for_all_pods, compose(files, "overlays/prod")) == []
+
+
 def test_secret_of_a_store(files):
     """What the server reads of its Secret are keys that the ExternalSecret takes from the store."""
     rendered = compose(files, "overlays/prod", "external-secret")
@@ -154,11 +164,70 @@ def test_store_that_nobody_makes(kind, store, files):
     assert f"there is no {kind or 'SecretStore'} {store}" in text
 
 
+def test_database_after_the_component_of_argo_cd(files):
+    """The migration would wait in its wave for a database and a way to it that come in a later one."""
+    components = ["postgres-trial", "smoke", "labels", "gitops-argocd"]
+    assert texts(gitops.come_before_hooks, compose(files, "base", *components)) == []
+    found = texts(gitops.come_before_hooks, compose(files, "base", "gitops-argocd", *components[:-1]))
+    field = "metadata.annotations[argocd.argoproj.io/sync-wave]"
+    what = f"{field}: comes after Job/user-service-migrate, which needs it"
+    late = ["NetworkPolicy/user-service-to-postgres", "StatefulSet/user-service-postgres"]
+    assert sorted(text.partition(";")[0] for text in found) == [f"{each}: {what}" for each in late]
+
+
+def test_store_after_the_component_of_argo_cd(files):
+    """The Secret of the migration comes from an object that comes too late."""
+    rendered = compose(files, "overlays/prod", "gitops-argocd", "external-secret")
+    [text] = texts(gitops.come_before_hooks, rendered)
+    assert text.startswith("ExternalSecret/user-service-database: ")
+
+
+@pytest.mark.parametrize("tool", ["argocd", "flux"])
+def test_job_after_the_component_of_a_gitops_tool(tool, files):
+    """A Job that the tool is not told to make anew is refused with the next version."""
+    rendered = compose(files, "base", f"gitops-{tool}", "postgres-trial", "smoke")
+    [text] = texts(gitops.make_every_job_anew, rendered)
+    assert text.startswith("Job/user-service-smoke: ")
+    assert texts(gitops.make_every_job_anew, compose(files, "overlays/prod", f"gitops-{tool}")) == []
+
+
+@pytest.mark.parametrize("name", ["istio", "prod", "staging"])
+def test_rules_of_an_overlay_in_another_namespace(name, files):
+    """Without the transformer an overlay's rules go on to tell of the namespace that it had."""
+    folder = files / "overlays" / "other"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text(f"namespace: other\nresources: [../{name}]\n")
+    found = texts(scraping.watch_their_own_namespace, build(files, "overlays/other"))
+    assert len(found) == 3, "one for each PrometheusRule"
+    assert all("and not of other" in text for text in found)
+    assert texts(scraping.watch_their_own_namespace, overlay(name)) == []
+
+
+README = Path("k8s/README.md").read_text("utf-8")
+
+COMPONENT_ROWS = re.findall(r"^\| \[`([\w-]+)`\]\(components/[\w-]+\) \|.*\| (.*) \|$", README, re.MULTILINE)
+"""Component and overlays, where a row has one component."""
+
+
 def test_every_component_is_in_the_list():
     """Who looks for a component finds it in the README, with a README of its own."""
-    readme = Path("k8s/README.md").read_text("utf-8")
-    missing = [name for name in names("components") if f"(components/{name})" not in readme]
+    missing = [name for name in names("components") if f"(components/{name})" not in README]
     assert missing == []
     assert [
         name for name in names("components") if not Path("k8s/components", name, "README.md").exists()
     ] == []
+
+
+@pytest.mark.parametrize(("component", "said"), COMPONENT_ROWS)
+def test_overlays_that_a_component_is_said_to_be_in(component, said):
+    """The README's table names each overlay that has it, and no other."""
+    has = {name for name in OVERLAYS if component in components_of(Path("k8s/overlays", name))}
+    named = {*OVERLAYS} if said == "all" else {*OVERLAYS} & {*re.findall(r"[\w-]+", said)}
+    assert named == has
+
+
+def test_number_of_objects_that_an_overlay_is_said_to_have():
+    """The README's table counts right."""
+    said = re.findall(r"^\| `([\w-]+)` \|.*\| (\d+) \|$", README, re.MULTILINE)
+    assert said == [(name, str(len(overlay(name).objects))) for name, _ in said]
+    assert {name for name, _ in said} == {*OVERLAYS}

@@ -35,13 +35,14 @@ def build(files: Path, name: str) -> Manifests:
 
 
 def compose(files: Path, resource: str, *components: str) -> Manifests:
-    """Return what a resource, such as `overlays/prod`, is with components that it has not."""
+    """Return what a folder, such as `overlays/prod`, is with components that it has not, in its namespace."""
+    own = yaml.safe_load((files / resource / "kustomization.yaml").read_text())
     folder = files / "overlays" / "composed"
     folder.mkdir(exist_ok=True)
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
-        "namespace": "user-service",
+        "namespace": own.get("namespace", "user-service"),
         "resources": [f"../../{resource}"],
         "components": [f"../../components/{each}" for each in components],
     }

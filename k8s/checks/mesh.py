@@ -10,6 +10,7 @@ from k8s.checks.servers import Server, servers
 _INJECT = "sidecar.istio.io/inject"
 _NATIVE = "sidecar.istio.io/nativeSidecar"
 _REVISION = "istio.io/rev"
+_MERGE = "prometheus.istio.io/merge-metrics"
 
 _CERTAIN = {True}
 """The answers of a route that takes a path, whatever else the call has: headers may decide otherwise."""
@@ -53,17 +54,33 @@ def has_sidecar(manifests: Manifests, pod: Pod) -> bool:
     return labels.get("istio-injection") == "enabled" or _REVISION in {**labels, **pod.labels}
 
 
+def moves_annotations(manifests: Manifests, pod: Pod) -> bool:
+    """Return whether Istio leads the annotations `prometheus.io/*` of a pod to its sidecar's own port."""
+    return has_sidecar(manifests, pod) and annotations(pod.template).get(_MERGE) != "false"
+
+
 def name_grpc_as_such(manifests: Manifests) -> Iterator[Problem]:
     """In a mesh each Service says of a server's port that it is gRPC: Istio goes by that alone."""
     for server in servers(manifests):
         if server.config.server.tls.directory or not has_sidecar(manifests, server.pod):
             continue
         for service in manifests.services_of(server.pod):
-            for field, port in find(service, "spec.ports[]"):
-                if port.get("targetPort", port["port"]) in server.ports and _protocol(port) != "grpc":
+            for field, port in _ports_of_calls(service, server):
+                if _protocol(port) != "grpc":
                     key = "appProtocol" if "appProtocol" in port else "name"
                     what = f"is {port.get(key)}, so that Istio does not take it for gRPC"
                     yield Problem(service, f"{field}.{key}", what, "set appProtocol to grpc")
+
+
+def takes_calls(service: Manifest, server: Server) -> bool:
+    """Return whether a Service has a port that leads to a server's calls: one for metrics alone has none."""
+    return any(_ports_of_calls(service, server))
+
+
+def _ports_of_calls(service: Manifest, server: Server) -> Iterator[tuple[str, Manifest]]:
+    for field, port in find(service, "spec.ports[]"):
+        if port.get("targetPort", port["port"]) in server.ports:
+            yield field, port
 
 
 def outlive_what_they_serve(manifests: Manifests) -> Iterator[Problem]:

@@ -26,7 +26,9 @@ def overlay(tmp_path):
     """Return a folder with an overlay that needs no custom kinds."""
     folder = copy_files(tmp_path) / "overlays/plain"
     folder.mkdir()
-    (folder / "kustomization.yaml").write_text("namespace: user-service\nresources: [../../base]\n")
+    (folder / "kustomization.yaml").write_text(
+        "namespace: user-service\nresources: [../../base]\ncomponents: [../../components/smoke]\n"
+    )
     return folder
 
 
@@ -37,31 +39,32 @@ def release(overlay, digit):
 
 
 def images(running):
-    """Return what the Job and the Deployment run."""
+    """Return what the Jobs and the Deployment run."""
     where = "--namespace=user-service"
     return [
         running.kubectl("get", each, where, f"--output={IMAGE}").partition("@sha256:")[2][0]
-        for each in ("job/user-service-migrate", "deployment/user-service")
+        for each in ("job/user-service-migrate", "job/user-service-smoke", "deployment/user-service")
     ]
 
 
 def test_a_new_version_is_applied_as_the_readme_says(running, overlay):
-    """A Job can't be changed: the README has it deleted first; forgotten, it alone is refused."""
+    """A Job can't be changed: the README has each deleted first; forgotten, they alone are refused."""
     for digit in "12":
         release(overlay, digit)
         for command in SAID:
             running.kubectl(*command.replace("k8s/overlays/prod", str(overlay)).split())
-        assert images(running) == [digit, digit]
+        assert images(running) == [digit, digit, digit]
     release(overlay, "3")
     with pytest.raises(cluster.ClusterError) as refused:
         running.kubectl("apply", "-k", overlay)
-    assert re.findall(r'The (\S+ "\S+") is invalid', str(refused.value)) == ['Job "user-service-migrate"']
+    immutable = {*re.findall(r'(\S+) "(\S+)" is invalid', str(refused.value))}
+    assert immutable == {("Job.batch", "user-service-migrate"), ("Job.batch", "user-service-smoke")}
     assert "field is immutable" in str(refused.value)
-    assert images(running) == ["2", "3"]
+    assert images(running) == ["2", "2", "3"]
 
 
 def test_the_readme_says_how():
-    """The test above was given commands: the Job's end, and what applies the rest."""
+    """The test above was given commands: the Jobs' end, and what applies the rest."""
     delete, apply = SAID
     assert "user-service-migrate" in delete
     assert apply.startswith("apply ")
@@ -81,7 +84,7 @@ DRAINED = {"type": "DisruptionTarget", "status": "True"}
 )
 def test_migration_tries_again_what_may_be_mended(running, overlay, code, conditions, counted):
     """The Job ends at once where no try helps; a drained node is not counted as a try."""
-    [job] = build(overlay.parents[1], "overlays/plain").of_kind("Job")
+    job = build(overlay.parents[1], "overlays/plain").named("Job", "user-service-migrate", "user-service")
     name, template = f"ends-with-{code}-{len(conditions)}", job["spec"]["template"]
     job["metadata"] = {"name": name}
     template["metadata"]["annotations"] = {DELAY: "1h"}

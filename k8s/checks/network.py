@@ -6,12 +6,18 @@ from urllib.parse import urlsplit
 from k8s.checks.backends import leading_to
 from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata, title
-from k8s.checks.mesh import is_inside
+from k8s.checks.mesh import has_sidecar, is_inside, moves_annotations
 from k8s.checks.scraping import scrapes
 from k8s.checks.servers import Program, programs, servers
 
 _NAME = "kubernetes.io/metadata.name"
 """The label with its name that every namespace has."""
+
+_ISTIOD = 15012
+"""The port where a sidecar has certificate and configuration from; without them its pod is never ready."""
+
+_MERGED = 15020
+"""The port of a sidecar with its own metrics and those of its pod."""
 
 _PROXIES = ("GRPCRoute", "HTTPRoute", "Ingress", "IngressRoute")
 
@@ -129,13 +135,25 @@ def let_servers_out_to_issuers(manifests: Manifests) -> Iterator[Problem]:
                 yield server.problem("env", what, "add one that does, or mount the keys as a file")
 
 
+def let_sidecars_out(manifests: Manifests) -> Iterator[Problem]:
+    """Each sidecar of a mesh reaches istiod."""
+    for pod in manifests.pods:
+        rules = _rules(manifests, pod, "Egress")
+        if has_sidecar(manifests, pod) and not any(_opens(rule, {_ISTIOD}) for rule in rules):
+            what = f"no NetworkPolicy lets its sidecar out to port {_ISTIOD} (istiod)"
+            yield pod.problem("metadata.labels", what, "add one that does")
+
+
 def let_scrapers_in(manifests: Manifests) -> Iterator[Problem]:
     """The ports that monitors and annotations have scraped are open to somebody."""
     for pod in manifests.pods:
         rules = _rules(manifests, pod, "Ingress")
         for scrape in scrapes(manifests, pod):
-            if not any(_opens(rule, _same(pod, scrape.port)) for rule in rules):
-                yield _kept_out(scrape.manifest, scrape.field, pod, scrape.port)
+            # Numbers are of annotations alone.
+            moved = isinstance(scrape.port, int) and moves_annotations(manifests, pod)
+            port = _MERGED if moved else scrape.port
+            if not any(_opens(rule, _same(pod, port)) for rule in rules):
+                yield _kept_out(scrape.manifest, scrape.field, pod, port)
 
 
 def let_proxies_in(manifests: Manifests) -> Iterator[Problem]:

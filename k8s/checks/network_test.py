@@ -1,7 +1,7 @@
 import pytest
 
 from k8s.checks import network
-from k8s.checks.manifests import get
+from k8s.checks.manifests import Manifests, get
 from k8s.checks.rendered import OVERLAYS
 from k8s.checks.testing import REMOVED, changed, overlay, texts, without
 
@@ -201,6 +201,44 @@ def test_authority_reaches_the_solver(name):
     policy = overlay(name).named("NetworkPolicy", "user-service-acme-solver", namespace_of(name))
     assert get(policy, "spec.podSelector.matchLabels") == {"acme.cert-manager.io/http01-solver": "true"}
     assert policy["spec"]["ingress"] == [{"ports": [{"port": 8089}]}]
+
+
+SIDECAR = "Deployment/user-service: spec.template.metadata.labels: no NetworkPolicy lets its sidecar out"
+
+
+def test_sidecar_that_is_kept_in():
+    """Without istiod a sidecar has no certificate, and its pod is never ready."""
+    [text] = texts(network.let_sidecars_out, without("istio", "NetworkPolicy/user-service-to-istiod"))
+    assert text == f"{SIDECAR} to port 15012 (istiod); add one that does"
+    assert texts(network.let_sidecars_out, without("prod", "NetworkPolicy/user-service-to-postgres")) == []
+
+
+def test_sidecar_of_a_caller():
+    """A pod of the namespace that the README calls a caller has a sidecar that works, and others none."""
+    found = [
+        texts(network.let_sidecars_out, Manifests([*overlay("istio").objects, caller(value)]))
+        for value in ("true", "false")
+    ]
+    assert [len(each) for each in found] == [0, 1]
+
+
+def caller(value):
+    """Return a pod with a sidecar, as the component istio describes callers."""
+    labels = {"sidecar.istio.io/inject": "true", "user-service-client": value}
+    metadata = {"name": "caller", "namespace": namespace_of("istio"), "labels": labels}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": []}}
+
+
+@pytest.mark.parametrize("merge", [REMOVED, "true"])
+def test_scraper_that_istio_leads_to_its_sidecar(merge):
+    """Istio rewrites annotations to a port of its own, which is closed to scrapers."""
+    pod = "spec.template.metadata.annotations"
+    wanted = {"prometheus.io/scrape": "true", "prometheus.io/port": "9090"}
+    changes = [("Deployment/user-service", f"{pod}[{key}]", value) for key, value in wanted.items()]
+    assert texts(network.let_scrapers_in, changed("istio", *changes)) == []
+    changes.append(("Deployment/user-service", f"{pod}[prometheus.istio.io/merge-metrics]", merge))
+    [text] = texts(network.let_scrapers_in, changed("istio", *changes))
+    assert "no NetworkPolicy opens port 15020 of Deployment/user-service" in text
 
 
 def namespace_of(name):

@@ -1,13 +1,17 @@
 """Prometheus scrapes each pod once, at a port that it has."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, annotations, find, get, metadata, title
+from k8s.checks.servers import servers
 
 _ANNOTATION = "prometheus.io/scrape"
 _PORT = "prometheus.io/port"
+
+_NAMESPACE = re.compile(r'\bnamespace="([^"]+)"')
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,21 @@ def annotate_container_ports(manifests: Manifests) -> Iterator[Problem]:
             if isinstance(scrape.port, int) and scrape.port not in numbers:
                 what = f"{title(pod.workload)} has no container port {scrape.port}"
                 yield Problem(scrape.manifest, scrape.field, what, f"take one of {numbers}")
+
+
+def watch_their_own_namespace(manifests: Manifests) -> Iterator[Problem]:
+    """Rules beside a server tell of its namespace: those of another one stay silent, or ring for nothing."""
+    serving = {metadata(server.pod.workload, "namespace") for server in servers(manifests)}
+    for rule in manifests.of_kind("PrometheusRule"):
+        own = metadata(rule, "namespace")
+        expressions = find(rule, "spec.groups[].rules[].expr")
+        found = [(field, _NAMESPACE.findall(text)) for field, text in expressions]
+        watched = sorted({name for _, names in found for name in names})
+        if own in serving and watched and own not in watched:
+            field = next(field for field, names in found if names)
+            what = f"and all others tell of namespace {', '.join(watched)}, and not of {own}"
+            fix = "name it, as the transformer k8s/components/monitoring/namespace does"
+            yield Problem(rule, field, what, fix)
 
 
 def _number(pod: Pod, port: str | int) -> str | int:

@@ -14,6 +14,9 @@ _EXIT = round(process_end.BOUND)
 _ENDPOINTS = 5
 """Seconds until kube-proxy, DNS and ingresses have heard that a pod goes."""
 
+_PROGRESS = 600
+"""Kubernetes' default for progressDeadlineSeconds."""
+
 _AGE_JITTER = 1.1
 """How much later than max_connection_age gRPC ends a connection at most."""
 
@@ -52,6 +55,22 @@ def end_before_killed(manifests: Manifests) -> Iterator[Problem]:
             what = f"{grace} s is less than preStop + drain.delay + drain.grace + {_EXIT} s = {needed:g} s"
             fix = f"{needed:g} or more, or shorten those"
             yield server.pod.problem("spec.terminationGracePeriodSeconds", what, fix)
+
+
+def roll_out_before_the_deadline(manifests: Manifests) -> Iterator[Problem]:
+    """A rollout that goes well is not called failed: a pod may start, and with Recreate the old one end."""
+    for server in servers(manifests):
+        workload = server.pod.workload
+        waits = {
+            "startupProbe": _until_failed(server.container.get("startupProbe") or {"failureThreshold": 0}),
+            "minReadySeconds": float(get(workload, "spec.minReadySeconds") or 0),
+        }
+        if get(workload, "spec.strategy.type") == "Recreate":
+            waits["the old pod's end"] = _until_ended(server) + _EXIT
+        deadline = get(workload, "spec.progressDeadlineSeconds") or _PROGRESS
+        if workload["kind"] == "Deployment" and deadline <= sum(waits.values()):
+            what = f"{deadline} s is not more than {' + '.join(waits)} = {sum(waits.values()):g} s"
+            yield Problem(workload, "spec.progressDeadlineSeconds", what, "allow more, and time for an image")
 
 
 def drain_every_connection(manifests: Manifests) -> Iterator[Problem]:

@@ -47,6 +47,25 @@ def test_server_that_is_killed_in_its_drain(change, found):
     assert text.startswith(f"{DEPLOYMENT}: {POD}.terminationGracePeriodSeconds: {found}")
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value", "found"),
+    [
+        ("dev", "progressDeadlineSeconds", 300, "300 s is not more than {} + the old pod's end = 390 s"),
+        ("dev", "minReadySeconds", 300, "600 s is not more than {} + the old pod's end = 680 s"),
+        ("prod", "progressDeadlineSeconds", 70, "70 s is not more than {} = 70 s"),
+        ("prod", "progressDeadlineSeconds", REMOVED, None),
+    ],
+)
+def test_rollout_that_is_given_up_too_early(name, field, value, found):
+    """The deadline covers a slow start, and where pods are replaced one by one the drain of the old one."""
+    manifests = changed(name, (DEPLOYMENT, f"spec.{field}", value))
+    path = f"{DEPLOYMENT}: spec.progressDeadlineSeconds: "
+    what = found and path + found.format("startupProbe + minReadySeconds")
+    assert [each.partition(";")[0] for each in texts(timing.roll_out_before_the_deadline, manifests)] == [
+        each for each in [what] if each
+    ]
+
+
 def test_drain_that_is_shorter_than_a_connection():
     """Clients that ignore health leave when their connection is too old, so the drain waits for that."""
     [text] = texts(timing.drain_every_connection, changed("dev", with_variables(DRAIN_GRACE="32s")))
