@@ -107,7 +107,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
         try:
             return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
-        except (IndexError, KeyError, TypeError, ValueError):
+        except IndexError, KeyError, TypeError, ValueError:
             if not isinstance(node, yaml.ScalarNode):
                 raise
             # Their messages quote the value, which may be a secret.
