@@ -41,6 +41,7 @@ from k8s.checks import (
     timing,
     unchecked,
 )
+from k8s.checks.limits import TooSlowError, limited
 from k8s.checks.manifests import External, Manifest, Manifests, Problem
 from k8s.checks.reading import UnreadableError, read_objects
 from k8s.checks.schemas import UnknownKindError
@@ -156,6 +157,13 @@ UNCHECKED: Sequence[Rule] = (
 """What the rules can't judge."""
 
 
+READING = 60
+"""How many seconds the reading of a file may take."""
+
+ASKING = 20
+"""How many seconds a rule may take."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What the lint says of a file: a problem, or what was not checked in it."""
@@ -220,7 +228,11 @@ def command(files: Sequence[Path], *, external: Path, released: bool) -> None:
 def check(file: Path, external: Sequence[External], rules: Sequence[Rule]) -> Iterator[Finding]:
     """Yield what is wrong in a file, and what was not checked."""
     try:
-        objects = read_objects(file)
+        with limited(READING):
+            objects = read_objects(file)
+    except TooSlowError:
+        yield Finding(f"not read: takes more than {READING} s", is_unchecked=True)
+        return
     except UnreadableError as error:
         yield Finding(str(error), is_unchecked=True)
         return
@@ -235,12 +247,17 @@ def check(file: Path, external: Sequence[External], rules: Sequence[Rule]) -> It
     manifests = Manifests([each for each in objects if each not in others], [*external, *declared])
     failed: dict[str, list[str]] = {}
     for rule in (*rules, *UNCHECKED):
+        found: list[Finding] = []
         try:
-            yield from (Finding(str(each), rule in UNCHECKED) for each in rule(manifests))
+            with limited(ASKING):
+                found.extend(Finding(str(each), rule in UNCHECKED) for each in rule(manifests))
+        except TooSlowError:
+            failed.setdefault(f"take more than {ASKING} s for", []).append(rule.__name__)
         except Exception as error:  # noqa: BLE001 (of whichever form a value has)
-            failed.setdefault(repr(error), []).append(rule.__name__)
+            failed.setdefault(f"can't read ({error!r})", []).append(rule.__name__)
+        yield from found
     for why, names in failed.items():
-        yield Finding(f"a value has a form that {', '.join(names)} can't read ({why})", is_unchecked=True)
+        yield Finding(f"a value has a form that {', '.join(names)} {why}", is_unchecked=True)
 
 
 def _sort(objects: Sequence[Manifest]) -> tuple[list[Problem], list[Problem]]:

@@ -1,4 +1,5 @@
 import copy
+import os
 
 import pytest
 import yaml
@@ -273,3 +274,43 @@ def test_help_says_what_is_checked():
         output.split()
     )
     assert lint()[0] == 2
+
+
+ENDLESS = "/(([a-zA-Z.]+)+)+!"
+"""A regular expression for which Python tries more ways than there are atoms."""
+
+
+def with_endless_rules(name):
+    """Return the objects of an overlay whose routes have ENDLESS."""
+    objects = copy.deepcopy(rendered.load(name))
+    for each in objects:
+        match each["kind"]:
+            case "IngressRoute":
+                each["spec"]["routes"][0]["match"] = f"PathRegexp(`{ENDLESS}`)"
+            case "VirtualService":
+                each["spec"]["http"][0]["match"] = [{"uri": {"regex": ENDLESS}}]
+            case "Ingress":
+                each["metadata"]["annotations"]["nginx.ingress.kubernetes.io/use-regex"] = "true"
+                each["spec"]["rules"][0]["http"]["paths"][0]["path"] = ENDLESS
+            case "GRPCRoute":
+                method = {"type": "RegularExpression", "service": ENDLESS[1:]}
+                each["spec"]["rules"][0]["matches"] = [{"method": method}]
+    return objects
+
+
+@pytest.mark.parametrize("name", ["traefik", "istio", "nginx-ingress", "gateway-api"])
+def test_regular_expressions_without_an_end(file, monkeypatch, name):
+    """A rule that would try forever is told not to have looked, and the others look."""
+    monkeypatch.setattr(lint_module, "ASKING", 0.5)
+    write(file, *with_endless_rules(name), service())
+    code, output = lint(file)
+    assert (code, "let_every_method_through" in output) == (2, True), output
+    assert "take more than 0.5 s for" in output
+    assert "Service/a: spec.selector" in output
+
+
+def test_file_that_nobody_writes(file, monkeypatch):
+    """A pipe from which nothing comes is not waited for without an end."""
+    monkeypatch.setattr(lint_module, "READING", 0.5)
+    os.mkfifo(file)
+    assert lint(file) == (2, f"{file}: not checked: not read: takes more than 0.5 s\n")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,12 @@ import yaml
 
 _DEEPEST = 100
 """How deep an object may be nested; custom resources reach 30."""
+
+_LARGEST = 100_000_000
+"""How many bytes a file may have; a cluster's API server takes objects of a megabyte or two."""
+
+_QUOTED = re.compile(r"(tag|tag handle) ['\"].*", re.DOTALL)
+"""Where a message of PyYAML's quotes a tag, which a password that begins with ! is taken for."""
 
 
 class UnreadableError(Exception):
@@ -24,13 +31,21 @@ def read_objects(file: Path) -> list[dict[str, Any]]:
 
     """
     try:
-        documents = list(_documents(file.read_text("utf-8")))
+        documents = list(_documents(_text_of(file)))
         objects = [_plain(each) for document in documents for each in _items(document)]
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UnreadableError(f"not read: {_reason(error)}") from None
     if not objects:
         raise UnreadableError("has no object; name what `kustomize build` printed")
     return objects
+
+
+def _text_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        content = opened.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ValueError(f"is larger than {_LARGEST} bytes")
+    return content.decode("utf-8")
 
 
 def _reason(error: Exception) -> str:
@@ -43,7 +58,8 @@ def _reason(error: Exception) -> str:
             return f"not YAML: byte {error.start} is not UTF-8"
         case yaml.MarkedYAMLError(problem=problem, problem_mark=yaml.Mark() as mark):
             # Not as text: that quotes the line, which may hold a secret.
-            return f"not YAML: {problem}, in line {mark.line + 1}, column {mark.column + 1}"
+            what = _QUOTED.sub(r"\1; text that begins with ! needs quotes", problem or "")
+            return f"not YAML: {what}, in line {mark.line + 1}, column {mark.column + 1}"
         case yaml.YAMLError():
             return f"not YAML: {' '.join(str(error).split())}"
     return str(error)
@@ -53,12 +69,19 @@ def _documents(text: str) -> Iterator[Any]:
     """Yield the documents; JSON is read as such, as YAML has no tabs."""
     if text.lstrip().startswith("{"):
         try:
-            yield json.loads(text, object_pairs_hook=_unique)
+            yield json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
         except json.JSONDecodeError:
             pass
         else:
             return
     yield from yaml.load_all(text, _Loader)
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"has a number of {len(text)} digits") from None
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,6 +103,16 @@ class _Loader(yaml.SafeLoader):
                 None, None, "has an alias, which `kustomize build` writes out", mark
             )
         return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+        try:
+            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        except IndexError, KeyError, TypeError, ValueError:
+            if not isinstance(node, yaml.ScalarNode):
+                raise
+            # Their messages quote the value, which may be a secret.
+            what = f"has a value that is no {node.tag.rpartition(':')[2]}"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: ARG002, FBT001, FBT002
         # Kubernetes takes numbers and the like for the names that they are written as.
@@ -142,5 +175,5 @@ def _text(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"has half of a character in {value!a}") from None
+        raise ValueError("has half of a character, such as \\ud800 alone") from None
     return value

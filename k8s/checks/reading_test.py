@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from k8s.checks.reading import UnreadableError, read_objects
@@ -66,7 +68,13 @@ BOMB = "a: &a [1, 2]\n" + "".join(
         (BOMB, "has an alias"),
         ("kind: A\nb: " + "[" * 5000 + "]" * 5000, "nested deeper than"),
         ('{"kind": "A", "b": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper than"),
-        ("kind: A\nb: " + "9" * 5000, "not read"),
+        ("kind: A\nb: " + "9" * 5000, "a value that is no int, in line 2, column 4"),
+        ('{"kind": "A", "b": ' + "9" * 5000 + "}", "has a number of 5000 digits"),
+        ("kind: A\nb: 0x_", "a value that is no int, in line 2"),
+        ("kind: A\nb: !!bool a", "a value that is no bool"),
+        ("kind: A\nb: !!int ''", "a value that is no int"),
+        ("kind: A\nb: !!float a", "a value that is no float"),
+        ("kind: A\nb: !!map a", "no"),
         (b"\x7fELF\x02\x01\x01\x00\xff", "byte 8 is not UTF-8"),
         (b"\x00\x01\x02", "not YAML"),
     ],
@@ -77,9 +85,32 @@ def test_what_is_not_read(tmp_path, text, message):
         read(tmp_path, text)
 
 
-def test_no_line_is_quoted(tmp_path):
-    """A mistake beside a password does not show it."""
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{password: hunter2: a",
+        "{password: !hunter2 a}",
+        "{password: !hunter2}",
+        "{password: !hunter2!a}",
+        "{password: !'hunter2}",
+        "{password: *hunter2 }",
+        "{password: !!int hunter2}",
+        "{password: !!float hunter2}",
+        "{password: !!bool hunter2}",
+        '{password: "hunter2\\ud800"}',
+        '{password: "\\hunter2"}',
+        '{password: "hunter2',
+    ],
+)
+def test_no_line_is_quoted(tmp_path, text):
+    """A mistake in or beside a password does not show it."""
     with pytest.raises(UnreadableError) as caught:
-        read(tmp_path, "kind: Secret\nstringData: {password: hunter2: a")
-    assert "line 2" in str(caught.value)
+        read(tmp_path, f"kind: Secret\nstringData: {text}")
+    assert "line 2" in str(caught.value) or "half of a character" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_files_without_an_end():
+    """What never ends is no manifest."""
+    with pytest.raises(UnreadableError, match="is larger than 100000000 bytes"):
+        read_objects(Path("/dev/zero"))
