@@ -32,6 +32,7 @@ from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.live import namespace_of
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
 from tools.kubernetes.deploy.push import push_image
+from tools.kubernetes.deploy.rehearsal import rehearse
 from tools.kubernetes.deploy.removal import check_namespace_stays, remove
 from tools.kubernetes.deploy.rollout import FailedError, check_not_paused, pauses
 from tools.kubernetes.deploy.text import printable
@@ -181,6 +182,7 @@ def deploy(
     overlay.check_undisturbed(kubectl)
     manifests = overlay.manifests.marked(cause)
     _show(kubectl, manifests, diff=diff)
+    rehearse(kubectl, manifests)
     if dry_run:
         return
     overlay.confirm(kubectl, f"Deploy {overlay.name} to", yes=yes)

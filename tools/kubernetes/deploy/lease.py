@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -48,8 +49,20 @@ def held(kubectl: Kubectl, namespace: str, name: str) -> Iterator[Kubectl]:
     try:
         yield replace(kubectl, check=lease.check)
     finally:
-        lease.release()
-        renewal.join(timeout=_RENEWAL)
+        with _unstopped():
+            lease.release()
+            renewal.join(timeout=_RENEWAL)
+
+
+@contextmanager
+def _unstopped() -> Iterator[None]:
+    """Ignore another Ctrl-C: what the first one stopped is still to be told, and kubectl to do its work."""
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def check_free(kubectl: Kubectl, namespace: str, name: str) -> None:
