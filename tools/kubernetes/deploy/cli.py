@@ -223,7 +223,7 @@ def delete(overlay: Overlay, context: str | None, timeout: float, *, yes: bool, 
         return
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
     overlay.confirm(kubectl, f"Delete {what} from", yes=yes)
-    with step("deleting", "what is named below this line is gone, or going", "Delete"):
+    with step("deleting", "what is named with a dash after `deleting` is gone, or going", "Delete"):
         with lease.held(kubectl, namespace, overlay.manifests.name) as guarded:
             remove(guarded, deployed, timeout)
         if data:

@@ -175,6 +175,13 @@ def test_what_only_the_end_needs_is_told_at_the_start(deployer: App, resource: s
     assert deployer.names("configmaps") >= {"config-1"}
 
 
+def test_a_lease_that_may_not_be_renewed_is_told_at_the_start(deployer: App) -> None:
+    """Else another deployment could begin in the middle of a long one."""
+    take(deployer, "leases", "update")
+    assert f"{NAME} may not update leases" in deployer.deploy(code=1)
+    assert "config-1" not in deployer.names("configmaps")
+
+
 def take(app: App, resource: str, verb: str) -> None:
     """Take one right from the deployer."""
     role = json.loads(

@@ -75,7 +75,7 @@ def test_a_version_that_fails_its_first_call_is_rolled_back(app: App) -> None:
 
 
 def test_a_call_that_can_not_be_made_is_found_before_the_rollout(app: App) -> None:
-    """The Job of an earlier try that does not go, or one that the cluster refuses, leaves the servers alone."""
+    """A Job that does not go, or one that the cluster refuses, leaves the servers as they are."""
     add_smoke(app)
     app.deploy()
     app.container["image"] = IMAGE + 64 * "2"

@@ -96,6 +96,7 @@ class _Lease:
         spec = {"holderIdentity": self._holder, "acquireTime": now, "leaseDurationSeconds": _DURATION}
         if (found := self.read()) is None:
             self._write("create", self._manifest | {"spec": spec | {"renewTime": now}})
+            self._put(self._kubectl, self._lease)  # who may not renew it shall not find out in the middle
             return
         self.check_expired(found)
         if holder := found["spec"].get("holderIdentity"):
