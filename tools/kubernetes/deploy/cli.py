@@ -32,6 +32,7 @@ from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.live import namespace_of
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
 from tools.kubernetes.deploy.push import push_image
+from tools.kubernetes.deploy.rehearsal import rehearse
 from tools.kubernetes.deploy.removal import check_namespace_stays, remove
 from tools.kubernetes.deploy.rollout import FailedError, check_not_paused, pauses
 from tools.kubernetes.deploy.text import printable
@@ -181,6 +182,7 @@ def deploy(
     overlay.check_undisturbed(kubectl)
     manifests = overlay.manifests.marked(cause)
     _show(kubectl, manifests, diff=diff)
+    rehearse(kubectl, manifests)
     if dry_run:
         return
     overlay.confirm(kubectl, f"Deploy {overlay.name} to", yes=yes)
@@ -221,7 +223,7 @@ def delete(overlay: Overlay, context: str | None, timeout: float, *, yes: bool, 
         return
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
     overlay.confirm(kubectl, f"Delete {what} from", yes=yes)
-    with step("deleting", "what is named below this line is gone, or going", "Delete"):
+    with step("deleting", "what is named with a dash after `deleting` is gone, or going", "Delete"):
         with lease.held(kubectl, namespace, overlay.manifests.name) as guarded:
             remove(guarded, deployed, timeout)
         if data:

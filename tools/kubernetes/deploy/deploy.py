@@ -11,7 +11,7 @@ from tools.kubernetes.deploy.autoscaling import Autoscalers
 from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete, show_difference
 from tools.kubernetes.deploy.explain import Explainer
 from tools.kubernetes.deploy.foreign import tell_foreign_fields
-from tools.kubernetes.deploy.jobs import run_job
+from tools.kubernetes.deploy.jobs import remove_before, run_job
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.live import find, in_namespace, resource_of
 from tools.kubernetes.deploy.manifests import MANAGER, Manifests, Object, name_of, to_yaml, with_pods_of
@@ -69,6 +69,7 @@ class Deployer:
             # Before anything is made, so that also what fails half-way is known.
             made = rendered(Manifests([*self.manifests.objects, *needed]))
             self._apply([record.manifest((record.read() or set()) | made)])
+        self._make_room(later)
         self._run_jobs(needed, explainer)
         autoscalers = Autoscalers.find(self.kubectl, self.manifests)
         manifests = autoscalers.without_replicas(self.manifests)
@@ -91,6 +92,14 @@ class Deployer:
             self._prune()
             self._apply([record.manifest(rendered(self.manifests))])
             self._set_replicas(autoscalers)
+
+    def _make_room(self, jobs: list[Object]) -> None:
+        """Remove the Jobs of an earlier try: one that is stuck would keep this one from its own."""
+        if not jobs:
+            return
+        with step("making room", "the servers are the old version's"):
+            for job in jobs:
+                remove_before(self.kubectl, job, self.timeout)
 
     def _run_jobs(self, needed: list[Object], explainer: Explainer) -> None:
         if not (jobs := self.manifests.jobs()):

@@ -158,3 +158,38 @@ def test_what_lacks_is_told_once_before_anything_changes(app: App) -> None:
     assert "kubectl apply -k" in refused
     assert "k8s/deployer" in refused
     assert app.names("configmaps") <= {"kube-root-ca.crt"}
+
+
+@pytest.mark.parametrize(
+    ("resource", "verb"),
+    [("jobs", "create"), ("jobs", "delete"), ("configmaps", "delete"), ("replicasets", "list")],
+)
+def test_what_only_the_end_needs_is_told_at_the_start(deployer: App, resource: str, verb: str) -> None:
+    """A right for the migration, for what is removed or for going back is not found missing half-way."""
+    deployer.deploy()
+    take(deployer, resource, verb)
+    deployer.objects["ConfigMap"]["metadata"]["name"] = "config-2"
+    refused = deployer.deploy(code=1)
+    assert f"{NAME} may not {verb} {resource}" in refused
+    assert "preparing" not in refused
+    assert deployer.names("configmaps") >= {"config-1"}
+
+
+def test_a_lease_that_may_not_be_renewed_is_told_at_the_start(deployer: App) -> None:
+    """Else another deployment could begin in the middle of a long one."""
+    take(deployer, "leases", "update")
+    assert f"{NAME} may not update leases" in deployer.deploy(code=1)
+    assert "config-1" not in deployer.names("configmaps")
+
+
+def take(app: App, resource: str, verb: str) -> None:
+    """Take one right from the deployer."""
+    role = json.loads(
+        app.running.kubectl("get", "role", NAME, f"--namespace={app.namespace}", "--output=json")
+    )
+    [rule] = (each for each in role["rules"] if resource in each["resources"] and verb in each["verbs"])
+    rule["resources"].remove(resource)
+    less = [each for each in rule["verbs"] if each != verb]
+    role["rules"] += [rule | {"resources": [resource], "verbs": less}] if less else []
+    role["rules"] = [each for each in role["rules"] if each["resources"]]
+    app.running.kubectl("replace", "--filename=-", stdin=json.dumps(role))

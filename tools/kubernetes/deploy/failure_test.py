@@ -74,6 +74,27 @@ def test_a_version_that_fails_its_first_call_is_rolled_back(app: App) -> None:
     assert "config-1" not in app.names("configmaps")
 
 
+def test_a_call_that_can_not_be_made_is_found_before_the_rollout(app: App) -> None:
+    """A Job that does not go, or one that the cluster refuses, leaves the servers as they are."""
+    add_smoke(app)
+    app.deploy()
+    app.container["image"] = IMAGE + 64 * "2"
+    where = f"--namespace={app.namespace}"
+    patch = ("patch", "job/smoke", where, "--type=merge")
+    app.running.kubectl(*patch, '--patch={"metadata":{"finalizers":["example.com/hold"]}}')
+    try:
+        output = app.deploy("--timeout=3s", code=1)
+    finally:
+        app.running.kubectl(*patch, '--patch={"metadata":{"finalizers":null}}')
+    assert "while making room: not gone after 3 s" in output
+    assert "example.com/hold" in output
+    app.objects["Smoke"]["spec"]["template"]["spec"]["restartPolicy"] = "Always"
+    output = app.deploy(code=1)
+    assert "restartPolicy: Required value" in output
+    assert "preparing" not in output
+    assert app.image() == "1"
+
+
 def test_a_failed_version_is_left_when_told_so(app: App) -> None:
     """--no-rollback leaves the pods to be looked at; the next deployment repairs."""
     app.deploy()

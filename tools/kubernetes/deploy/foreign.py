@@ -1,6 +1,7 @@
 """Fields of a Deployment's pods that others set: they stay, and no file of the repository shows them."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ _MOST = 20
 
 _LONGEST = 60
 """Characters of a value."""
+
+_SECRET = re.compile(r"token|passw|secret|credential|key|auth|dsn", re.IGNORECASE)
+"""Names of fields and annotations whose values are not shown."""
 
 type _Path = tuple[str, ...]
 """Keys of managedFields: `f:NAME` of a field, `k:{JSON}` of a list's item by its keys, `v:JSON` of a set."""
@@ -111,7 +115,7 @@ def _text(path: _Path) -> str:
 def _value(live: Object, path: _Path) -> str:
     """Return ` = VALUE` of what is short and no secret: variables may be."""
     found = _found(live, path)
-    if not found or isinstance(found[0], dict | list) or "f:env" in path:
+    if not found or isinstance(found[0], dict | list) or "f:env" in path or _SECRET.search(path[-1]):
         return ""
     text = json.dumps(found[0])
     return f" = {text if len(text) <= _LONGEST else f'{text[:_LONGEST]}...'}"

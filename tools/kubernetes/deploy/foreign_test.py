@@ -15,7 +15,7 @@ def patch(app: App, template: dict[str, Any], manager: str) -> None:
 
 
 def test_fields_of_others_are_told_before_and_when_it_fails(app: App) -> None:
-    """Manager, path and value, but no variable's: it may be a password."""
+    """Manager, path and value, but no variable's and no token's."""
     app.container["env"] = [{"name": "OURS", "value": "1"}]
     app.container["ports"] = [{"containerPort": 80}]
     assert "others set fields" not in app.deploy()
@@ -23,12 +23,13 @@ def test_fields_of_others_are_told_before_and_when_it_fails(app: App) -> None:
     sidecar = {"name": "proxy", "image": IMAGE + 64 * "3"}
     variable = {"name": "PASSWORD", "value": "hunter2"}
     ours = {"name": "app", "env": [variable], "imagePullPolicy": "Always"}
-    annotations = {"team": "blue\u001b[31m"}
+    annotations = {"team": "blue\u001b[31m", "operator.example.com/token": "hunter2"}
     patch(app, {"metadata": {"annotations": annotations}, "spec": {"containers": [ours, sidecar]}}, "ada")
     told = app.deploy("--dry-run")
     assert "Deployment/app: others set fields of its pods that are not rendered, and they stay:" in told
     lines = [line.strip() for line in told.splitlines() if "(ada at " in line]
     assert sorted(line.partition(" (ada at ")[0] for line in lines) == [
+        "spec.template.metadata.annotations.operator.example.com/token",
         'spec.template.metadata.annotations.team = "blue\\u001b[31m"',
         "spec.template.spec.containers[name=app].env[name=PASSWORD]",
         'spec.template.spec.containers[name=app].imagePullPolicy = "Always"',

@@ -46,10 +46,7 @@ def run_job(kubectl: Kubectl, job: Object, timeout: float, explainer: Explainer)
 
     """
     started = time.monotonic()
-    # A Job can't be changed, and one that ended is not run again. Its pods end first.
-    if before := find(kubectl, job):
-        delete(kubectl, before, "--cascade=foreground")
-        wait_until_gone(kubectl, [before], timeout)
+    remove_before(kubectl, job, timeout)
     uid = _create(kubectl, job)
     told, refusals = 0, Refusals()
     while not _is(live := _find_own(kubectl, job, uid), "Complete"):
@@ -67,6 +64,18 @@ def run_job(kubectl: Kubectl, job: Object, timeout: float, explainer: Explainer)
             told = failed
             click.echo(f"{name_of(job)}: {failed} of its pods failed; another will try")
         time.sleep(INTERVAL)
+
+
+def remove_before(kubectl: Kubectl, job: Object, timeout: float) -> None:
+    """Remove the Job of an earlier deployment: it can't be changed, and one that ended is not run again.
+
+    Raises:
+        StuckError: it, or one of its pods, is not gone within `timeout` seconds.
+
+    """
+    if before := find(kubectl, job):
+        delete(kubectl, before, "--cascade=foreground")
+        wait_until_gone(kubectl, [before], timeout)
 
 
 def _is(live: Object, name: str) -> bool:

@@ -4,6 +4,7 @@ import getpass
 import json
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -48,8 +49,20 @@ def held(kubectl: Kubectl, namespace: str, name: str) -> Iterator[Kubectl]:
     try:
         yield replace(kubectl, check=lease.check)
     finally:
-        lease.release()
-        renewal.join(timeout=_RENEWAL)
+        with _unstopped():
+            lease.release()
+            renewal.join(timeout=_RENEWAL)
+
+
+@contextmanager
+def _unstopped() -> Iterator[None]:
+    """Ignore another Ctrl-C: what the first one stopped is still to be told, and kubectl to do its work."""
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def check_free(kubectl: Kubectl, namespace: str, name: str) -> None:
@@ -83,6 +96,7 @@ class _Lease:
         spec = {"holderIdentity": self._holder, "acquireTime": now, "leaseDurationSeconds": _DURATION}
         if (found := self.read()) is None:
             self._write("create", self._manifest | {"spec": spec | {"renewTime": now}})
+            self._put(self._kubectl, self._lease)  # who may not renew it shall not find out in the middle
             return
         self.check_expired(found)
         if holder := found["spec"].get("holderIdentity"):

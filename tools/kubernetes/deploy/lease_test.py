@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -81,6 +82,20 @@ def test_a_deployment_that_is_stopped_releases_its_lease(app: App, name: str) ->
     process = app.start_until("rolling out")
     os.killpg(process.pid, {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM}[name])
     process.communicate(timeout=30)
+    assert app.get("lease/deploy-app", ".spec.holderIdentity") == ""
+
+
+def test_a_second_ctrl_c_loses_neither_the_lease_nor_the_word(app: App) -> None:
+    """People press it twice; how the cluster was left is told all the same."""
+    app.template["metadata"]["annotations"][DELAY] = "20s"
+    app.wrap_kubectl(f'*"replace --namespace"*) sleep 1; exec {KUBECTL} "$@" ;;')
+    process = app.start_until("rolling out")
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)  # while the Lease is released
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped while rolling out" in output
     assert app.get("lease/deploy-app", ".spec.holderIdentity") == ""
 
 

@@ -31,8 +31,14 @@ _NAMES = {
     "secretProviderClass": "SecretProviderClass",
     "resourceClaimTemplateName": "ResourceClaimTemplate",
     "serviceName": "Service",  # a StatefulSet's
+    "storageClassName": "StorageClass",
+    "volumeName": "PersistentVolume",
+    "resourceClaimName": "ResourceClaim",
+    "deviceClassName": "DeviceClass",
 }
 """Fields that are the name of an object of that kind."""
+_SERVICE = "kubernetes.io/service-name"
+"""The label of an EndpointSlice that names its Service."""
 
 
 def needed_by_jobs(objects: list[Object]) -> list[Object]:
@@ -170,6 +176,11 @@ def _pod_labels(workload: Object) -> dict[str, str]:
 
 
 def _stands_behind(workload: Object, service: Object) -> bool:
+    """Return whether a Service leads to an object's pods, or without a selector to its addresses."""
+    if service["kind"] == "Service" and not service.get("spec", {}).get("selector"):
+        labels = workload["metadata"].get("labels", {})
+        names = {"Endpoints": workload["metadata"]["name"], "EndpointSlice": labels.get(_SERVICE)}
+        return bool(names.get(workload["kind"]) == service["metadata"]["name"])
     is_pair = workload["kind"] == "StatefulSet" and service["kind"] == "Service"
     return is_pair and _selects(service, _pod_labels(workload))
 

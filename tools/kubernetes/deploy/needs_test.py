@@ -103,6 +103,32 @@ def test_the_database_that_is_deployed_too_comes_first() -> None:
     assert needed(*objects, **pod) == {"s", "db", "db-config", "to-db"}
 
 
+def test_a_database_outside_the_cluster_comes_first() -> None:
+    """A Service without a selector leads to addresses that are written by hand."""
+    objects = [
+        thing("Service", "db", spec={"ports": [{"port": 5432}]}),
+        thing("Endpoints", "db", subsets=[]),
+        thing("EndpointSlice", "db-1", "discovery.k8s.io/v1"),
+        thing("EndpointSlice", "server-1", "discovery.k8s.io/v1"),
+    ]
+    for item, service in zip(objects[2:], ("db", "server"), strict=True):
+        item["metadata"]["labels"] = {"kubernetes.io/service-name": service}
+    assert needed(*objects, containers=[{"env": [{"name": "HOST", "value": "db"}]}]) == {"db", "db-1"}
+
+
+def test_the_volume_of_a_claim_comes_first() -> None:
+    """And its class."""
+    spec = {"storageClassName": "fast", "volumeName": "disk"}
+    objects = [
+        thing("PersistentVolumeClaim", "claim", spec=spec),
+        thing("PersistentVolume", "disk", spec={}),
+        thing("StorageClass", "fast", "storage.k8s.io/v1"),
+        thing("StorageClass", "slow", "storage.k8s.io/v1"),
+    ]
+    volumes = [{"persistentVolumeClaim": {"claimName": "claim"}}]
+    assert needed(*objects, volumes=volumes) == {"claim", "disk", "fast"}
+
+
 @pytest.mark.parametrize(
     ("selector", "name"),
     [
