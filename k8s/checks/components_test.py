@@ -203,6 +203,21 @@ def test_rules_of_an_overlay_in_another_namespace(name, files):
     assert texts(scraping.watch_their_own_namespace, overlay(name)) == []
 
 
+@pytest.mark.parametrize("kind", ["CronJob", "DaemonSet", "Deployment", "Job", "StatefulSet"])
+def test_labels_of_a_workload_of_your_own(kind, files):
+    """Whatever makes pods in an overlay of yours, they say whom they belong to."""
+    template = {"metadata": {"labels": {"app": "own"}}, "spec": {"containers": [INJECTED]}}
+    spec = {"jobTemplate": {"spec": {"template": template}}} if kind == "CronJob" else {"template": template}
+    folder = files / "overlays" / "own"
+    folder.mkdir()
+    own = {"apiVersion": "apps/v1" if "Job" not in kind else "batch/v1", "kind": kind, "spec": spec}
+    (folder / "own.yaml").write_text(yaml.safe_dump(own | {"metadata": {"name": "own"}}))
+    text = "resources: [own.yaml]\ncomponents: [../../components/labels]\n"
+    (folder / "kustomization.yaml").write_text(text)
+    [pod] = build(files, "overlays/own").pods
+    assert pod.labels["app.kubernetes.io/part-of"] == "user-service"
+
+
 README = Path("k8s/README.md").read_text("utf-8")
 
 COMPONENT_ROWS = re.findall(r"^\| \[`([\w-]+)`\]\(components/[\w-]+\) \|.*\| (.*) \|$", README, re.MULTILINE)
