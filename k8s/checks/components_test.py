@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from k8s.checks import autoscaling, gitops, references, scraping
+from k8s.checks import autoscaling, gitops, mesh, references, scraping
 from k8s.checks.kustomize import OVERLAYS, UNUSED, USED, build, components_of, compose, copy_files, names
 from k8s.checks.lint import EXTERNAL, RULES, read_external
 from k8s.checks.rendered import OVERLAYS as RENDERED
@@ -216,6 +216,14 @@ def test_labels_of_a_workload_of_your_own(kind, files):
     (folder / "kustomization.yaml").write_text(text)
     [pod] = build(files, "overlays/own").pods
     assert pod.labels["app.kubernetes.io/part-of"] == "user-service"
+
+
+@pytest.mark.parametrize(("name", "count"), [("istio", 1), ("traefik", 0)])
+def test_smoke_beside_a_mesh(name, count, files):
+    """The README says that smoke does not go with istio: the lint says it too, before a deployment fails."""
+    found = texts(mesh.call_from_within, compose(files, f"overlays/{name}", "smoke"))
+    what = "has no sidecar, and user-service:50051 takes mutual TLS of the mesh alone"
+    assert [text.split(": ", 2)[2].partition(";")[0] for text in found] == count * [what]
 
 
 README = Path("k8s/README.md").read_text("utf-8")
