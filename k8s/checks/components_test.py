@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from k8s.checks import autoscaling, gitops, references, scraping
+from k8s.checks import autoscaling, gitops, mesh, references, scraping
 from k8s.checks.kustomize import OVERLAYS, UNUSED, USED, build, components_of, compose, copy_files, names
 from k8s.checks.lint import EXTERNAL, RULES, read_external
 from k8s.checks.rendered import OVERLAYS as RENDERED
@@ -201,6 +201,29 @@ def test_rules_of_an_overlay_in_another_namespace(name, files):
     assert len(found) == 3, "one for each PrometheusRule"
     assert all("and not of other" in text for text in found)
     assert texts(scraping.watch_their_own_namespace, overlay(name)) == []
+
+
+@pytest.mark.parametrize("kind", ["CronJob", "DaemonSet", "Deployment", "Job", "StatefulSet"])
+def test_labels_of_a_workload_of_your_own(kind, files):
+    """Whatever makes pods in an overlay of yours, they say whom they belong to."""
+    template = {"metadata": {"labels": {"app": "own"}}, "spec": {"containers": [INJECTED]}}
+    spec = {"jobTemplate": {"spec": {"template": template}}} if kind == "CronJob" else {"template": template}
+    folder = files / "overlays" / "own"
+    folder.mkdir()
+    own = {"apiVersion": "apps/v1" if "Job" not in kind else "batch/v1", "kind": kind, "spec": spec}
+    (folder / "own.yaml").write_text(yaml.safe_dump(own | {"metadata": {"name": "own"}}))
+    text = "resources: [own.yaml]\ncomponents: [../../components/labels]\n"
+    (folder / "kustomization.yaml").write_text(text)
+    [pod] = build(files, "overlays/own").pods
+    assert pod.labels["app.kubernetes.io/part-of"] == "user-service"
+
+
+@pytest.mark.parametrize(("name", "count"), [("istio", 1), ("traefik", 0)])
+def test_smoke_beside_a_mesh(name, count, files):
+    """The README says that smoke does not go with istio: the lint says it too, before a deployment fails."""
+    found = texts(mesh.call_from_within, compose(files, f"overlays/{name}", "smoke"))
+    what = "has no sidecar, and user-service:50051 takes mutual TLS of the mesh alone"
+    assert [text.split(": ", 2)[2].partition(";")[0] for text in found] == count * [what]
 
 
 README = Path("k8s/README.md").read_text("utf-8")

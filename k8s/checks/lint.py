@@ -87,6 +87,7 @@ RULES: Sequence[Rule] = (
     encryption.expect_a_name,
     mesh.name_grpc_as_such,
     mesh.name_callers,
+    mesh.call_from_within,
     mesh.allow_what_there_is,
     mesh.outlive_what_they_serve,
     authentication.ask_who_calls_from_outside,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, annotations, find, get, metadata
 from k8s.checks.methods import METHODS
-from k8s.checks.servers import Server, servers
+from k8s.checks.servers import Server, programs, servers
 
 _INJECT = "sidecar.istio.io/inject"
 _NATIVE = "sidecar.istio.io/nativeSidecar"
@@ -94,6 +94,26 @@ def outlive_what_they_serve(manifests: Manifests) -> Iterator[Problem]:
         if ends and has_sidecar(manifests, pod) and annotations(pod.template).get(_NATIVE) != "true":
             what = "does not say that the sidecar is a native one, which ends after the other containers"
             yield pod.problem(f"metadata.annotations[{_NATIVE}]", what, 'set it to "true"')
+
+
+def call_from_within(manifests: Manifests) -> Iterator[Problem]:
+    """What calls a server that takes mutual TLS of the mesh alone has a sidecar, too."""
+    for program in programs(manifests):
+        host = program.environment.get("SMOKE_TARGET") or ""
+        own = metadata(program.pod.workload, "namespace")
+        service = manifests.named("Service", host.rpartition("/")[2].partition(":")[0].partition(".")[0], own)
+        behind = manifests.behind(service) if service else []
+        if any(_is_strict(manifests, pod) for pod in behind) and not has_sidecar(manifests, program.pod):
+            what = f"has no sidecar, and {host} takes mutual TLS of the mesh alone"
+            yield program.pod.problem("metadata.labels", what, f'set {_INJECT} to "true", or leave it out')
+
+
+def _is_strict(manifests: Manifests, pod: Pod) -> bool:
+    return has_sidecar(manifests, pod) and any(
+        get(each, "spec.mtls.mode") == "STRICT"
+        and pod in manifests.select(get(each, "spec.selector") or {}, metadata(each, "namespace"))
+        for each in manifests.of_kind("PeerAuthentication")
+    )
 
 
 def _protocol(port: Manifest) -> str:

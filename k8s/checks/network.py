@@ -211,8 +211,14 @@ def _directions(policy: Manifest) -> list[str]:
 
 
 def _opens(rule: Manifest, same: set[str | int]) -> bool:
-    ports = rule.get("ports") or [{}]
-    return any(port.get("port") is None or port["port"] in same for port in ports)
+    return any(_includes(port, each) for port in rule.get("ports") or [{}] for each in same)
+
+
+def _includes(port: Manifest, number: str | int) -> bool:
+    first, last = port.get("port"), port.get("endPort")
+    if isinstance(first, int) and isinstance(number, int) and last is not None:
+        return bool(first <= number <= last)
+    return first is None or first == number
 
 
 def _names_a_place(rule: Manifest) -> bool:

@@ -203,6 +203,14 @@ def test_authority_reaches_the_solver(name):
     assert policy["spec"]["ingress"] == [{"ports": [{"port": 8089}]}]
 
 
+@pytest.mark.parametrize(("first", "last", "count"), [(5000, 5432, 0), (5432, 5433, 0), (5433, 6000, 2)])
+def test_database_in_a_range_of_ports(first, last, count):
+    """A way may be open for several ports."""
+    ports = [{"port": first, "endPort": last}]
+    manifests = changed("prod", ("NetworkPolicy/user-service-to-postgres", "spec.egress.0.ports", ports))
+    assert len(texts(network.let_programs_out, manifests)) == count
+
+
 SIDECAR = "Deployment/user-service: spec.template.metadata.labels: no NetworkPolicy lets its sidecar out"
 
 

@@ -83,7 +83,7 @@ def watch_their_own_namespace(manifests: Manifests) -> Iterator[Problem]:
         expressions = find(rule, "spec.groups[].rules[].expr")
         found = [(field, _NAMESPACE.findall(text)) for field, text in expressions]
         watched = sorted({name for _, names in found for name in names})
-        if own in serving and watched and own not in watched:
+        if own and own in serving and watched and own not in watched:
             field = next(field for field, names in found if names)
             what = f"and all others tell of namespace {', '.join(watched)}, and not of {own}"
             fix = "name it, as the transformer k8s/components/monitoring/namespace does"

@@ -84,3 +84,15 @@ def test_scraper_by_annotations_that_is_kept_out():
     )
     [text] = texts(network.let_scrapers_in, manifests)
     assert "no NetworkPolicy opens port 9090 of Deployment/user-service to it" in text
+
+
+@pytest.mark.parametrize(("namespace", "count"), [("other", 1), ("user-service", 0), ("", 0)])
+def test_rules_of_another_namespace(namespace, count):
+    """Rules are compared with the namespace that they are in, if it is said; a deployment may say it."""
+    manifests = changed("prod")
+    for each in [*manifests.objects]:
+        each["metadata"]["namespace"] = namespace
+    manifests.objects = [each for each in manifests.objects if each["metadata"]["name"] != "user-service-slo"]
+    found = texts(scraping.watch_their_own_namespace, manifests)
+    assert len(found) == 2 * count
+    assert all(f"tell of namespace user-service, and not of {namespace}" in text for text in found)
