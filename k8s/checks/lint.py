@@ -5,6 +5,7 @@ Exit codes: 0 nothing is wrong, 1 problems found, 2 something was not checked, w
 """
 
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,7 @@ def read_external(file: Path) -> list[External]:
     """
     try:
         return [External(**each) for each in yaml.safe_load(file.read_text("utf-8")) or []]
-    except (OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (LookupError, OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}; see k8s/checks/external.yaml") from None
 
 
@@ -255,7 +256,7 @@ def check(file: Path, external: Sequence[External], rules: Sequence[Rule]) -> It
         except TooSlowError:
             failed.setdefault(f"take more than {ASKING} s for", []).append(rule.__name__)
         except Exception as error:  # noqa: BLE001 (of whichever form a value has)
-            failed.setdefault(f"can't read ({error!r})", []).append(rule.__name__)
+            failed.setdefault(f"can't read ({_place(error)})", []).append(rule.__name__)
         yield from found
     for why, names in failed.items():
         yield Finding(f"a value has a form that {', '.join(names)} {why}", is_unchecked=True)
@@ -272,6 +273,12 @@ def _sort(objects: Sequence[Manifest]) -> tuple[list[Problem], list[Problem]]:
     return wrong, unknown
 
 
+def _place(error: Exception) -> str:
+    """Return where an error comes from, for the person who mends the rule; its message may quote a secret."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
+
+
 def _escaped(text: str) -> str:
     """Return one line that a terminal shows as it is, whatever manifests have in their names."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
@@ -280,7 +287,11 @@ def _escaped(text: str) -> str:
 def main() -> None:
     """Run the command where the user is: `bazel run` starts programs in a folder of its own."""
     os.chdir(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
-    command()
+    try:
+        command()
+    except OSError as error:
+        click.echo(f"error: what was found could not be written: {error.strerror}", err=True)
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

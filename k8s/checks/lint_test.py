@@ -1,5 +1,8 @@
 import copy
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -123,18 +126,22 @@ def test_rules_that_fail(file, monkeypatch):
     """Rules that can't read a value are named in one line, and the others still look at the file."""
 
     def first(_):
-        raise KeyError("a")
+        raise IndexError("hunter2")
 
     def second(_):
-        raise KeyError("a")
+        raise KeyError("hunter2")
 
     monkeypatch.setattr(lint_module, "RULES", [first, *lint_module.RULES, second])
     write(file, service())
     code, output = lint(file)
     assert code == 2
-    found, failed = output.splitlines()
+    found, *failed = output.splitlines()
     assert "spec.selector" in found
-    assert failed == f"{file}: not checked: a value has a form that first, second can't read (KeyError('a'))"
+    start = f"{file}: not checked: a value has a form that "
+    assert [each.rpartition(" ")[0] for each in failed] == [
+        f"{start}first can't read (IndexError in lint_test.py, line",
+        f"{start}second can't read (KeyError in lint_test.py, line",
+    ]
 
 
 def test_secret_that_is_not_base64(file):
@@ -253,6 +260,7 @@ def test_released_images(file):
         "- {kind: GatewayClass, name: b, who: nobody}",
         "5",
         "a: [",
+        "- {kind: !!bool a, name: b}",
     ],
 )
 def test_external_of_another_form(file, tmp_path, text):
@@ -314,3 +322,21 @@ def test_file_that_nobody_writes(file, monkeypatch):
     monkeypatch.setattr(lint_module, "READING", 0.5)
     os.mkfifo(file)
     assert lint(file) == (2, f"{file}: not checked: not read: takes more than 0.5 s\n")
+
+
+def test_result_that_can_not_be_written(file):
+    """A full disk is told, and is no sign that all is right."""
+    write(file, service())
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, lint_module.__file__, file],
+            env={"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: what was found could not be written: No space left on device\n",
+    )

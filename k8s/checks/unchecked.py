@@ -8,6 +8,9 @@ from k8s.checks.servers import CONFIG_FILE, programs
 _OTHER = {"http", "https", "metrics", "mongo", "mysql", "postgres", "postgresql", "redis"}
 """Protocols that are not gRPC, as the names of ports begin with them."""
 
+_GRPC = {"grpc", "grpcs", "h2c", "kubernetes.io/h2c"}
+"""Protocols that are gRPC or carry it, which go before what another name of the port says."""
+
 _NGINX = "nginx.ingress.kubernetes.io/"
 _NGINX_CONTROLLER = "k8s.io/ingress-nginx"
 
@@ -39,11 +42,23 @@ def _why_grpc(manifests: Manifests, pod: Pod, container: Manifest) -> str | None
     ports = container.get("ports") or []
     for port in ports:
         protocols = set(_protocols(manifests, pod, port))
-        if port.get("protocol", "TCP") == "TCP" and not protocols & _OTHER:
+        if port.get("protocol", "TCP") == "TCP" and (protocols & _GRPC or not protocols & _OTHER):
             return f"may serve gRPC on port {port['containerPort']}"
-    if not ports and manifests.services_of(pod) and len(pod.spec["containers"]) == 1:
-        return "has no port, though a Service sends it calls"
+    if not ports and not all(_is_declared(pod, port) for port in _sent_to(manifests, pod)):
+        return "has no port, though a Service sends its pod calls on one that no container has"
     return None
+
+
+def _sent_to(manifests: Manifests, pod: Pod) -> Iterator[str | int]:
+    """Yield where in a pod Services send calls."""
+    for service in manifests.services_of(pod):
+        for _, each in find(service, "spec.ports[]"):
+            yield each.get("targetPort", each["port"])
+
+
+def _is_declared(pod: Pod, target: str | int) -> bool:
+    declared = (port for _, port in pod.find("spec.containers[].ports[]"))
+    return any(target in (port.get("name"), port["containerPort"]) for port in declared)
 
 
 def _protocols(manifests: Manifests, pod: Pod, port: Manifest) -> Iterator[str]:
@@ -57,8 +72,9 @@ def _protocols(manifests: Manifests, pod: Pod, port: Manifest) -> Iterator[str]:
 
 def pods_of_other_kinds(manifests: Manifests) -> Iterator[Problem]:
     """Each workload whose pods no rule looks at."""
-    for manifest in manifests.of_kind("ReplicationController"):
-        yield Problem(manifest, "spec.template", "no rule looks at its pods", "make it a Deployment")
+    for kind, field in (("PodTemplate", "template"), ("ReplicationController", "spec.template")):
+        for manifest in manifests.of_kind(kind):
+            yield Problem(manifest, field, "no rule looks at its pods", "make it a Deployment")
 
 
 def other_controllers(manifests: Manifests) -> Iterator[Problem]:

@@ -70,6 +70,22 @@ def test_service_to_a_container_without_ports():
     assert len(unrecognised(workload({}), service())) == 1
 
 
+@pytest.mark.parametrize("port", [{"name": "grpc"}, {"name": "grpc-web"}, {"appProtocol": "grpc"}])
+def test_service_that_calls_a_port_grpc(port):
+    """A port that is called http, and sent gRPC, serves gRPC."""
+    container = {"ports": [{"containerPort": 8080, "name": "http"}]}
+    assert len(unrecognised(workload(container), service(targetPort="http", **port))) == 1
+
+
+def test_service_to_one_of_several_containers_without_ports():
+    """Either may take the calls, as long as none declares their port."""
+    pair = [{"name": "a"}, {"name": "b"}]
+    web = [{"name": "a"}, {"name": "b", "ports": [{"containerPort": 80, "name": "http"}]}]
+    assert len(unrecognised(workload({}, containers=pair), service())) == 2
+    assert unrecognised(workload({}, containers=web), service()) == []
+    assert len(unrecognised(workload({}, containers=web), service(targetPort=50051))) == 1
+
+
 def test_sidecars():
     """What runs beside a server, before it in the list of those that run first, is named."""
     sidecar = {"name": "proxy", "restartPolicy": "Always"}
@@ -81,6 +97,9 @@ def test_pods_of_other_kinds():
     """A workload of a kind whose pods no rule looks at is named."""
     [text] = texts(unchecked.pods_of_other_kinds, Manifests([workload({}, "ReplicationController")]))
     assert text.startswith("ReplicationController/a: spec.template: no rule looks at its pods")
+    template = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "a"}, "template": {}}
+    [text] = texts(unchecked.pods_of_other_kinds, Manifests([template]))
+    assert text.startswith("PodTemplate/a: template: no rule looks at its pods")
 
 
 @pytest.mark.parametrize(

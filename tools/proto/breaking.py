@@ -79,6 +79,9 @@ def of_messages(before: DescriptorProto, after: DescriptorProto) -> Iterator[str
     for field in after.field:
         if field.name in before.reserved_name or is_reserved(field.number, before, 0):
             yield f".{field.name} = {field.number} takes a name or number that was reserved"
+        elif is_required(field) and field.number not in {each.number for each in before.field}:
+            yield f".{field.name} = {field.number} is required, and nobody sends it yet"
+    yield from reservations(before, after, 0)
 
 
 def of_enums(before: EnumDescriptorProto, after: EnumDescriptorProto) -> Iterator[str]:
@@ -96,6 +99,7 @@ def of_enums(before: EnumDescriptorProto, after: EnumDescriptorProto) -> Iterato
     for value in after.value:
         if value.name in before.reserved_name or is_reserved(value.number, before, 1):
             yield f".{value.name} = {value.number} takes a name or number that was reserved"
+    yield from reservations(before, after, 1)
 
 
 def of_services(before: Any, after: Any) -> Iterator[str]:
@@ -114,6 +118,31 @@ COMPARISONS = {"message": of_messages, "enum": of_enums, "service": of_services}
 def is_reserved(number: int, scope: Any, inclusive: int) -> bool:
     """Tell whether a number is reserved; ranges end after their last number in messages, with it in enums."""
     return any(span.start <= number < span.end + inclusive for span in scope.reserved_range)
+
+
+def reservations(before: Any, after: Any, inclusive: int) -> Iterator[str]:
+    """Yield what is no longer reserved, for a later change to take; what took it is told above."""
+    taken = [*getattr(after, "field", ()), *getattr(after, "value", ())]
+    for span in before.reserved_range:
+        ends = [each.end + inclusive for each in after.reserved_range]
+        firsts = [span.start, *(end for end in ends if span.start < end < span.end + inclusive)]
+        kept = all(is_reserved(first, after, inclusive) for first in firsts)
+        if not kept and not any(span.start <= each.number < span.end + inclusive for each in taken):
+            yield f" has `reserved {numbers(span, inclusive)};` no longer"
+    for name in before.reserved_name:
+        if name not in after.reserved_name and name not in [each.name for each in taken]:
+            yield f' has `reserved "{name}";` no longer'
+
+
+def numbers(span: Any, inclusive: int) -> str:
+    """Return a range as it is written."""
+    last = span.end - 1 + inclusive
+    return f"{span.start} to {last}" if last > span.start else str(span.start)
+
+
+def is_required(field: FieldDescriptorProto) -> bool:
+    """Tell whether a message without the field can't be read."""
+    return field.label == FieldDescriptorProto.LABEL_REQUIRED
 
 
 def removed(name: str, number: int, after: Any, *, number_reserved: bool) -> Iterator[str]:
@@ -139,9 +168,10 @@ def of_fields(
 
 def type_of(field: FieldDescriptorProto) -> str:
     """Return a field's type as it is written, without what says whether its absence shows."""
-    repeated = "repeated " if field.label == FieldDescriptorProto.LABEL_REPEATED else ""
+    repeated = field.label == FieldDescriptorProto.LABEL_REPEATED
+    label = "repeated " if repeated else "required " if is_required(field) else ""
     name = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
-    return repeated + (field.type_name.removeprefix(".") or name)
+    return label + (field.type_name.removeprefix(".") or name)
 
 
 def oneof(message: DescriptorProto, field: FieldDescriptorProto) -> str:

@@ -34,8 +34,8 @@ enum Color {
 
 
 @pytest.fixture
-def lines(tmp_path: Path):
-    """Return the changes between RELEASED and what becomes of it with some text in another's place."""
+def build(tmp_path: Path):
+    """Return the descriptors of a .proto file."""
 
     def build(source: str, name: str) -> FileDescriptorSet:
         (tmp_path / "shop.proto").write_text(source)
@@ -44,6 +44,13 @@ def lines(tmp_path: Path):
             protoc.main(["", f"--proto_path={tmp_path}", f"--descriptor_set_out={output}", "shop.proto"]) == 0
         )
         return FileDescriptorSet.FromString(output.read_bytes())
+
+    return build
+
+
+@pytest.fixture
+def lines(build):
+    """Return the changes between RELEASED and what becomes of it with some text in another's place."""
 
     def lines(*replacements: tuple[str, str]) -> list[str]:
         now = RELEASED
@@ -110,6 +117,17 @@ BREAKING = {
         "  NONE = 0;\n  BLUE = 9;",
         "shop.Color.BLUE = 9 takes a name or number that was reserved",
     ),
+    "number no longer reserved": (
+        "  reserved 9;\n  reserved",
+        "  reserved",
+        "shop.Item has `reserved 9;` no longer",
+    ),
+    "name no longer reserved": (
+        '  reserved "old";\n',
+        "",
+        'shop.Item has `reserved "old";` no longer',
+    ),
+    "value no longer reserved": ("  reserved 9;\n  NONE", "  NONE", "shop.Color has `reserved 9;` no longer"),
     "method removed": ("  rpc List(Item) returns (stream Item);\n", "", "shop.Shop/List is gone"),
     "no longer a stream": (
         "(stream Item)",
@@ -133,6 +151,50 @@ BREAKING = {
 def test_breaking_change_is_named(lines, old, new, line):
     """A change that breaks callers is told with its file, its message and its field."""
     assert lines((old, new)) == [f"shop.proto: {line}"]
+
+
+PROTO2 = """
+syntax = "proto2";
+package shop;
+message Item {
+  required string id = 1;
+  optional string text = 2;
+  reserved 5 to 9;
+}
+"""
+
+
+def test_reserved_in_several_ranges(build):
+    """What is reserved may be written in another way."""
+    now = build(PROTO2.replace("5 to 9", "9, 5 to 6, 7, 8"), "now")
+    assert list(breaking.changes(build(PROTO2, "released"), now)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            "required string id",
+            "optional string id",
+            ".id = 1 changed its type from required string to string",
+        ),
+        (
+            "optional string text",
+            "required string text",
+            ".text = 2 changed its type from string to required string",
+        ),
+        (
+            "  reserved",
+            "  required string new = 3;\n  reserved",
+            ".new = 3 is required, and nobody sends it yet",
+        ),
+        ("5 to 9", "5 to 8", " has `reserved 5 to 9;` no longer"),
+    ],
+)
+def test_proto2(build, old, new, line):
+    """What a reader can't do without is a part of the contract."""
+    found = list(breaking.changes(build(PROTO2, "released"), build(PROTO2.replace(old, new), "now")))
+    assert found == [f"shop.proto: shop.Item{line}"]
 
 
 @pytest.mark.parametrize(
@@ -161,6 +223,7 @@ def test_another_package_breaks_everything(lines):
         ("string id = 1;", "string id = 1; string more = 10;"),
         ("  string id = 1;\n", '  reserved 1; reserved "id";\n'),
         ("  RED = 1;\n", '  reserved 1; reserved "RED";\n'),
+        ("  reserved 9;\n  reserved", "  reserved 9 to max;\n  reserved"),
         ("RED = 1;", "RED = 1; GREEN = 2;"),
         ("optional string note", "string note"),
         ("  rpc Get(", "  rpc Put(Item) returns (Item);\n  rpc Get("),

@@ -42,10 +42,14 @@ class NothingIsSkipped:
         self._why = why
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Change a test's report; one that is expected to fail is no skipped one."""
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Change a test's report; one that ran and is expected to fail is no skipped one."""
         report = yield
-        if not hasattr(report, "wasxfail"):
+        # Without its assertion: by xfail(run=False), or by a call of pytest.xfail.
+        gave_up = call.excinfo is not None and call.excinfo.errisinstance(pytest.xfail.Exception)
+        if gave_up or not hasattr(report, "wasxfail"):
             self._fail_if_skipped(report)
         return report
 
@@ -59,6 +63,7 @@ class NothingIsSkipped:
     def _fail_if_skipped(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         if report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            reason = report.__dict__.pop("wasxfail", reason)
             report.outcome = "failed"
             report.longrepr = f"skipped, {self._why}: {str(reason).removeprefix('Skipped: ')}"
 

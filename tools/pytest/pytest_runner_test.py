@@ -88,6 +88,14 @@ SKIPPING = {
     "a fixture": "import pytest\n@pytest.fixture\ndef f(): pytest.skip('needs nginx')\ndef test_a(f): pass",
     "a module": "import pytest\npytest.skip('needs nginx', allow_module_level=True)\ndef test_a(): pass",
     "an import": "import pytest\npytest.importorskip('nginx', reason='needs nginx')\ndef test_a(): pass",
+    "a failure that is expected, of a test that does not run": (
+        "import pytest\n@pytest.mark.xfail(run=False, reason='needs nginx')\ndef test_a(): assert False"
+    ),
+    "a failure that is expected half-way": "import pytest\ndef test_a(): pytest.xfail('needs nginx')",
+    "unittest": (
+        "import unittest\nclass A(unittest.TestCase):\n    def test_a(self): self.skipTest('needs nginx')"
+    ),
+    "a file of unittest": "import unittest\nraise unittest.SkipTest('needs nginx')\ndef test_a(): pass",
 }
 
 

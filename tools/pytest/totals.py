@@ -32,7 +32,7 @@ def main(*files: str) -> int:
     cases = [case for events in calls for case in all_cases(events)]
     for case in cases:
         if case.outcome != "passed":
-            print(f"{case.outcome}: {case.where}: {case.why}")
+            print(printable(f"{case.outcome}: {case.where}: {case.why}"))
     print_slowest([event for events in calls for event in events])
     count = [case.outcome for case in cases].count
     print(f"{count('passed')} passed, {count('failed')} failed, {count('skipped')} skipped")
@@ -41,11 +41,26 @@ def main(*files: str) -> int:
 
 def read(file: Path) -> list[dict[str, Any]]:
     """Return the events of a call; one that is missing or has no end is a call that did not finish."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    events = [json.loads(line) for line in lines if line.endswith("}")]
+    text = file.read_bytes().decode(errors="replace") if file.is_file() else ""
+    events = [event for line in text.split("\n") for event in parsed(line)]
     if not any("finished" in event for event in events):
         events.append({"id": {"file": {}}, "aborted": {"description": f"Bazel did not finish: see {file}"}})
     return list({subject(event): event for event in events}.values())
+
+
+def parsed(line: str) -> Iterator[dict[str, Any]]:
+    """Yield the event of a line, unless Bazel was killed while it wrote it."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return
+    if isinstance(event, dict) and event.get("id"):
+        yield event
+
+
+def printable(text: str) -> str:
+    """Return what a terminal shows as it is: tests say what they like in their messages."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def subject(event: dict[str, Any]) -> str:
@@ -95,7 +110,12 @@ def tests(target: dict[str, Any], result: dict[str, Any]) -> Iterator[Case]:
 
 def report(label: str, file: Path) -> Iterator[Case]:
     """Yield the tests of a JUnit report."""
-    for case in ET.parse(file).iter("testcase"):  # noqa: S314 (our own tests wrote it)
+    try:
+        cases = list(ET.parse(file).iter("testcase"))  # noqa: S314 (our own tests wrote it)
+    except (OSError, ET.ParseError) as error:
+        yield Case("failed", label, f"its report can't be read: {error}")
+        return
+    for case in cases:
         reasons = [*case.findall("failure"), *case.findall("error"), *case.findall("skipped")]
         outcome = "passed" if not reasons else "skipped" if reasons[0].tag == "skipped" else "failed"
         why = reasons[0].get("message", "").partition("\n")[0] if reasons else ""
@@ -109,7 +129,7 @@ def print_slowest(events: list[dict[str, Any]]) -> None:
         if "testResult" in event and not event["testResult"].get("cachedLocally"):
             label = event["id"]["testResult"]["label"]
             seconds[label] = (
-                seconds.get(label, 0) + int(event["testResult"]["testAttemptDurationMillis"]) / 1000
+                seconds.get(label, 0) + int(event["testResult"].get("testAttemptDurationMillis", 0)) / 1000
             )
     print(f"{sum(seconds.values()):.0f} s of tests in {len(seconds)} targets, the slowest:")
     for label in sorted(seconds, key=seconds.__getitem__, reverse=True)[:SLOWEST]:

@@ -132,3 +132,35 @@ def test_call_that_did_not_start_fails(tmp_path, capsys):
     """A file that Bazel never wrote is named."""
     assert totals.main(str(tmp_path / "none.json")) == 1
     assert f"see {tmp_path / 'none.json'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cut", ['{"id":{"testResult":{"label":"//b:b"}', "{}", "[]", "<html>{}", "\ufeff{}"])
+def test_events_that_were_not_written_to_their_end(result, tmp_path, capsys, cut):
+    """What Bazel had written when it was killed counts, and that it was killed."""
+    file = tmp_path / "cut.json"
+    file.write_text(json.dumps(result("//a:a", PASSED)) + "\n" + cut)
+    assert totals.main(str(file)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"failed: bazel: Bazel did not finish: see {file}"
+    assert lines[-1] == "1 passed, 1 failed, 0 skipped"
+
+
+@pytest.mark.parametrize("content", ["", "<testsuites><testc", None])
+def test_reports_that_are_broken(run, result, tmp_path, content):
+    """A report that was not written to its end is a failure of its target, and ends no other's count."""
+    broken = result("//b:b", PASSED)
+    [xml] = (tmp_path / "logs of b").rglob("test.xml")
+    xml.unlink()
+    if content is not None:
+        xml.write_text(content)
+    code, lines = run(completed("//b:b"), completed("//a:a"), broken, result("//a:a", PASSED), FINISHED)
+    assert code == 1
+    assert lines[0].startswith("failed: //b:b: its report can't be read: ")
+    assert lines[-1] == "1 passed, 1 failed, 0 skipped"
+
+
+def test_messages_that_a_terminal_would_obey(run, result):
+    """What a test says is shown as it is written."""
+    failed = '<testcase name="a"><failure message="&#x9b;2J"/></testcase>'
+    _, lines = run(completed("//a:a"), result("//a:a", failed, "FAILED"), FINISHED)
+    assert lines[0] == "failed: //a:a: a: \\x9b2J"
