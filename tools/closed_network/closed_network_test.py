@@ -180,7 +180,7 @@ def test_broken_root_is_made_again(machine, damage):
 
 
 def test_half_made_root_is_made_again(machine):
-    """A root whose making was killed is not taken for a root, and what was mounted in it is in nobody's way."""
+    """A root whose making was killed is made again, and what was mounted in it is in nobody's way."""
     machine.hang.touch()
     process = machine.start()
     wait_for(machine.hang.with_suffix(".reached"))
