@@ -94,7 +94,7 @@ def test_certificates_are_renewed_before_the_alert():
 
 def test_a_migration_is_slow_before_kubernetes_ends_it():
     """The alert leaves as much time again to look at what the migration waits for."""
-    (job,) = PROD.of_kind("Job")
+    job = PROD.named("Job", "user-service-migrate", "user-service")
     slow = alert("UserServiceMigrationSlow")
     assert f'job_name="{get(job, "metadata.name")}"' in slow["expr"]
     assert f"> {get(job, 'spec.activeDeadlineSeconds') // 2}\n" in slow["expr"]
@@ -102,7 +102,7 @@ def test_a_migration_is_slow_before_kubernetes_ends_it():
 
 def test_pods_may_take_their_time_to_begin_and_to_end():
     """A pod that waits for the migration, or drains, is not ready, and that alone alerts nobody."""
-    (job,) = PROD.of_kind("Job")
+    job = PROD.named("Job", "user-service-migrate", "user-service")
     pod = get(PROD.named("Deployment", "user-service", "user-service"), "spec.template.spec")
     longest = max(get(job, "spec.activeDeadlineSeconds"), pod["terminationGracePeriodSeconds"])
     assert parse_duration(alert("UserServicePodNotReady")["for"]) >= longest
