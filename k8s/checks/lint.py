@@ -283,6 +283,7 @@ def main() -> None:
     try:
         command()
     except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python, which tries once more at its end
         click.echo(f"error: what was found could not be written: {error.strerror}", err=True)
         raise SystemExit(2) from None
 
