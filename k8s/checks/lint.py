@@ -45,6 +45,7 @@ from k8s.checks.limits import TooSlowError, limited
 from k8s.checks.manifests import External, Manifest, Manifests, Problem
 from k8s.checks.reading import UnreadableError, read_objects
 from k8s.checks.schemas import UnknownKindError
+from k8s.checks.traefik import NoRuleError
 
 type Rule = Callable[[Manifests], Iterator[Problem]]
 
@@ -268,6 +269,8 @@ def _sort(objects: Sequence[Manifest]) -> tuple[list[Problem], list[Problem]]:
 
 def _place(error: Exception) -> str:
     """Return where an error comes from, for the person who mends the rule; its message may quote a secret."""
+    if isinstance(error, NoRuleError):
+        return str(error)
     *_, last = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
 
