@@ -40,7 +40,16 @@ def load_configurations(manifests: Manifests) -> Iterator[Problem]:
         try:
             program.load()
         except ConfigError as error:
-            yield from (_mistake(program, line) for line in str(error).splitlines())
+            text = _without_secrets(manifests, str(error))
+            yield from (_mistake(program, line) for line in text.splitlines())
+
+
+def _without_secrets(manifests: Manifests, text: str) -> str:
+    """Return what the loader says, which quotes values, without those that Secrets hold."""
+    for secret in manifests.of_kind("Secret"):
+        for value in filter(None, content(secret).values()):
+            text = text.replace(repr(value), "***")
+    return text
 
 
 def _mistake(program: Program, line: str) -> Problem:

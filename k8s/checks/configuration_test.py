@@ -50,6 +50,19 @@ def test_mistake_in_a_variable():
     assert text.startswith(f"{DEPLOYMENT}: {FIELD}.env: DRAIN_GRACE='40': write a duration with its unit")
 
 
+@pytest.mark.parametrize("held", [{"stringData": {"k": "hunter2"}}, {"data": {"k": "aHVudGVyMg=="}}])
+def test_mistake_in_a_variable_from_a_secret(held):
+    """What a Secret holds is not quoted, of whichever setting it is the value."""
+    source = {"secretKeyRef": {"name": "s", "key": "k"}}
+    env = [{"name": "LOGGING_LEVEL", "valueFrom": source}]
+    manifests = changed("dev", (DEPLOYMENT, f"{PATH}.env", env))
+    [deployment] = [each for each in manifests.objects if each["kind"] == "Deployment"]
+    metadata = {"name": "s", "namespace": deployment["metadata"].get("namespace", "")}
+    manifests.objects.append({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, **held})
+    [text] = texts(configuration.load_configurations, manifests)
+    assert "LOGGING_LEVEL=***: " in text
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -46,6 +46,7 @@ from k8s.checks.limits import TooSlowError, limited
 from k8s.checks.manifests import External, Manifest, Manifests, Problem
 from k8s.checks.reading import UnreadableError, read_objects
 from k8s.checks.schemas import UnknownKindError
+from k8s.checks.traefik import NoRuleError
 
 type Rule = Callable[[Manifests], Iterator[Problem]]
 
@@ -275,6 +276,8 @@ def _sort(objects: Sequence[Manifest]) -> tuple[list[Problem], list[Problem]]:
 
 def _place(error: Exception) -> str:
     """Return where an error comes from, for the person who mends the rule; its message may quote a secret."""
+    if isinstance(error, NoRuleError):
+        return str(error)
     *_, last = traceback.extract_tb(error.__traceback__)
     return f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
 
@@ -290,6 +293,7 @@ def main() -> None:
     try:
         command()
     except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python, which tries once more at its end
         click.echo(f"error: what was found could not be written: {error.strerror}", err=True)
         raise SystemExit(2) from None
 

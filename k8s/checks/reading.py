@@ -106,7 +106,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except IndexError, KeyError, TypeError, ValueError:
             if not isinstance(node, yaml.ScalarNode):
                 raise

@@ -12,11 +12,15 @@ type _Matcher = Callable[[re.Match[str]], set[bool]]
 _TOKEN = re.compile(r"\s*(&&|\|\||!|\(|\)|(?P<name>\w+)\((?P<arguments>(?:`[^`]*`|\"[^\"]*\"|[\s,])*)\))")
 
 
+class NoRuleError(ValueError):
+    """A text is no rule of Traefik's; the message quotes it."""
+
+
 def traefik_answers(rule: str, path: str) -> set[bool]:
     """Return whether a rule such as Host(`a.b`) && PathPrefix(`/user.UserService/`) takes a path.
 
     Raises:
-        ValueError: it can't be read.
+        NoRuleError: it can't be read.
 
     """
     return _answers(rule, partial(_of_path, path))
@@ -50,7 +54,7 @@ def middlewares(
 
 def _answers(rule: str, match: _Matcher) -> set[bool]:
     tokens = list(_TOKEN.finditer(rule))
-    mistake = ValueError(f"{rule!r} is no rule of Traefik's")
+    mistake = NoRuleError(f"{rule!r} is no rule of Traefik's")
     if "".join(token[0] for token in tokens) != rule.rstrip():
         raise mistake
     try:

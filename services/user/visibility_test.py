@@ -45,3 +45,15 @@ def test_storage_is_private():
     """Who may read the users past the service: its own tests, and the benchmark of the storage."""
     assert targets("py_library")["user"]["visibility"] == ["//tools/bench:__pkg__"]
     assert "visibility" not in targets("py_library")["domain"]
+
+
+def test_nothing_is_visible_by_default():
+    """A target without visibility is private, as no default says otherwise."""
+    names = {node.func.id for node in ast.walk(BUILD) if is_call(node)}
+    assert "py_library" in names
+    assert "package" not in names
+
+
+def is_call(node: ast.AST) -> bool:
+    """Tell whether a rule or a function is called by its name."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
