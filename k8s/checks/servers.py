@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
+import yaml
+
 from grpc_common import ConfigError, load
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, content, get, metadata
 from services.user.config import UserServiceConfig
@@ -111,14 +113,25 @@ class Server:
 
 
 def programs(manifests: Manifests) -> Iterator[Program]:
-    """Yield each container that is told of a configuration file, or that has our image."""
+    """Yield each container that has CONFIG_FILE, our image, or --config with a file of ours."""
     for pod in manifests.pods:
         for field, container in pod.containers:
             environment = _environment(manifests, pod, container)
-            path = _argument(container, environment) or environment.get(CONFIG_FILE)
-            if path or _IMAGE.fullmatch(container.get("image", "")):
-                place = _config_map_at(manifests, pod, container, path) if path else None
+            option, variable = _argument(container, environment), environment.get(CONFIG_FILE)
+            path = option or variable
+            place = _config_map_at(manifests, pod, container, path) if path else None
+            # Many other programs have an option of that name.
+            if variable or (place and _is_ours(*place)) or _IMAGE.fullmatch(container.get("image", "")):
                 yield Program(pod, field, container, environment, path, place)
+
+
+def _is_ours(config_map: Manifest, key: str) -> bool:
+    """Return whether a file has sections of grpc_common's."""
+    try:
+        sections = yaml.load(content(config_map)[key], yaml.CSafeLoader)
+    except yaml.YAMLError:
+        return False
+    return isinstance(sections, dict) and bool(sections.keys() & UserServiceConfig.model_fields.keys())
 
 
 def _argument(container: Manifest, environment: Environment) -> str | None:

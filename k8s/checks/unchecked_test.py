@@ -1,6 +1,6 @@
 import pytest
 
-from k8s.checks import unchecked
+from k8s.checks import servers, unchecked
 from k8s.checks.manifests import Manifests
 from k8s.checks.rendered import OVERLAYS
 from k8s.checks.testing import overlay, texts
@@ -33,6 +33,7 @@ def unrecognised(*objects):
         {"ports": [{"containerPort": 50051}]},
         {"ports": [{"containerPort": 50051, "name": "grpc"}]},
         {"ports": [{"containerPort": 8080, "name": "api"}]},
+        {"ports": [{"containerPort": 9000, "name": "grpc"}], "args": ["--config", "/etc/other.yaml"]},
         {"ports": [{"containerPort": 8080, "name": "http"}], "readinessProbe": {"grpc": {"port": 8080}}},
     ],
     ids=str,
@@ -55,7 +56,6 @@ def test_servers_that_are_not_known(kind, container):
         [workload({"ports": [{"containerPort": 80}]}), service(name="http-web")],
         [workload({"ports": [{"containerPort": 53, "protocol": "UDP"}]})],
         [workload({"ports": [{"containerPort": 50051}]}, "Job")],
-        [workload({"ports": [{"containerPort": 50051}], "args": ["--config=/config.yaml"]})],
         [workload({"ports": [{"containerPort": 50051}], "image": "example.com/user-service:1"})],
     ],
     ids=str,
@@ -63,6 +63,26 @@ def test_servers_that_are_not_known(kind, container):
 def test_what_serves_no_grpc(objects):
     """A port that is named after another protocol, a Job and a known server are passed over."""
     assert unrecognised(*objects) == []
+
+
+@pytest.mark.parametrize("text", ["receivers: {otlp: {}}", "[1]", "a: [", ""])
+def test_other_program_with_a_configuration(text):
+    """An option called --config makes no server of ours: what its file says does."""
+    container = {
+        "args": ["--config=/etc/other/config.yaml"],
+        "ports": [{"containerPort": 4317, "name": "otlp"}],
+        "volumeMounts": [{"name": "config", "mountPath": "/etc/other"}],
+    }
+    volumes = [{"name": "config", "configMap": {"name": "other"}}]
+    file = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "other"},
+        "data": {"config.yaml": text},
+    }
+    manifests = Manifests([workload(container, volumes=volumes), file])
+    assert list(servers.programs(manifests)) == []
+    assert len(texts(unchecked.unrecognised_servers, manifests)) == 1
 
 
 def test_service_to_a_container_without_ports():
