@@ -19,7 +19,7 @@ def unrecognised_servers(manifests: Manifests) -> Iterator[Problem]:
     """Each container that may serve gRPC, and that no rule about servers looks at."""
     known = {(id(program.pod.workload), program.field) for program in programs(manifests)}
     fix = (
-        f"one on grpc_common has {CONFIG_FILE}, --config with a file that is here, or the image user-service; "
+        f"one on grpc_common has {CONFIG_FILE}, --config with its file, or the image user-service; "
         f"name the port of another protocol after it: {', '.join(sorted(_OTHER))}"
     )
     for pod in manifests.pods:
