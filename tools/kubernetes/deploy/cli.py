@@ -32,7 +32,7 @@ from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.live import namespace_of
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
 from tools.kubernetes.deploy.push import push_image
-from tools.kubernetes.deploy.rehearsal import rehearse
+from tools.kubernetes.deploy.rehearsal import rehearse, rehearse_removal
 from tools.kubernetes.deploy.removal import check_namespace_stays, remove
 from tools.kubernetes.deploy.rollout import FailedError, check_not_paused, pauses
 from tools.kubernetes.deploy.text import printable
@@ -221,13 +221,14 @@ def delete(overlay: Overlay, context: str | None, timeout: float, *, yes: bool, 
     click.echo("\n".join(f"  - {name_of(item)}" for item in deployed) or "nothing is deployed")
     if not deployed and not data:
         return
+    gone_at_last = [namespace_of(namespace)] if data else []
+    rehearse_removal(kubectl, deployed + gone_at_last)
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
     overlay.confirm(kubectl, f"Delete {what} from", yes=yes)
     with step("deleting", "what is named with a dash after `deleting` is gone, or going", "Delete"):
         with lease.held(kubectl, namespace, overlay.manifests.name) as guarded:
             remove(guarded, deployed, timeout)
-        if data:
-            remove(kubectl, [namespace_of(namespace)], timeout)
+        remove(kubectl, gone_at_last, timeout)
 
 
 @main.command(epilog=_EPILOG)
