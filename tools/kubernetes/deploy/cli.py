@@ -26,6 +26,7 @@ from tools.kubernetes.deploy.guards import (
     check_namespace,
     check_objects,
     check_pinned,
+    check_shapes,
 )
 from tools.kubernetes.deploy.jobs import check_jobs
 from tools.kubernetes.deploy.kubectl import Kubectl
@@ -67,6 +68,7 @@ class Overlay:
         """
         check_context(self.settings, self.name, context)
         check_objects(self.manifests)
+        check_shapes(self.manifests)
         check_not_paused(self.manifests)
         check_jobs(self.manifests)
         kubectl = Kubectl(self.kubectl, context).pinned()
