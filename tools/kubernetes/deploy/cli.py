@@ -41,6 +41,9 @@ from tools.kubernetes.deploy.text import printable
 _PATIENCE = 60
 """Seconds for which a cluster that answered once may be silent, where no --timeout says it."""
 
+_FIRST_PATIENCE = 10
+"""Seconds for which one may fail to answer for the first time: the address may be wrong."""
+
 _EPILOG = "Exit codes: 0 done, 1 failed or not confirmed, 2 wrong usage, 3 refused, 130 Ctrl-C or SIGTERM."
 
 
@@ -72,9 +75,10 @@ class Overlay:
         check_not_paused(self.manifests)
         check_jobs(self.manifests)
         kubectl = Kubectl(self.kubectl, context).pinned()
-        check_cluster(kubectl)
+        check_cluster(replace(kubectl, patience=_FIRST_PATIENCE))
+        kubectl = replace(kubectl, patience=patience)
         check_identity(self.settings, self.name, kubectl)
-        return replace(kubectl, patience=patience)
+        return kubectl
 
     def check_undisturbed(self, kubectl: Kubectl) -> None:
         """Refuse while another deployment or deletion is under way."""
