@@ -131,9 +131,9 @@ def _without_replicas(deployment: Object) -> Object:
 
 
 def _scales(autoscaler: Object, deployment: Object) -> bool:
-    target = autoscaler["spec"]["scaleTargetRef"]
+    target = autoscaler["spec"].get("scaleTargetRef", {})
     kind = target.get("kind", "Deployment")  # KEDA's default
-    return bool(kind == "Deployment" and target["name"] == deployment["metadata"]["name"])
+    return bool(kind == "Deployment" and target.get("name") == deployment["metadata"]["name"])
 
 
 def _origins(autoscaler: Object) -> set[str]:

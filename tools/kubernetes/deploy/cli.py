@@ -26,19 +26,23 @@ from tools.kubernetes.deploy.guards import (
     check_namespace,
     check_objects,
     check_pinned,
+    check_shapes,
 )
 from tools.kubernetes.deploy.jobs import check_jobs
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.live import namespace_of
 from tools.kubernetes.deploy.manifests import Manifests, name_of, to_yaml
 from tools.kubernetes.deploy.push import push_image
-from tools.kubernetes.deploy.rehearsal import rehearse
+from tools.kubernetes.deploy.rehearsal import rehearse, rehearse_removal
 from tools.kubernetes.deploy.removal import check_namespace_stays, remove
 from tools.kubernetes.deploy.rollout import FailedError, check_not_paused, pauses
 from tools.kubernetes.deploy.text import printable
 
 _PATIENCE = 60
 """Seconds for which a cluster that answered once may be silent, where no --timeout says it."""
+
+_FIRST_PATIENCE = 10
+"""Seconds for which one may fail to answer for the first time: the address may be wrong."""
 
 _EPILOG = "Exit codes: 0 done, 1 failed or not confirmed, 2 wrong usage, 3 refused, 130 Ctrl-C or SIGTERM."
 
@@ -67,12 +71,14 @@ class Overlay:
         """
         check_context(self.settings, self.name, context)
         check_objects(self.manifests)
+        check_shapes(self.manifests)
         check_not_paused(self.manifests)
         check_jobs(self.manifests)
         kubectl = Kubectl(self.kubectl, context).pinned()
-        check_cluster(kubectl)
+        check_cluster(replace(kubectl, patience=_FIRST_PATIENCE))
+        kubectl = replace(kubectl, patience=patience)
         check_identity(self.settings, self.name, kubectl)
-        return replace(kubectl, patience=patience)
+        return kubectl
 
     def check_undisturbed(self, kubectl: Kubectl) -> None:
         """Refuse while another deployment or deletion is under way."""
@@ -221,13 +227,14 @@ def delete(overlay: Overlay, context: str | None, timeout: float, *, yes: bool, 
     click.echo("\n".join(f"  - {name_of(item)}" for item in deployed) or "nothing is deployed")
     if not deployed and not data:
         return
+    gone_at_last = [namespace_of(namespace)] if data else []
+    rehearse_removal(kubectl, deployed + gone_at_last)
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
     overlay.confirm(kubectl, f"Delete {what} from", yes=yes)
     with step("deleting", "what is named with a dash after `deleting` is gone, or going", "Delete"):
         with lease.held(kubectl, namespace, overlay.manifests.name) as guarded:
             remove(guarded, deployed, timeout)
-        if data:
-            remove(kubectl, [namespace_of(namespace)], timeout)
+        remove(kubectl, gone_at_last, timeout)
 
 
 @main.command(epilog=_EPILOG)

@@ -175,6 +175,15 @@ def test_what_only_the_end_needs_is_told_at_the_start(deployer: App, resource: s
     assert deployer.names("configmaps") >= {"config-1"}
 
 
+def test_who_may_not_delete_all_deletes_nothing(deployer: App) -> None:
+    """The namespace comes last, and without the right for it the servers would be gone for nothing."""
+    deployer.deploy()
+    output = deployer.run("delete", "--yes", "--data", code=1)
+    assert f"{NAME} may not delete namespaces" in output
+    assert "deleting ..." not in output
+    assert deployer.names("deployments") == {"app"}
+
+
 def test_a_lease_that_may_not_be_renewed_is_told_at_the_start(deployer: App) -> None:
     """Else another deployment could begin in the middle of a long one."""
     take(deployer, "leases", "update")

@@ -22,6 +22,10 @@ _UID_OF_CLUSTER = ("get", "namespace", "kube-system", "--output=jsonpath={.metad
 _HOW_TO_READ = "`kubectl get namespace kube-system --output=jsonpath='{.metadata.uid}'` prints a cluster's"
 
 
+_WITH_SPEC = ("Deployment", "StatefulSet", "Job", "Service", "HorizontalPodAutoscaler", "ScaledObject")
+"""Kinds that mean nothing without a spec."""
+
+
 class RefusedError(click.ClickException):
     """The deployment must not be made; the text says why, and what would be right."""
 
@@ -107,6 +111,13 @@ def check_objects(manifests: Manifests) -> None:
         raise RefusedError("the overlay has no Deployment, by whose name its objects are found again")
     if "namespace" not in deployments[0]["metadata"]:
         raise RefusedError(f"{name_of(deployments[0])} has no namespace: set it in kustomization.yaml")
+
+
+def check_shapes(manifests: Manifests) -> None:
+    """Refuse objects of kinds that are looked into, and that have nothing in them."""
+    for item in manifests.of_kind(*_WITH_SPEC):
+        if not isinstance(item.get("spec"), dict):
+            raise RefusedError(f"{name_of(item)} has no spec, or one that is no mapping")
 
 
 def check_cluster(kubectl: Kubectl) -> None:

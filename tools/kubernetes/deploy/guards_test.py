@@ -12,6 +12,7 @@ from tools.kubernetes.deploy.guards import (
     check_context,
     check_images,
     check_objects,
+    check_shapes,
 )
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.manifests import Manifests
@@ -74,6 +75,14 @@ def test_objects_that_would_not_be_found_again_are_refused() -> None:
         check_objects(Manifests([{"kind": "Service", "metadata": {"name": "s"}}]))
     with pytest.raises(RefusedError, match=r"Deployment/s has no namespace: set it in kustomization\.yaml"):
         check_objects(of_image("s"))
+
+
+@pytest.mark.parametrize("spec", [{}, {"spec": "replicas: 1"}])
+@pytest.mark.parametrize("kind", ["Deployment", "Job", "Service", "HorizontalPodAutoscaler"])
+def test_an_object_with_nothing_in_it_is_refused(kind: str, spec: dict[str, str]) -> None:
+    """It is named, rather than the key that a program missed."""
+    with pytest.raises(RefusedError, match=f"{kind}/s has no spec"):
+        check_shapes(Manifests([{"kind": kind, "metadata": {"name": "s"}, **spec}]))
 
 
 def test_an_image_that_was_never_built_is_refused() -> None:

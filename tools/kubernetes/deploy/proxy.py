@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import trustme
+
 from tools.cluster import cluster
 
 
@@ -19,11 +21,11 @@ class Proxy:
     """`cut` ends a connection at once, `stall` never answers, `mute` does not after TLS,
     a number is the HTTP status of all answers."""
 
-    def __init__(self, running: cluster.Cluster, server: str) -> None:
+    def __init__(self, server: str) -> None:
         host, _, port = server.removeprefix("https://").partition(":")
         self.backend = (host, int(port))
         self._certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._certificate.load_cert_chain(running.folder / "server.crt", running.folder / "server.key")
+        trustme.CA().issue_cert("127.0.0.1").configure_cert(self._certificate)
 
     def serve(self, connection: socket.socket) -> None:
         """Pass a connection on to its end, or fail it."""
@@ -56,7 +58,8 @@ class Proxy:
 def running_proxy(running: cluster.Cluster, folder: Path) -> Iterator[tuple[Proxy, Path]]:
     """Yield a proxy, and a kubeconfig by which kubectl goes through it."""
     config = json.loads(running.kubeconfig.read_text())
-    proxy = Proxy(running, config["clusters"][0]["cluster"]["server"])
+    target = config["clusters"][0]["cluster"]
+    proxy = Proxy(target["server"])
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -66,7 +69,9 @@ def running_proxy(running: cluster.Cluster, folder: Path) -> Iterator[tuple[Prox
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        config["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{server.server_address[1]}"
+        address = f"https://127.0.0.1:{server.server_address[1]}"
+        # A cluster that is given has a certificate for another name, and keeps its key.
+        config["clusters"][0]["cluster"] = {"server": address, "insecure-skip-tls-verify": True}
         kubeconfig = folder / "proxied"
         kubeconfig.write_text(json.dumps(config))
         yield proxy, kubeconfig

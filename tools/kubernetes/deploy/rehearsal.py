@@ -16,17 +16,29 @@ def rehearse(kubectl: Kubectl, manifests: Manifests) -> None:
     """Have the cluster refuse now what it would refuse in the middle.
 
     Raises:
-        KubectlError: a Job is invalid, or a right is missing; all that is refused is told.
+        KubectlError: a Job is invalid, or a right is missing.
 
     """
     if not find(kubectl, namespace_of(manifests.namespace)):
         return
     jobs = manifests.of_kind("Job")
-    refused = [_try_to_create(kubectl, job) for job in jobs]
-    removed = [job for job in jobs if find(kubectl, job)] + find_obsolete(kubectl, manifests)
-    refused += [_try_to_delete(kubectl, item) for item in removed]
+    _raise([_try_to_create(kubectl, job) for job in jobs])
+    rehearse_removal(kubectl, [job for job in jobs if find(kubectl, job)] + find_obsolete(kubectl, manifests))
     for deployment in manifests.of_kind("Deployment"):
         serving(kubectl, deployment)
+
+
+def rehearse_removal(kubectl: Kubectl, items: list[Object]) -> None:
+    """Have the cluster refuse now that objects are deleted.
+
+    Raises:
+        KubectlError: some may not be.
+
+    """
+    _raise([_try_to_delete(kubectl, item) for item in items])
+
+
+def _raise(refused: list[str]) -> None:
     if any(refused):
         raise KubectlError("\n".join(filter(None, refused)))
 

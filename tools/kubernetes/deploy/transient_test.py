@@ -76,6 +76,18 @@ def test_a_failed_poll_does_not_end_a_deployment(app: App, fault: str) -> None:
     assert "trying again" not in output
 
 
+def test_a_failure_at_the_very_start_does_not_end_a_deployment(app: App) -> None:
+    """Not even the first question, whose failure may be that of a wrong address."""
+    with proxied(app) as proxy:
+        proxy.fault = "503"
+        process = app.start("deploy", "--yes")
+        assert process.stdout
+        assert process.stdout.readline().startswith("trying again for up to 10 s")
+        proxy.fault = ""
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+
+
 def test_a_request_that_is_never_answered_ends(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     """A load balancer that took it would have kubectl wait for ever, whatever --timeout says."""
     monkeypatch.setattr(kubectl, "_REQUEST_TIMEOUT", 1)
