@@ -78,11 +78,11 @@ class EdgeTests:
 
     @pytest.mark.parametrize(
         ("size", "code"),
-        [(2, grpc.StatusCode.INVALID_ARGUMENT), (11, grpc.StatusCode.RESOURCE_EXHAUSTED)],
+        [(12 << 10, grpc.StatusCode.INVALID_ARGUMENT), (2 << 20, grpc.StatusCode.RESOURCE_EXHAUSTED)],
     )
     async def test_large_requests(self, stub: UserServiceStub, size: int, code: grpc.StatusCode) -> None:
-        """It is the server that refuses a request for its size in MiB, with its own status."""
-        error = await failure(get(stub, "x" * (size << 20)))
+        """It is the server that refuses a request for its size in bytes, with its own status."""
+        error = await failure(get(stub, "x" * size))
         assert error.code() is code
 
     async def test_create_is_not_repeated(self, servers: Servers, stub: UserServiceStub) -> None:

@@ -160,6 +160,7 @@ async def test_client_that_stands_still_finds_all_in_its_unix_socket(tmp_path):
 
     async def stop_and_stream(_request: bytes, _context):
         os.kill(client.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, client.pid, os.WSTOPPED | os.WNOWAIT)  # until then a thread of it may read on
         for _ in range(6):  # what fits into HTTP/2's first window
             yield bytes(10_000)
         answered.set()
