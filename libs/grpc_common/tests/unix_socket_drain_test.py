@@ -160,7 +160,8 @@ async def test_client_that_stands_still_finds_all_in_its_unix_socket(tmp_path):
 
     async def stop_and_stream(_request: bytes, _context):
         os.kill(client.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, client.pid, os.WSTOPPED | os.WNOWAIT)  # until then a thread of it may read on
+        # Until then a thread of it may read on.
+        await asyncio.to_thread(os.waitid, os.P_PID, client.pid, os.WSTOPPED | os.WNOWAIT)
         for _ in range(6):  # what fits into HTTP/2's first window
             yield bytes(10_000)
         answered.set()
