@@ -105,8 +105,9 @@ def settings(overlay: Sequence[Mapping[str, Any]], file: Path) -> dict[str, str]
     file.write_text(config["data"]["config.yaml"])
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     plain = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
-    # Nobody asks for a password here.
-    del plain["DATABASE_PASSWORD_FILE"]
+    # The database is another one here, and asks for no password.
+    for name in ("DATABASE_URL", "DATABASE_PASSWORD_FILE"):
+        plain.pop(name, None)
     # Where the servers run here, what the tests read of their log, and nobody to send traces to.
     ours = {"CONFIG_FILE": str(file), "LOGGING_FORMAT": "console", "OTEL_RESOURCE_ATTRIBUTES": ""}
     return plain | ours | {"TRACING_ENABLED": "false"}
