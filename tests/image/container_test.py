@@ -100,7 +100,7 @@ def test_users_survive_their_container(podman, flags, volume):
 
 def arguments_of_the_job() -> list[str]:
     """Return what production's migration Job gives to the server."""
-    [job] = [each for each in load("prod") if each["kind"] == "Job"]
+    [job] = [each for each in load("prod") if each["metadata"]["name"] == "user-service-migrate"]
     [container] = job["spec"]["template"]["spec"]["containers"]
     return container["args"]
 
