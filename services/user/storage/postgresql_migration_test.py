@@ -187,10 +187,10 @@ async def test_nobody_lets_an_index_be_made(migrated):
 
 
 async def test_contraction_before_its_release(migrated, tmp_path):
-    """What ends programs that may run is refused before anything is done; an empty database has none."""
+    """What ends programs that may run is refused, for good, before anything is done; an empty database has none."""
     release = Release(tmp_path / "next", COLUMN, CONTRACT)
     code, output, error = await release.run(migrated.url, "migrate")
-    assert (code, output) == (1, "")
+    assert (code, output) == (3, "")
     assert error == (
         f"Error: {migrated.name}: migration 0004 ends programs of schemas before 0003, and those of "
         f"{schema.VERSION} may be running: deploy the release with schema 0003 first\n"
