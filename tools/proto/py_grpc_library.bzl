@@ -5,6 +5,7 @@ load("@rules_python//python:py_info.bzl", "PyInfo")
 def _import_root(ctx, info):
     """Returns the folder of the Python path: that of the package, less what imports of the .proto files have."""
     root = ctx.label.package
+    folder = root
     for source in info.direct_sources:
         folder = _import_path(source, info).rpartition("/")[0]
         if not ("/" + root + "/").endswith("/" + folder + "/"):
@@ -51,7 +52,8 @@ def _generate(ctx, info, import_root, outputs):
     )
 
 def _py_grpc_library_impl(ctx):
-    info = ctx.attr.proto[ProtoInfo]
+    # Up to Bazel 7 it is built in; from 8 on the module protobuf has it.
+    info = ctx.attr.proto[ProtoInfo]  # buildifier: disable=native-proto-info
     import_root = _import_root(ctx, info)
     outputs = _declare_outputs(ctx, info)
     _generate(ctx, info, import_root, outputs)
@@ -88,7 +90,7 @@ package, and should be the proto package too: with `/proto`, `//proto/user` hold
         "proto": attr.label(
             doc = "The proto_library, with all .proto files in this package's own folder.",
             mandatory = True,
-            providers = [ProtoInfo],
+            providers = [ProtoInfo],  # buildifier: disable=native-proto-info
         ),
         "_mypy_grpc_plugin": attr.label(
             cfg = "exec",

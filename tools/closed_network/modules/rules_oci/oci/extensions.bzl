@@ -1,6 +1,6 @@
 """The `oci` extension: in place of a small base that the real one pulls, one made of the Debian root."""
 
-load("@rules_python//python/private:architectures.bzl", "CPUS", "ROOT", "tree_of")
+load("@rules_python//python:architectures.bzl", "CPUS", "ROOT", "tree_of")
 
 _MAKE_BASE = Label("//oci/private:make_base.py")
 

@@ -5,7 +5,7 @@ nothing but wheels that have a hash in the lock. A package has one repository mo
 other architecture of `target_platforms`, with the wheel for it.
 """
 
-load("//python/private:architectures.bzl", "CPUS", "native_architecture")
+load("//python:architectures.bzl", "CPUS", "native_architecture")
 
 _METADATA = Label("//python/extensions:wheel_deps.py")
 

@@ -4,7 +4,7 @@ A copy, so that the interpreter is in the runfiles of every binary, as it is wit
 interpreters that the real rules_python downloads.
 """
 
-load("//python/private:architectures.bzl", "CPUS", "ROOT", "native_architecture", "tree_of")
+load("//python:architectures.bzl", "CPUS", "ROOT", "native_architecture", "tree_of")
 
 _COPY = Label("//python/extensions:copy_interpreter.py")
 

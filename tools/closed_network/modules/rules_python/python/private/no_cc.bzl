@@ -4,6 +4,7 @@ Bazel 7's py_binary asks for one for its platform, whatever is in it, and the ro
 """
 
 def _impl(ctx):
+    # buildifier: disable=native-cc-common (built in, in Debian's Bazel 7)
     return cc_common.create_cc_toolchain_config_info(
         ctx = ctx,
         abi_libc_version = "none",
