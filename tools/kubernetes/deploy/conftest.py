@@ -2,6 +2,7 @@
 
 import itertools
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,12 @@ def running() -> Iterator[cluster.Cluster]:
     """Return a cluster that all tests share, each in a namespace of its own."""
     with given_or_running() as running:
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Let programs that tests start hear Ctrl-C: a shell has what it runs in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
