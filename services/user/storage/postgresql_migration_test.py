@@ -187,7 +187,7 @@ async def test_nobody_lets_an_index_be_made(migrated):
 
 
 async def test_contraction_before_its_release(migrated, tmp_path):
-    """What ends programs that may run is refused for good, before anything is done; an empty database has none."""
+    """What ends programs that may run is refused before anything is done; an empty database has none."""
     release = Release(tmp_path / "next", COLUMN, CONTRACT)
     code, output, error = await release.run(migrated.url, "migrate")
     assert (code, output) == (3, "")
