@@ -1,6 +1,8 @@
 """What other people and programs do to a deployment while it is under way, or did before."""
 
 import json
+import os
+import signal
 import time
 from typing import Any
 
@@ -40,8 +42,10 @@ def test_another_job_of_the_same_name_is_not_ones_own(app: App) -> None:
     app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][DELAY] = "60s"
     process = app.start_until("migrating")
     wait_for_job(app)
+    os.killpg(process.pid, signal.SIGSTOP)  # or it may look while there is none
     kubectl(app, "delete", "job/migrate")
     kubectl(app, "create", "job", "migrate", "--image=busybox")
+    os.killpg(process.pid, signal.SIGCONT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "Job/migrate is not the one that this deployment made: somebody else made it at 2" in output
