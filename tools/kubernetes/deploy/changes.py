@@ -43,9 +43,11 @@ def find_changes(kubectl: Kubectl, manifests: Manifests) -> Changes:
     diff = show_difference(kubectl, [item for item in manifests.objects if item not in jobs])
     changed = re.split(r"^diff .*\n", diff, flags=re.MULTILINE)[1:]
     summary = [f"{'+' if '@@ -0,0 ' in each else '~'} {_object_of(each)}" for each in changed]
-    summary += [f"- {name_of(item)}" for item in find_obsolete(kubectl, manifests)]
+    record = Record(kubectl, manifests)
+    recorded = record.read()
+    summary += [f"- {name_of(item)}" for item in record.find_obsolete(recorded)]
     notes = [line for item in manifests.of_kind("Deployment") for line in foreign_fields(kubectl, item)]
-    notes += _notes(kubectl, manifests)
+    notes += _notes(kubectl, manifests) if recorded is None else []
     return Changes(summary + [f"* {name_of(item)}" for item in jobs], diff, notes)
 
 
@@ -66,7 +68,7 @@ def show_difference(kubectl: Kubectl, objects: list[Object]) -> str:
 def find_obsolete(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
     """Return what was deployed once and is no longer rendered."""
     record = Record(kubectl, manifests)
-    return record.find((record.read() or set()) - rendered(manifests))
+    return record.find_obsolete(record.read())
 
 
 def find_deployed(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
@@ -77,8 +79,6 @@ def find_deployed(kubectl: Kubectl, manifests: Manifests) -> list[Object]:
 
 def _notes(kubectl: Kubectl, manifests: Manifests) -> list[str]:
     """Return what can't be known of a version that was deployed before there was a record."""
-    if Record(kubectl, manifests).read() is not None:
-        return []
     deployment = find(kubectl, manifests.of_kind("Deployment")[0])
     if not deployment or SET_LABEL not in deployment["metadata"].get("labels", {}):
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import click
 
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import find, new_replica_set, owned_by
+from tools.kubernetes.deploy.live import find, is_true, new_replica_set, owned_by
 from tools.kubernetes.deploy.manifests import Object, name_of
 from tools.kubernetes.deploy.text import printable
 
@@ -85,7 +85,7 @@ class Explainer:
     def _unready(self, owner: Object) -> list[Object]:
         pods = owned_by(self.kubectl, owner, "pods") if owner["kind"] != "Deployment" else []
         pods.sort(key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
-        return [pod for pod in pods if not _is_ready(pod)]
+        return [pod for pod in pods if not is_true(pod, "Ready")]
 
     def _events(self, *options: str) -> list[Object]:
         return self.kubectl.objects("events", f"--namespace={self.namespace}", *options)
@@ -104,11 +104,6 @@ class Explainer:
 
 def _version(event: Object) -> tuple[str, str]:
     return event["metadata"]["uid"], event["metadata"]["resourceVersion"]
-
-
-def _is_ready(pod: Object) -> bool:
-    conditions = pod.get("status", {}).get("conditions", [])
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def _containers(pod: Object) -> list[Object]:

@@ -8,7 +8,7 @@ import click
 from tools.kubernetes.deploy.explain import Explainer
 from tools.kubernetes.deploy.guards import RefusedError
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import condition, find, in_namespace, managers_of
+from tools.kubernetes.deploy.live import find, in_namespace, is_true, set_by
 from tools.kubernetes.deploy.manifests import MANAGER, Manifests, Object, name_of, to_yaml
 from tools.kubernetes.deploy.removal import delete, wait_until_gone
 from tools.kubernetes.deploy.rollout import INTERVAL, FailedError, Refusals
@@ -49,8 +49,8 @@ def run_job(kubectl: Kubectl, job: Object, timeout: float, explainer: Explainer)
     remove_before(kubectl, job, timeout)
     uid = _create(kubectl, job)
     told, refusals = 0, Refusals()
-    while not _is(live := _find_own(kubectl, job, uid), "Complete"):
-        has_failed = _is(live, "Failed")
+    while not is_true(live := _find_own(kubectl, job, uid), "Complete"):
+        has_failed = is_true(live, "Failed")
         status = live.get("status", {})
         _check_stays(live)
         refusals.note(name_of(job), _refusal(explainer, live))
@@ -76,10 +76,6 @@ def remove_before(kubectl: Kubectl, job: Object, timeout: float) -> None:
     if before := find(kubectl, job):
         delete(kubectl, before, "--cascade=foreground")
         wait_until_gone(kubectl, [before], timeout)
-
-
-def _is(live: Object, name: str) -> bool:
-    return bool(condition(live, name).get("status") == "True")
 
 
 def _create(kubectl: Kubectl, job: Object) -> str:
@@ -133,10 +129,7 @@ def _not_own(job: Object, live: Object | None) -> str:
 def _refusal(explainer: Explainer, live: Object) -> str:
     """Return why a Job has no pod yet."""
     if live["spec"].get("suspend"):
-        managers = [
-            f"{each['manager']} at {each.get('time')}" for each in managers_of(live, "spec", "suspend")
-        ]
-        return f"it is suspended by {', '.join(managers) or 'somebody'}, and goes on with spec.suspend: false"
+        return f"it is suspended by {set_by(live, 'spec', 'suspend')}, and goes on with spec.suspend: false"
     # Its conditions don't tell.
     status = live.get("status", {})
     if any(status.get(key) for key in ("active", "succeeded", "failed")):

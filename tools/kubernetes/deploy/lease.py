@@ -18,6 +18,7 @@ import click
 
 from tools.kubernetes.deploy.guards import RefusedError
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
+from tools.kubernetes.deploy.live import get, resource_of
 from tools.kubernetes.deploy.manifests import Object
 from tools.kubernetes.deploy.text import printable
 from tools.kubernetes.deploy.transient import is_transient
@@ -131,10 +132,7 @@ class _Lease:
         )
 
     def read(self) -> Object | None:
-        command = ["get", f"lease.v1.coordination.k8s.io/{self._name}", self._where, "--output=json"]
-        output = self._kubectl.read(*command, "--ignore-not-found")
-        found: Object | None = json.loads(output) if output.strip() else None
-        return found
+        return get(self._kubectl, resource_of(self._manifest), self._where)
 
     def keep(self) -> None:
         while not self._ended.wait(_RENEWAL) and not self._lost:

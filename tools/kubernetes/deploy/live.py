@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.manifests import Object
+from tools.kubernetes.deploy.text import printable
 
 _REVISION = "deployment.kubernetes.io/revision"
 
@@ -34,8 +35,17 @@ def find(kubectl: Kubectl, item: Object) -> Object | None:
         KubectlError: the cluster can't tell.
 
     """
-    options = ["--ignore-not-found", "--output=json", "--show-managed-fields"]
-    output = kubectl.read("get", resource_of(item), *in_namespace(item), *options)
+    return get(kubectl, resource_of(item), *in_namespace(item), "--show-managed-fields")
+
+
+def get(kubectl: Kubectl, resource: str, *options: str) -> Object | None:
+    """Return the object that `kubectl get` finds, or None.
+
+    Raises:
+        KubectlError: the cluster can't tell.
+
+    """
+    output = kubectl.read("get", resource, *options, "--ignore-not-found", "--output=json")
     found: Object | None = json.loads(output) if output.strip() else None
     return found
 
@@ -44,6 +54,11 @@ def condition(item: Object, name: str) -> Object:
     """Return a condition of an object's status; it is empty where there is none."""
     conditions: list[Object] = item.get("status", {}).get("conditions", [])
     return next((each for each in conditions if each["type"] == name), {})
+
+
+def is_true(item: Object, name: str) -> bool:
+    """Return whether an object has a condition, and its status is True."""
+    return bool(condition(item, name).get("status") == "True")
 
 
 def owned_by(kubectl: Kubectl, owner: Object, kind: str) -> list[Object]:
@@ -77,3 +92,9 @@ def managers_of(item: Object, *path: str) -> Iterator[Object]:
             node = node.get(f"f:{key}") if node is not None else None
         if node is not None:
             yield entry
+
+
+def set_by(item: Object, *path: str) -> str:
+    """Return who set a field and when, as managedFields tell, for a person to read."""
+    managers = [f"{each['manager']} at {each.get('time')}" for each in managers_of(item, *path)]
+    return printable(", ".join(managers) or "somebody")

@@ -1,10 +1,9 @@
 """The record of what was deployed, in the cluster: who deploys need not list kinds to find what to remove."""
 
-import json
 from dataclasses import dataclass
 
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import find
+from tools.kubernetes.deploy.live import find, get
 from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, Object
 
 _KEY = "objects"
@@ -91,22 +90,27 @@ class Record:
         found = map(self._find, sorted(references))
         return [each for each in found if each and self._is_ours(each)]
 
+    def find_obsolete(self, recorded: set[Reference] | None) -> list[Object]:
+        """Return those of a record that are no longer rendered.
+
+        Raises:
+            KubectlError: the cluster can't tell.
+
+        """
+        return self.find((recorded or set()) - rendered(self.manifests))
+
     def find_own(self) -> list[Object]:
         """Return the record itself, if there is one."""
         live = find(self.kubectl, self.manifest(set()))
         return [live] if live else []
 
     def _find(self, reference: Reference) -> Object | None:
-        where = f"--namespace={self.manifests.namespace}"
-        command = ["get", str(reference), where, "--ignore-not-found", "--output=json"]
         try:
-            output = self.kubectl.read(*command)
+            return get(self.kubectl, str(reference), f"--namespace={self.manifests.namespace}")
         except KubectlError as error:
             if any(text in str(error) for text in _NO_SUCH_KIND):
                 return None
             raise
-        found: Object | None = json.loads(output) if output.strip() else None
-        return found
 
     def _is_ours(self, live: Object) -> bool:
         return bool(live["metadata"].get("labels", {}).get(SET_LABEL) == self.manifests.name)

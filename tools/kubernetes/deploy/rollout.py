@@ -8,7 +8,7 @@ import click
 
 from tools.kubernetes.deploy.guards import RefusedError
 from tools.kubernetes.deploy.kubectl import Kubectl
-from tools.kubernetes.deploy.live import condition, find, managers_of, owned_by
+from tools.kubernetes.deploy.live import condition, find, owned_by, set_by
 from tools.kubernetes.deploy.manifests import Manifests, Object, name_of
 from tools.kubernetes.deploy.text import printable
 
@@ -89,10 +89,7 @@ def serving(kubectl: Kubectl, deployment: Object) -> Object | None:
 
 def paused_by(live: Object) -> str:
     """Return who paused a Deployment and when, as its managed fields tell, or nothing if it is not paused."""
-    if not live["spec"].get("paused"):
-        return ""
-    managers = [f"{each['manager']} at {each.get('time')}" for each in managers_of(live, "spec", "paused")]
-    return printable(", ".join(managers) or "somebody")
+    return set_by(live, "spec", "paused") if live["spec"].get("paused") else ""
 
 
 def pauses(kubectl: Kubectl, manifests: Manifests) -> Iterator[str]:
