@@ -101,21 +101,12 @@ def _dials(manifests: Manifests) -> Iterator[Dial]:
 
 def _names(manifests: Manifests, server: Server) -> Iterator[tuple[Manifest, str]]:
     """Yield each name by which a server is dialled: those of its Services, and what proxies expect."""
-    services = manifests.services_of(server.pod)
-    for service in [each for each in services if _is_for_calls(server, each)]:
+    for service in [each for each in manifests.services_of(server.pod) if any(server.ports_of(each))]:
         name, namespace = metadata(service, "name"), metadata(service, "namespace")
         # kubernetes:///name.namespace expects the second.
         for suffix in ("", f".{namespace}", f".{namespace}.svc", f".{namespace}.svc.cluster.local"):
             yield service, name + suffix
         yield from _expected_by_proxies(manifests, name)
-
-
-def _is_for_calls(server: Server, service: Manifest) -> bool:
-    """Return whether a Service leads to the server's own port, and not to its metrics alone."""
-    declared = server.container.get("ports") or []
-    names = {port.get("name") for port in declared if port["containerPort"] == server.config.server.port}
-    targets = [port.get("targetPort", port["port"]) for _, port in find(service, "spec.ports[]")]
-    return any(target in names | {server.config.server.port} for target in targets)
 
 
 def _expected_by_proxies(manifests: Manifests, service: str) -> Iterator[tuple[Manifest, str]]:

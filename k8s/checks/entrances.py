@@ -51,7 +51,7 @@ def entrances(manifests: Manifests, server: Server) -> Iterator[Entrance]:
     namespace = metadata(server.pod.workload, "namespace")
     ports = server.ports
     for service in services.values():
-        if _is_published(service) and any(map(ports.__contains__, _targets(service))):
+        if _is_published(service) and any(server.ports_of(service)):
             yield Entrance(service, "spec.type", _everything, is_proxy=False)
     yield from _of_host(server, ports)
     for manifest in manifests.objects:
@@ -75,11 +75,6 @@ def ways_to_methods(manifests: Manifests) -> Iterator[Entrance]:
 def _is_published(service: Manifest) -> bool:
     spec = service.get("spec") or {}
     return spec.get("type") in ("LoadBalancer", "NodePort") or bool(spec.get("externalIPs"))
-
-
-def _targets(service: Manifest) -> Iterator[str | int]:
-    for _, port in find(service, "spec.ports[]"):
-        yield port.get("targetPort", port.get("port"))
 
 
 def _of_host(server: Server, ports: set[str | int]) -> Iterator[Entrance]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, annotations, get, metadata, title
-from k8s.checks.references import uses
+from k8s.checks.network import selects
+from k8s.checks.references import secret_from_store, uses
 
 _HOOK = "argocd.argoproj.io/hook"
 _WAVE = "argocd.argoproj.io/sync-wave"
@@ -62,16 +62,10 @@ def _needed(manifests: Manifests, pod: Pod) -> Iterator[Manifest]:
 
 def _makes(manifest: Manifest) -> tuple[str, str] | None:
     """Return the Secret that another object has made."""
-    if manifest.get("kind") != "ExternalSecret":
-        return None
-    return "Secret", get(manifest, "spec.target.name") or metadata(manifest, "name")
+    return ("Secret", secret_from_store(manifest)) if manifest.get("kind") == "ExternalSecret" else None
 
 
 def _lets(policy: Manifest, pod: Pod) -> bool:
     """Return whether a policy opens a way for a pod."""
-    return (
-        policy.get("kind") == "NetworkPolicy"
-        and metadata(policy, "namespace") == metadata(pod.workload, "namespace")
-        and bool(get(policy, "spec.egress") or get(policy, "spec.ingress"))
-        and matches(get(policy, "spec.podSelector") or {}, pod.labels)
-    )
+    opens = bool(get(policy, "spec.egress") or get(policy, "spec.ingress"))
+    return policy.get("kind") == "NetworkPolicy" and opens and selects(policy, pod)

@@ -65,22 +65,11 @@ def name_grpc_as_such(manifests: Manifests) -> Iterator[Problem]:
         if server.config.server.tls.directory or not has_sidecar(manifests, server.pod):
             continue
         for service in manifests.services_of(server.pod):
-            for field, port in _ports_of_calls(service, server):
+            for field, port in server.ports_of(service):
                 if _protocol(port) != "grpc":
                     key = "appProtocol" if "appProtocol" in port else "name"
                     what = f"is {port.get(key)}, so that Istio does not take it for gRPC"
                     yield Problem(service, f"{field}.{key}", what, "set appProtocol to grpc")
-
-
-def takes_calls(service: Manifest, server: Server) -> bool:
-    """Return whether a Service has a port that leads to a server's calls: one for metrics alone has none."""
-    return any(_ports_of_calls(service, server))
-
-
-def _ports_of_calls(service: Manifest, server: Server) -> Iterator[tuple[str, Manifest]]:
-    for field, port in find(service, "spec.ports[]"):
-        if port.get("targetPort", port["port"]) in server.ports:
-            yield field, port
 
 
 def outlive_what_they_serve(manifests: Manifests) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata, title
 from k8s.checks.mesh import has_sidecar, is_inside, moves_annotations
 from k8s.checks.scraping import scrapes
-from k8s.checks.servers import Program, programs, servers
+from k8s.checks.servers import Program, pods_of_programs, programs, servers
 
 _NAME = "kubernetes.io/metadata.name"
 """The label with its name that every namespace has."""
@@ -41,10 +41,10 @@ def deny_by_default(manifests: Manifests) -> Iterator[Problem]:
 
 def lead_somewhere(manifests: Manifests) -> Iterator[Problem]:
     """No way out of a server or a migration leads everywhere."""
+    pods = pods_of_programs(manifests)
     for policy in manifests.of_kind("NetworkPolicy"):
-        pods = [program.pod for program in programs(manifests)]
         for field, rule in find(policy, "spec.egress[]"):
-            if _is_everywhere(rule) and any(_selects(policy, pod) for pod in pods):
+            if _is_everywhere(rule) and any(selects(policy, pod) for pod in pods):
                 fix = "name a namespace, pods, or the addresses in `to`"
                 yield Problem(policy, field, "leads everywhere", fix)
 
@@ -85,7 +85,8 @@ def _dialled(program: Program) -> Iterator[tuple[str, int, str]]:
 def _place(url: str, default: int) -> tuple[str, int]:
     """Return host and port of a URL; one that is none has no host."""
     try:
-        host, port = urlsplit(url).hostname, urlsplit(url).port
+        place = urlsplit(url)
+        host, port = place.hostname, place.port
     except ValueError:  # whose message has part of the password; configuration.py tells of it
         return "", default
     return host or "", port or default
@@ -188,7 +189,7 @@ def _rules(manifests: Manifests, pod: Pod, direction: str) -> list[Manifest]:
     policies = [
         policy
         for policy in _of_namespace(manifests, pod)
-        if _selects(policy, pod) and direction in _directions(policy)
+        if selects(policy, pod) and direction in _directions(policy)
     ]
     found = [rule for policy in policies for _, rule in find(policy, f"spec.{direction.lower()}[]")]
     return found if policies else [{}]
@@ -199,7 +200,8 @@ def _of_namespace(manifests: Manifests, pod: Pod) -> list[Manifest]:
     return [each for each in manifests.of_kind("NetworkPolicy") if metadata(each, "namespace") == namespace]
 
 
-def _selects(policy: Manifest, pod: Pod) -> bool:
+def selects(policy: Manifest, pod: Pod) -> bool:
+    """Return whether a NetworkPolicy is about a pod."""
     here = metadata(policy, "namespace") == metadata(pod.workload, "namespace")
     return here and matches(get(policy, "spec.podSelector") or {}, pod.labels)
 

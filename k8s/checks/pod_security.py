@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata
-from k8s.checks.servers import programs
+from k8s.checks.servers import pods_of_programs
 
 STANDARD = "v1.34"
 """The Kubernetes whose standard is checked here."""
@@ -164,7 +164,7 @@ def _inherited(pod: Pod, field: str, container: Manifest) -> Iterator[Problem]:
 
 def read_no_service_links(manifests: Manifests) -> Iterator[Problem]:
     """Our programs get no variables of Services: METRICS_PORT of a Service `metrics` is a setting."""
-    for pod in {id(program.pod): program.pod for program in programs(manifests)}.values():
+    for pod in pods_of_programs(manifests):
         if pod.spec.get("enableServiceLinks") is not False:
             yield pod.problem("spec.enableServiceLinks", "is not false", "set it to false")
 

@@ -174,9 +174,14 @@ def _keys(manifests: Manifests, kind: str, name: str, namespace: str) -> set[str
 def _from_store(manifests: Manifests, kind: str, name: str) -> Manifest | None:
     """Return the ExternalSecret that makes a Secret."""
     for made in manifests.of_kind("ExternalSecret"):
-        if kind == "Secret" and (get(made, "spec.target.name") or metadata(made, "name")) == name:
+        if kind == "Secret" and secret_from_store(made) == name:
             return made
     return None
+
+
+def secret_from_store(made: Manifest) -> str:
+    """Return the name of the Secret that an ExternalSecret makes."""
+    return str(get(made, "spec.target.name") or metadata(made, "name"))
 
 
 def _keys_from_store(made: Manifest) -> set[str] | None:

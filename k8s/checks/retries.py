@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from k8s.checks.gateways import takers
 from k8s.checks.manifests import Manifests, Problem, annotations, find, get, metadata
-from k8s.checks.mesh import istio_routes, takes_calls
+from k8s.checks.mesh import istio_routes
 from k8s.checks.methods import UNSAFE
 from k8s.checks.servers import servers
 from k8s.checks.traefik import traefik_answers
@@ -33,7 +33,7 @@ def route_every_name_in_a_mesh(manifests: Manifests) -> Iterator[Problem]:
     hosts = {host.partition(".")[0] for route in routes for _, host in find(route, "spec.hosts[]")}
     for server in servers(manifests) if manifests.of_kind(*_MESH) else ():
         for service in manifests.services_of(server.pod):
-            if takes_calls(service, server) and metadata(service, "name") not in hosts:
+            if any(server.ports_of(service)) and metadata(service, "name") not in hosts:
                 what = f"is no host of a VirtualService, so Istio repeats {UNSAFE[0]} twice"
                 yield Problem(service, "metadata.name", what, "add it to the VirtualService's hosts")
 

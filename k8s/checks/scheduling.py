@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from k8s.checks.manifests import Manifest, Manifests, Problem, find, get
-from k8s.checks.servers import programs
+from k8s.checks.servers import pods_of_programs
 
 PLATFORM = {"kubernetes.io/os": {"linux"}, "kubernetes.io/arch": {"amd64", "arm64"}}
 """Labels of nodes, and their values where our images run."""
@@ -14,7 +14,7 @@ _AFFINITY = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecutio
 
 def run_where_the_image_does(manifests: Manifests) -> Iterator[Problem]:
     """No pod of ours waits on a node of another platform, with `exec format error` or no image at all."""
-    for pod in {id(program.pod): program.pod for program in programs(manifests)}.values():
+    for pod in pods_of_programs(manifests):
         for label, able in PLATFORM.items():
             if any(not _allowed(pod.spec, term, label, able) for term in _terms(pod.spec)):
                 what = f"nodes whose {label} is not {' or '.join(sorted(able))} are allowed, too"

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from grpc_common import ConfigError, load
-from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, content, get, metadata
+from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, content, find, get, metadata
 from services.user.config import UserServiceConfig
 
 type Environment = Mapping[str, str | None]
@@ -102,6 +102,12 @@ class Server:
             each["name"] for each in declared if each.get("containerPort") in numbers and "name" in each
         }
 
+    def ports_of(self, service: Manifest) -> Iterator[tuple[str, Manifest]]:
+        """Yield each port of a Service that leads to calls, with its field; one for metrics does not."""
+        for field, port in find(service, "spec.ports[]"):
+            if port.get("targetPort", port["port"]) in self.ports:
+                yield field, port
+
     @property
     def longest_stream(self) -> float:
         """The seconds that a stream may take; infinite, if there is no limit."""
@@ -123,6 +129,11 @@ def programs(manifests: Manifests) -> Iterator[Program]:
             # Many other programs have an option of that name.
             if variable or (place and _is_ours(*place)) or _IMAGE.fullmatch(container.get("image", "")):
                 yield Program(pod, field, container, environment, path, place)
+
+
+def pods_of_programs(manifests: Manifests) -> list[Pod]:
+    """Return the pods in which our programs run, each once."""
+    return list({id(program.pod): program.pod for program in programs(manifests)}.values())
 
 
 def _is_ours(config_map: Manifest, key: str) -> bool:
