@@ -71,13 +71,11 @@ def of_messages(before: DescriptorProto, after: DescriptorProto) -> Iterator[str
     by_number = {field.number: field for field in after.field}
     for field in before.field:
         if field.number not in by_number:
-            yield from removed(
-                field.name, field.number, after, number_reserved=is_reserved(field.number, after, 0)
-            )
+            yield from removed(field, after, 0)
         else:
             yield from of_fields(before, field, after, by_number[field.number])
     for field in after.field:
-        if field.name in before.reserved_name or is_reserved(field.number, before, 0):
+        if was_reserved(field, before, 0):
             yield f".{field.name} = {field.number} takes a name or number that was reserved"
         elif is_required(field) and field.number not in {each.number for each in before.field}:
             yield f".{field.name} = {field.number} is required, and nobody sends it yet"
@@ -91,13 +89,11 @@ def of_enums(before: EnumDescriptorProto, after: EnumDescriptorProto) -> Iterato
         names.setdefault(value.number, set()).add(value.name)
     for value in before.value:
         if value.number not in names:
-            yield from removed(
-                value.name, value.number, after, number_reserved=is_reserved(value.number, after, 1)
-            )
+            yield from removed(value, after, 1)
         elif value.name not in names[value.number]:
             yield f".{value.name} = {value.number} is now called {', '.join(sorted(names[value.number]))}"
     for value in after.value:
-        if value.name in before.reserved_name or is_reserved(value.number, before, 1):
+        if was_reserved(value, before, 1):
             yield f".{value.name} = {value.number} takes a name or number that was reserved"
     yield from reservations(before, after, 1)
 
@@ -145,9 +141,15 @@ def is_required(field: FieldDescriptorProto) -> bool:
     return field.label == FieldDescriptorProto.LABEL_REQUIRED
 
 
-def removed(name: str, number: int, after: Any, *, number_reserved: bool) -> Iterator[str]:
-    """Yield a removal, unless nothing can take the name or the number again."""
-    if not number_reserved or name not in after.reserved_name:
+def was_reserved(item: Any, before: Any, inclusive: int) -> bool:
+    """Tell whether a field or value takes a name or a number that must not be taken."""
+    return item.name in before.reserved_name or is_reserved(item.number, before, inclusive)
+
+
+def removed(item: Any, after: Any, inclusive: int) -> Iterator[str]:
+    """Yield the removal of a field or value, unless nothing can take its name or its number again."""
+    if not is_reserved(item.number, after, inclusive) or item.name not in after.reserved_name:
+        name, number = item.name, item.number
         yield f'.{name} = {number} is gone without `reserved {number}; reserved "{name}";`'
 
 
