@@ -11,10 +11,10 @@ import yaml
 
 from k8s.checks import references
 from k8s.checks.kustomize import compose, copy_files
-from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifests, annotations, get, title
 from tools.cluster import cluster
 from tools.cluster.testing import running_or_skipped
+from tools.kubernetes.labels import matches
 
 HOOK = "argocd.argoproj.io/hook"
 POLICY = "argocd.argoproj.io/hook-delete-policy"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from k8s.checks.labels import matches
+from tools.kubernetes.labels import matches
 
 type Manifest = Mapping[str, Any]
 

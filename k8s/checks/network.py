@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from k8s.checks.backends import leading_to
-from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata, title
 from k8s.checks.mesh import has_sidecar, is_inside, moves_annotations
 from k8s.checks.scraping import scrapes
 from k8s.checks.servers import Program, pods_of_programs, programs, servers
+from tools.kubernetes.labels import matches
 
 _NAME = "kubernetes.io/metadata.name"
 """The label with its name that every namespace has."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from grpc_common import ServerConfig
-from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, find, get, metadata
 from k8s.checks.servers import servers
+from tools.kubernetes.labels import matches
 
 _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 

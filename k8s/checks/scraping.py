@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from k8s.checks.labels import matches
 from k8s.checks.manifests import Manifest, Manifests, Pod, Problem, annotations, find, get, metadata, title
 from k8s.checks.servers import servers
+from tools.kubernetes.labels import matches
 
 _ANNOTATION = "prometheus.io/scrape"
 _PORT = "prometheus.io/port"

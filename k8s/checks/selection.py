@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from k8s.checks.labels import matches
 from k8s.checks.manifests import External, Manifest, Manifests, Pod, Problem, find, get, metadata, title
+from tools.kubernetes.labels import matches
 
 _SELECTORS = {
     "AuthorizationPolicy": "spec.selector",

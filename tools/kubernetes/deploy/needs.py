@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from tools.kubernetes.deploy.manifests import Object, is_built_in
+from tools.kubernetes.labels import matches
 
 type _Reference = tuple[str, str]
 """Kind and name."""
@@ -95,7 +96,7 @@ class _Search:
         return bool(secrets & {other["metadata"]["name"], *_texts(other.get("spec", {}))})
 
     def _is_shared(self, policy: Object) -> bool:
-        return any(_matches(policy["spec"].get("podSelector", {}), labels) for labels in self._serving)
+        return any(matches(policy["spec"].get("podSelector", {}), labels) for labels in self._serving)
 
     def _is_named(self, service: Object, texts: list[str]) -> bool:
         """Return whether a text has a Service as a host, and no Deployment is behind it."""
@@ -110,7 +111,7 @@ def _lets(policy: Object, item: Object) -> bool:
     spec = policy.get("spec", {})
     allows = policy["kind"] == "NetworkPolicy" and (spec.get("ingress") or spec.get("egress"))
     labels = _pod_labels(item)
-    return bool(allows and labels) and _matches(spec.get("podSelector", {}), labels)
+    return bool(allows and labels) and matches(spec.get("podSelector", {}), labels)
 
 
 def _for_pods_of(item: Object, policy: Object) -> Object:
@@ -187,21 +188,4 @@ def _stands_behind(workload: Object, service: Object) -> bool:
 
 def _selects(service: Object, labels: dict[str, str]) -> bool:
     selector = service["spec"].get("selector")
-    return bool(selector) and _matches({"matchLabels": selector}, labels)
-
-
-def _matches(selector: Object, labels: dict[str, str]) -> bool:
-    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
-        _meets(each, labels) for each in selector.get("matchExpressions", [])
-    )
-
-
-def _meets(requirement: Object, labels: dict[str, str]) -> bool:
-    value = labels.get(requirement["key"])
-    values = requirement.get("values", [])
-    return {
-        "In": value in values,
-        "NotIn": value not in values,
-        "Exists": value is not None,
-        "DoesNotExist": value is None,
-    }[str(requirement["operator"])]
+    return bool(selector) and matches({"matchLabels": selector}, labels)
