@@ -262,7 +262,9 @@ def definitions():
 
 def test_the_folder_of_definitions(definitions):
     """The script prints the folder that tests read, which has what k8s/ needs."""
-    printed = subprocess.run(["tools/cluster/crds.sh"], capture_output=True, text=True, check=True).stdout
+    environment = os.environ | {"HOME": str(Path.home())}  # Bazel's tests have none
+    command = ["tools/cluster/crds.sh"]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert printed == f"{cluster.crds()}\n"
     assert {"certificates.cert-manager.io", "externalsecrets.external-secrets.io"} <= definitions.keys()
 
