@@ -4,7 +4,8 @@ from dataclasses import replace
 from html import escape
 
 from tools.bench.charts import DARK, LIGHT, LONG_LABELS, STYLE, Bar, both, chart
-from tools.bench.results import Change, Report, Result, readable
+from tools.bench.results import Change, Report, Result
+from tools.pages.units import readable
 
 _STYLE = f"""
 :root {{ color-scheme: light dark; --line: #d1d9e0; {LIGHT} }}
