@@ -77,7 +77,8 @@ class Live:
     def _progress(self, at: float, event: str | None) -> Table:
         left = max(0.0, self._duration - at)
         grid = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=self._duration, completed=min(at, self._duration), width=24, complete_style="cyan")
+        done = min(at, self._duration)
+        bar = ProgressBar(total=self._duration, completed=done, width=24, complete_style="cyan")
         clock = f"{at:.0f} of {self._duration:.0f} s, {left:.0f} s left"
         grid.add_row(Text(self._title, style="bold"), bar, Text(clock), Text(event or "steady", style="cyan"))
         return grid
