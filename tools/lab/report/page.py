@@ -117,11 +117,11 @@ def _causes(report: Report, run: Run) -> str:
 
 
 def _phases(run: Run) -> str:
-    head = ["phase", "from", "to", "calls", "Jain's index", "p50", "p99", "failed"]
+    head = ["phase", "when", "calls", "Jain's index", "p50", "p99", "failed"]
     rows = [
         [
             phase.title,
-            *(f"{at:.1f} s" for at in (phase.start, phase.end)),
+            span(phase.start, phase.end),
             f"{phase.calls:,}",
             NOTHING if phase.jain is None else f"{phase.jain:.3f}",
             *(NOTHING if time is None else readable(time) for time in (phase.p50, phase.p99)),
