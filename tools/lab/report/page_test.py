@@ -231,8 +231,8 @@ async def test_a_bad_day_begins_with_its_invariants(tab, tmp_path, width):
     seen = await show(tab, tmp_path, report, width)
     assert seen["headings"][:2] == ["A bad day", "Invariants: 1 of 2 broken"]
     assert seen["invariants"] == [
-        ["✓ held", "No acknowledged user is lost", "421 users, each once"],
-        ["✗ broken", "No call outlives its deadline", "1 call <at 31 s>"],
+        ["✓ held", "Acknowledged users are there once", "421 users, pod-1 24 → 25"],
+        ["✗ broken", "No call outlives its deadline by 3 s", "1 DEADLINE_EXCEEDED <at 31 s>"],
     ]
     assert seen["commands"] == ["tools/bazel run //tools/bad_day -- --seed 7 --minutes 1 --engine grpc-aio"]
     assert seen["summary"] == []
