@@ -19,7 +19,7 @@ dt {{ color: var(--soft); font-size: 12px; line-height: 1.2; }} dd {{ margin: 0;
 .summary {{ width: 100%; }} .summary th {{ vertical-align: bottom; white-space: normal; font-weight: 600; }}
 .summary tbody th {{ text-align: left; white-space: nowrap; }} .summary a {{ color: inherit; }}
 .invariants td {{ text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }}
-.invariants td:first-child {{ white-space: nowrap; }}
+.invariants td:first-child {{ white-space: nowrap; }} .invariants td:nth-child(2) {{ font-weight: 600; }}
 details th, details td {{ font-size: 13px; padding: .2rem .3rem; vertical-align: top; }}
 details th, details td:last-child {{ white-space: normal; }}
 details td:last-child {{ overflow-wrap: anywhere; min-width: 5rem; }}
