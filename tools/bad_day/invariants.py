@@ -45,7 +45,7 @@ class Window:
 class Day:
     """What is known at the end."""
 
-    ledger: Ledger
+    ledger: Ledger = field(default_factory=Ledger)
     users: list[pb.User] = field(default_factory=list)
     """All that the service lists."""
 

@@ -1,8 +1,9 @@
 """What the clients of a bad day have asked for and were told: the truth that the service is held to."""
 
+import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -34,8 +35,8 @@ class Made:
 class Ledger:
     """All that was asked and answered."""
 
-    now: Callable[[], float] = field(default_factory=lambda: _clock())
-    """Seconds since the day began."""
+    start: float = field(default_factory=time.monotonic)
+    """When the day began, by the machine's clock."""
 
     acknowledged: dict[str, pb.User] = field(default_factory=dict)
     """The users that the service said it has made, by name."""
@@ -53,11 +54,17 @@ class Ledger:
     late: list[Made] = field(default_factory=list)
     """Calls whose status came after their deadline."""
 
+    _names: list[str] = field(default_factory=list)
+
     succeeded: Counter[str] = field(default_factory=Counter)
     """Calls by client."""
 
     latencies: list[float] = field(default_factory=list)
     """Seconds of the calls that have succeeded since `take` was called."""
+
+    def now(self) -> float:
+        """Return the seconds since the day began."""
+        return time.monotonic() - self.start
 
     @property
     def made(self) -> int:
@@ -93,16 +100,18 @@ class Ledger:
         """Book the answer to a create of the user `name`."""
         self.attempted.add(name)
         user = await answer
+        if name not in self.acknowledged:
+            self._names.append(name)
         first = self.acknowledged.setdefault(name, user)
         if first != user or user.name != name:
             self.untrue.append(f"{name} was made as {first.id}, and then as {user.id}, {user.name}")
 
+    def any_user(self, chance: random.Random) -> pb.User:
+        """Return one of the acknowledged users."""
+        return self.acknowledged[chance.choice(self._names)]
+
     def take(self) -> list[float]:
-        """Return the latencies since the last time."""
-        taken, self.latencies = self.latencies, []
+        """Return the latencies since the last time, the shortest first."""
+        taken, self.latencies = sorted(self.latencies), []
         return taken
 
-
-def _clock() -> Callable[[], float]:
-    start = time.monotonic()
-    return lambda: time.monotonic() - start

@@ -1,7 +1,6 @@
 """What a process has: memory, descriptors, threads, tasks, as Linux and Python's own tools tell it."""
 
 import asyncio
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,14 @@ class Vitals:
 
 
 async def vitals(pid: int) -> Vitals:
-    """Return those of a process, which may be this one.
+    """Return those of a process.
 
     Raises:
         ProcessLookupError: it has ended.
         RuntimeError: its tasks can't be read; the text says why.
 
     """
-    tasks = len(asyncio.all_tasks()) if pid == os.getpid() else await _tasks(pid)
+    tasks = await _tasks(pid)
     try:
         threads = _status(pid, "Threads")
         return Vitals(len(list(Path(f"/proc/{pid}/fd").iterdir())), threads, tasks)  # noqa: ASYNC240 (no disk)
