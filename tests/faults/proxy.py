@@ -42,6 +42,10 @@ class Proxy:
         """Forward nothing any more, not even the end of a connection."""
         self._gate.clear()
 
+    def heal(self) -> None:
+        """Forward what was held up since `silence`, as TCP does once packets come through again."""
+        self._gate.set()
+
     def resume(self) -> None:
         """Forward what comes over new connections; the silenced ones stay so."""
         self._gate = _open_gate()
@@ -49,17 +53,16 @@ class Proxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Connect a client with the database until one of them ends."""
         gate = self._gate
-        try:
+        with suppress(OSError):
             there_reader, there_writer = await asyncio.open_connection(self._host, self._port)
-        except OSError:  # nobody is there
-            writer.transport.abort()
+            ends = {writer, there_writer}
+            self._writers |= ends
+            async with asyncio.TaskGroup() as directions:
+                directions.create_task(self._forward(reader, there_writer, ends, gate))
+                directions.create_task(self._forward(there_reader, writer, ends, gate))
+            self._writers -= ends
             return
-        ends = {writer, there_writer}
-        self._writers |= ends
-        async with asyncio.TaskGroup() as directions:
-            directions.create_task(self._forward(reader, there_writer, ends, gate))
-            directions.create_task(self._forward(there_reader, writer, ends, gate))
-        self._writers -= ends
+        writer.transport.abort()
 
     async def _forward(
         self,
