@@ -1,4 +1,4 @@
-"""A bad day: the whole stack under load while a seed decides what fails, and invariants that hold all the same."""
+"""A bad day: the whole stack under load while a seed decides what fails, and what holds all the same."""
 
 import asyncio
 import random
@@ -31,7 +31,9 @@ def _show(record: Record, findings: list[Finding]) -> None:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--minutes", default=2.0, type=click.FloatRange(min=0.5), help="How long the day is, about.")
-@click.option("--seed", type=int, help="Of the faults; the same has the same plan.  [default: another one each day]")
+@click.option(
+    "--seed", type=int, help="Of the faults; the same has the same plan.  [default: another one each day]"
+)
 @click.option(
     "--engine",
     default="completion-queue",

@@ -84,7 +84,7 @@ class Client:
     async def _create(self) -> None:
         """Create a user with a key, again and again until it is acknowledged."""
         name = self._new_name()
-        while not await self._send(name, ("idempotency-key", name)):
+        while not await self._send(name, ("idempotency-key", name)):  # noqa: ASYNC110 (only an answer tells)
             await asyncio.sleep(_PAUSE)
 
     async def _send(self, name: str, *metadata: tuple[str, str]) -> bool:

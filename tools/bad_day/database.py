@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from services.user.testing_pgbouncer import PgBouncer, running_pgbouncer
-from services.user.testing_postgresql import PostgreSQL, running_postgresql, running_standby
-from tests.faults.conftest import migrate
+from services.user.testing_postgresql import PostgreSQL, Standby, running_postgresql, running_standby
 from tests.faults.proxy import Proxy
+from tests.programs import migrate
 
 _PATIENCE = 60
 """Seconds that a standby may take until it has all that the primary has."""
@@ -38,11 +38,12 @@ class _Address:
 class Database:
     """What the servers have their users in; what is acknowledged is in two places."""
 
-    def __init__(self, primary: PostgreSQL, standby: PostgreSQL, stack: AsyncExitStack) -> None:
+    def __init__(self, primary: PostgreSQL, standby: Standby, stack: AsyncExitStack) -> None:
         self.url = ""
         """PgBouncer's."""
         self.pooler: PgBouncer
-        self.primary, self._standby = primary, standby
+        self.primary: PostgreSQL = primary
+        self._standby = standby
         self._address = Proxy(_port(primary.url))
         self._stack = stack
 
@@ -70,7 +71,7 @@ class Database:
         self.url = self.pooler.url
 
     async def restart(self, how: str) -> None:
-        """Restart the primary in order ("fast"), or "kill" and start it; no commit ends without the standby."""
+        """Restart the primary in order ("fast"), or "kill" and start it; it needs its standby again."""
         if how == "kill":
             await asyncio.to_thread(self.primary.kill)
             await asyncio.to_thread(self.primary.start)
@@ -83,7 +84,7 @@ class Database:
         await self._in_sync()
         await asyncio.to_thread(self.primary.kill)
         self._address.cut()
-        await asyncio.to_thread(self._standby.promote)  # type: ignore[attr-defined]
+        await asyncio.to_thread(self._standby.promote)
         self.primary = self._standby
         self._address.move_to(_port(self.primary.url))
         self._standby = await _entered(self._stack, running_standby(self.primary))
@@ -103,7 +104,7 @@ class Database:
             await asyncio.sleep(0.1)
 
 
-async def _entered[T](stack: AsyncExitStack, context) -> T:
+async def _entered[T](stack: AsyncExitStack, context: AbstractContextManager[T]) -> T:
     """Enter what starts a program, in a thread, since that waits."""
     return await asyncio.to_thread(stack.enter_context, context)
 

@@ -114,4 +114,3 @@ class Ledger:
         """Return the latencies since the last time, the shortest first."""
         taken, self.latencies = sorted(self.latencies), []
         return taken
-

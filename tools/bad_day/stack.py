@@ -97,9 +97,7 @@ async def running_stack(engine: str) -> AsyncIterator[Stack]:
             "TLS_DIRECTORY": str(certificates["server"].path),
             "TLS_REQUIRE_CLIENT_CERTIFICATE": "true",
         }
-        fleet = await stack.enter_async_context(
-            Fleet.running(0, database=database.url, variables=variables)
-        )
+        fleet = await stack.enter_async_context(Fleet.running(0, database=database.url, variables=variables))
         fleet.subscribe(_follow(network))
         await fleet.scale(PODS)
         (folder / "kubeconfig").write_text(kubeconfig(api.url, {"token": "secret"}, namespace=NAMESPACE))
@@ -195,7 +193,5 @@ def _cluster(folder: Path, certificate: Path) -> dict[str, Any]:
             }
         },
         "transport_socket": {"name": "tls", "typed_config": tls},
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http
-        },
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http},
     }

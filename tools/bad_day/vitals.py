@@ -39,7 +39,7 @@ def peak_memory(pid: int) -> int:
     """Return the most bytes that a process has had in memory at a time; 0 if it has ended."""
     try:
         return _status(pid, "VmHWM") * 1024
-    except (FileNotFoundError, ProcessLookupError, StopIteration):  # a zombie has no memory
+    except FileNotFoundError, ProcessLookupError, StopIteration:  # a zombie has no memory
         return 0
 
 
