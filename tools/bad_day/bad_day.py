@@ -4,6 +4,7 @@ import asyncio
 import random
 import shlex
 import sys
+from collections import Counter
 
 import click
 import pytest
@@ -11,6 +12,9 @@ import pytest
 from tools.bad_day.day import Record, bad_day
 from tools.bad_day.invariants import Finding, check
 from tools.bad_day.plan import Round, plan
+
+_CAUSES = 12
+"""Most of the causes that are told."""
 
 
 def _show_plan(rounds: list[Round], seed: int) -> None:
@@ -25,6 +29,9 @@ def _show_plan(rounds: list[Round], seed: int) -> None:
 def _show(record: Record, findings: list[Finding]) -> None:
     ledger = record.day.ledger
     click.echo(f"{ledger.made} calls, {len(ledger.failed)} failed; {len(record.happened)} events")
+    causes = Counter(f"{made.client}: {made.code}: {made.detail[:100]}" for made in ledger.failed)
+    for cause, count in causes.most_common(_CAUSES):
+        click.echo(f"  {count:6}  {cause}")
     for finding in findings:
         click.echo(f"{'held  ' if finding.held else 'BROKEN'}  {finding.title}: {finding.detail}")
 

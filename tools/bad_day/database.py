@@ -14,15 +14,24 @@ from services.user.testing_pgbouncer import PgBouncer, running_pgbouncer
 from services.user.testing_postgresql import PostgreSQL, Standby, running_postgresql, running_standby
 from tests.faults.proxy import Proxy
 from tests.programs import migrate
+from tools.bad_day.disk import SmallDisk, small_disk
 
 _PATIENCE = 60
 """Seconds that a standby may take until it has all that the primary has."""
 
 # A standby looks for its primary every 5 s by default, and until it has found it no commit ends.
-_SETTINGS = ("ALTER SYSTEM SET wal_retrieve_retry_interval = '500ms'",)
+_SETTINGS = (
+    "ALTER SYSTEM SET wal_retrieve_retry_interval = '500ms'",
+    # What fits on a small disk.
+    "ALTER SYSTEM SET max_wal_size = '64MB'",
+    "ALTER SYSTEM SET min_wal_size = '32MB'",
+)
 _WAIT_FOR_STANDBY = "ALTER SYSTEM SET synchronous_standby_names = '*'"
 _RELOAD = "SELECT pg_reload_conf()"
 _IN_SYNC = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'"
+
+_TRIES = 4
+"""Half seconds for a database to come back by itself."""
 
 _POOLER = {"server_login_retry": 1}
 """By default PgBouncer refuses everybody for 15 s after the database has refused it once."""
@@ -46,17 +55,21 @@ class Database:
         self._standby = standby
         self._address = Proxy(_port(primary.url))
         self._stack = stack
+        self._disks: list[SmallDisk] = []
+        """The primary's, and the standby's."""
 
     @classmethod
     @asynccontextmanager
     async def running(cls) -> AsyncIterator[Self]:
         """Run all of it, with the service's tables; skip the test if the machine has no PostgreSQL."""
         async with AsyncExitStack() as stack:
-            primary = await _entered(stack, running_postgresql())
+            disks = [await _entered(stack, small_disk()) for _ in range(2)]
+            primary = await _entered(stack, running_postgresql(disks[0].path))
             await asyncio.to_thread(migrate, primary.url)
-            await _execute(primary.url, *_SETTINGS)
-            standby = await _entered(stack, running_standby(primary))
+            await _execute(primary.url, *_SETTINGS, _RELOAD)
+            standby = await _entered(stack, running_standby(primary, disks[1].path))
             database = cls(primary, standby, stack)
+            database._disks = disks
             await database._start()
             yield database
 
@@ -87,8 +100,31 @@ class Database:
         await asyncio.to_thread(self._standby.promote)
         self.primary = self._standby
         self._address.move_to(_port(self.primary.url))
-        self._standby = await _entered(self._stack, running_standby(self.primary))
+        self._disks = [self._disks[1], await _entered(self._stack, small_disk())]
+        self._standby = await _entered(self._stack, running_standby(self.primary, self._disks[1].path))
         await self._wait_for_standby()
+
+    @asynccontextmanager
+    async def full_disk(self) -> AsyncIterator[None]:
+        """Leave the primary no byte to write for the block; start it again if that has ended it."""
+        self._disks[0].fill()
+        try:
+            yield
+        finally:
+            self._disks[0].free()
+            await self._revive()
+            await self._in_sync()
+
+    async def _revive(self) -> None:
+        """Start the primary, unless it has survived or starts by itself."""
+        for _ in range(_TRIES):
+            try:
+                await _execute(self.primary.url, "SELECT 1")
+            except OSError, asyncpg.PostgresError:
+                await asyncio.sleep(0.5)
+            else:
+                return
+        await asyncio.to_thread(self.primary.start)
 
     async def _wait_for_standby(self) -> None:
         """Have nothing acknowledged from now on that the standby does not have."""

@@ -17,6 +17,13 @@ _PODS = ("0", "1", "2")
 """Which of the pods that run."""
 
 
+HOSTILE = ("half-handshakes", "calls-without-message", "resets", "large-headers", "settings", "pings")
+"""What a peer with a certificate does to the pod that was started last."""
+
+BAD_CERTIFICATES = ("expired", "of-another-key", "truncated", "gone")
+"""What is in the files instead of the next certificate."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of fault."""
@@ -34,11 +41,34 @@ class Kind:
 KINDS = {
     "pod-killed": Kind("pods", (0, 0), _PODS),
     "pod-stopped": Kind("pods", (1, 6), _PODS),
+    "hostile-peer": Kind("pods", (2, 5), HOSTILE),
+    "log-unread": Kind("log", (2, 6), _PODS),
+    "log-reader-gone": Kind("log", (0, 0), _PODS),
+    "network-cut": Kind("network", (0, 0), _PODS),
+    "network-silent": Kind("network", (1, 6), _PODS),
+    "network-slow": Kind("network", (2, 6), _PODS),
     "database-restarted": Kind("database", (0, 0), ("fast", "kill")),
+    "database-failover": Kind("database", (0, 0), ("",)),
+    "database-stands-still": Kind("database", (1, 4), ("",)),
+    "disk-full": Kind("database", (2, 5), ("",)),
+    "pooler-restarted": Kind("database", (0, 2), ("",)),
+    "database-cut": Kind("way-to-database", (0, 0), _PODS),
+    "database-slow": Kind("way-to-database", (2, 6), _PODS),
+    "dns-fails": Kind("dns", (2, 6), ("",)),
+    "watch-lost": Kind("api-server", (2, 6), ("cut", "500", "429", "410", "403")),
+    "server-certificate-bad": Kind("certificates", (2, 6), BAD_CERTIFICATES),
+    "client-certificate-bad": Kind("certificates", (2, 6), BAD_CERTIFICATES),
+    "configuration-broken": Kind("configuration", (2, 6), ("",)),
 }
 """By what they are called in a plan and in the report."""
 
-PLANNED = ("rolling-restart",)
+PLANNED = (
+    "rolling-restart",
+    "scale-up-and-down",
+    "certificates-rotated",
+    "configuration-changed",
+    "rollout-of-a-broken-configuration",
+)
 """What happens on every good day, and fails no call."""
 
 

@@ -48,6 +48,9 @@ class Stack:
     config: Path
     """The servers' config.yaml."""
 
+    variables: dict[str, str]
+    """Of the servers' environment."""
+
     envoy: str
     """Where Envoy takes calls."""
 
@@ -105,7 +108,7 @@ async def running_stack(engine: str) -> AsyncIterator[Stack]:
             configured(folder, listener([_ROUTES]), [_cluster(folder, certificates["envoy"].path)])
         )
         target = f"127.0.0.1:{envoy.port}"
-        yield Stack(folder, database, fleet, network, api, certificates, config, target)
+        yield Stack(folder, database, fleet, network, api, certificates, config, variables, target)
 
 
 def _certificates(folder: Path) -> dict[str, CertificateDirectory]:

@@ -126,13 +126,22 @@ class Fleet:
         Args:
             variables: of the pods' environment from now on; None changes nothing.
 
+        Raises:
+            ExceptionGroup: of a RuntimeError: a new pod has not become ready. The old ones that are left go
+                on, and the variables are what they were.
+
         """
+        before = self._variables
         if variables is not None:
             self._variables = dict(variables)
-        async with asyncio.TaskGroup() as ends:
-            for pod in [pod for pod in self.pods if not pod.terminating]:
-                await self.add()
-                ends.create_task(pod.terminate())
+        try:
+            async with asyncio.TaskGroup() as ends:
+                for pod in [pod for pod in self.pods if not pod.terminating]:
+                    await self.add()
+                    ends.create_task(pod.terminate())
+        except ExceptionGroup:
+            self._variables = before
+            raise
 
     async def add(self) -> Pod:
         """Start one more pod, and wait until it is ready."""
