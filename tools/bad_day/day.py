@@ -2,17 +2,20 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tools.bad_day.callers import Callers
 from tools.bad_day.clients import all_users
 from tools.bad_day.faults import EVENTS, FAULTS
-from tools.bad_day.invariants import RECOVERY, Day, Window
-from tools.bad_day.plan import KINDS, Fault, Round
+from tools.bad_day.invariants import RECOVERY, Window
+from tools.bad_day.plan import KINDS, ROUND, Fault, Round
+from tools.bad_day.record import Record
 from tools.bad_day.stack import Stack, running_stack
-from tools.bad_day.vitals import Vitals, peak_memory, vitals
+from tools.bad_day.vitals import Vitals, vitals
+from tools.bad_day.watching import Seen, Watch
+from tools.lab.fleet.pod import Pod
+from tools.lab.report.live import Live
 
 _STEADY = 5.0
 """Seconds of load before the first fault, and after each planned event."""
@@ -21,59 +24,61 @@ _AT_REST = 3.0
 """Seconds after the last call in which what it has used is given back."""
 
 
-@dataclass(frozen=True)
-class Happened:
-    """A fault or a planned event, with the times at which it really was, in seconds."""
-
-    name: str
-    title: str
-    at: float
-    until: float
-    planned: bool
-
-
 @dataclass
-class Record:
-    """What is written down while the day goes on."""
+class Outcome:
+    """All that is known of a day."""
 
-    day: Day
-    say: Callable[[str], None]
-    """Tells who looks on."""
-
-    happened: list[Happened] = field(default_factory=list)
-
-    @contextmanager
-    def event(self, name: str, title: str, *, planned: bool) -> Iterator[None]:
-        """Write down what happens in the block, and what it raises."""
-        began = self.day.ledger.now()
-        self.say(f"{began:6.1f} s  {title}")
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 (a fault that can't be brought about is no fault of the service)
-            self.day.unrecovered.append(f"{title} of {began:.1f} s failed: {error!r}")
-        finally:
-            self.happened.append(Happened(name, title, began, self.day.ledger.now(), planned))
+    record: Record
+    seen: Sequence[Seen] = ()
+    pods: dict[Pod, list[float]] = field(default_factory=dict)
+    """When each pod began to run, and when it ended, in seconds since the day began."""
 
 
-async def bad_day(rounds: Sequence[Round], seed: int, engine: str, say: Callable[[str], None]) -> Record:
-    """Live through the rounds; return what was seen."""
+def duration(rounds: Sequence[Round]) -> float:
+    """Return the seconds that a day takes, about."""
+    return _STEADY + len(rounds) * ROUND
+
+
+async def bad_day(rounds: Sequence[Round], seed: int, engine: str, live: Live) -> Outcome:
+    """Live through the rounds; return what was seen.
+
+    Raises:
+        RuntimeError: a program has not started; the text has its log.
+
+    """
     async with running_stack(engine) as stack:
-        record = Record(Day(), say)
+        outcome = Outcome(record := Record())
         day = record.day
         async with Callers.running(stack.ways, day.ledger.start, seed) as callers:
             day.first = await _vitals(stack, callers)
+            _follow_pods(stack, outcome)
             await callers.begin()
-            async with _peaks(stack, day):
+            watch = Watch(stack.fleet.pods, callers, record, live)
+            async with watch.looking():
                 await asyncio.sleep(_STEADY)
                 for each in rounds:
                     await _storm(stack, each.faults, record)
                     await _calm(stack, each.planned, record)
+            outcome.seen = watch.seen
             day.ledger = await callers.end()
             await asyncio.sleep(_AT_REST)
             day.last = await _vitals(stack, callers)
         async with stack.ways.channels() as channels:
             day.users = await all_users(channels["kubernetes"])
-    return record
+    return outcome
+
+
+def _follow_pods(stack: Stack, outcome: Outcome) -> None:
+    outcome.pods = {pod: [0.0] for pod in stack.fleet.pods}
+
+    def changed(pod: Pod, change: str) -> None:
+        now = outcome.record.day.ledger.now()
+        if change == "ended" and pod in outcome.pods:
+            outcome.pods[pod].append(now)
+        else:
+            outcome.pods.setdefault(pod, [now])
+
+    stack.fleet.subscribe(changed)
 
 
 async def _storm(stack: Stack, faults: Sequence[Fault], record: Record) -> None:
@@ -100,23 +105,6 @@ async def _calm(stack: Stack, planned: str, record: Record) -> None:
         await EVENTS[planned](stack)
     await asyncio.sleep(_STEADY)
     day.calm.append(Window(began, ledger.now(), planned))
-
-
-@asynccontextmanager
-async def _peaks(stack: Stack, day: Day) -> AsyncIterator[None]:
-    """Look at the memory of each server once a second."""
-
-    async def look() -> None:
-        while True:
-            for pod in stack.fleet.pods:
-                day.peaks[pod.name] = max(day.peaks.get(pod.name, 0), peak_memory(pod.pid))
-            await asyncio.sleep(1)
-
-    looking = asyncio.create_task(look())
-    try:
-        yield
-    finally:
-        looking.cancel()
 
 
 async def _vitals(stack: Stack, callers: Callers) -> dict[str, Vitals]:
