@@ -1,5 +1,6 @@
 """What holds on every day, however bad; each of it says what it has found."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,12 @@ TELLING = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 UNTOLD = ("postgres", "sqlite", "asyncpg", "sql", "pgbouncer", "transaction", "relation", "traceback")
 """Words of the database, which no caller is to read."""
 
-GROWTH = {"descriptors": 24, "threads": 8, "tasks": 24}
-"""What a process at rest may have more at the end than at the beginning: the pool's ten connections, say."""
+GROWTH = {"descriptors": 24, "threads": 16 + (os.cpu_count() or 1), "tasks": 24}
+"""What a process at rest may have more at the end than at the beginning.
+
+Pools that are full then: ten connections to the database, asyncio's threads (four more than processors, and
+32 at most) and those of C-core's event engine.
+"""
 
 _SHOWN = 5
 """Examples of what was wrong."""

@@ -8,7 +8,7 @@ import sys
 import pytest
 from user import user_service_pb2 as pb
 
-from tools.bad_day.invariants import MEMORY, RECOVERY, SLACK, Day, Window, check
+from tools.bad_day.invariants import GROWTH, MEMORY, RECOVERY, SLACK, Day, Window, check
 from tools.bad_day.ledger import Ledger, Made
 from tools.bad_day.vitals import Vitals, peak_memory, vitals
 
@@ -143,7 +143,7 @@ def of_clients(day):
             "descriptors",
             "pod b had 20 descriptors at rest, and has 45",
         ),
-        (lambda day: grown(day, threads=9), "threads", "pod b had 10 threads at rest, and has 19"),
+        (lambda day: grown(day, threads=GROWTH["threads"] + 1), "threads", "pod b had 10 threads at rest"),
         (lambda day: grown(day, tasks=25), "tasks", "pod b had 3 tasks at rest, and has 28"),
         (of_clients, "descriptors", "clients had 12 descriptors at rest, and has 40"),
     ],
