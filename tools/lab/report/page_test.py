@@ -338,7 +338,11 @@ async def test_the_picture_of_the_readme_stands_by_itself(tab, tmp_path, scheme)
       return {left, right, top, bottom, text: text.textContent, color: getComputedStyle(text).fill} })""")
     shown = {word["text"]: word for word in words}
     assert {run["title"] for run in report["runs"]} <= set(shown)
-    assert f"Jain's index {report['runs'][0]['figures']['jain_steady']:.3f}" in shown
+    for known in (run["figures"] for run in report["runs"]):
+        assert f"Jain's index {known['jain_steady']:.3f}" in shown
+        assert f"failed: {known['failed_planned']} planned, {known['failed_unplanned']} otherwise" in shown
+    waits = [word.removeprefix("new pod has its share: ") for word in shown if word.startswith("new pod")]
+    assert set(map(number, waits)) == {run["figures"]["new_pod_seconds"] for run in report["runs"]}
     assert all(word["left"] >= 0 and word["right"] <= 848 for word in words)
     titles = [shown[event["title"]] for event in report["events"]]
     for index, one in enumerate(titles):

@@ -109,8 +109,7 @@ def _words(report: Report, run: Run) -> dict[str, bool]:
         words[f"Jain's index {jain.text}"] = False
     if new := known.get("new_pod_seconds"):
         words[f"new pod has its share: {new.text}"] = new.bad
-    words[f"{failed:,} failed in planned events"] = failed > 0
-    words[f"{run.figures.failed_unplanned:,} failed otherwise"] = False
+    words[f"failed: {failed:,} planned, {run.figures.failed_unplanned:,} otherwise"] = failed > 0
     if slow := known.get("p99_slow_pod"):
         words[f"p99 with a slow pod {slow.text}"] = False
     return words
