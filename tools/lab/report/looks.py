@@ -24,6 +24,7 @@ details th, details td {{ font-size: 13px; padding: .2rem .3rem; vertical-align:
 details th, details td:last-child {{ white-space: normal; }}
 details td:last-child {{ overflow-wrap: anywhere; min-width: 5rem; }}
 @media (min-width: 700px) {{
+  .invariants td:nth-child(2) {{ min-width: 20rem; }}
   .runs {{ grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); }}
   .sticky {{ position: sticky; top: 0; background: var(--back); padding: .4rem 0; }} }}
 @media (max-width: 699px) {{
