@@ -1,4 +1,4 @@
-"""The processes that make the calls, in Python and in Go, and what they say."""
+"""The processes that make the calls, one a client, in Python and in Go, and what they say."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ def in_go() -> Sequence[str | Path]:
 
 @asynccontextmanager
 async def calling(
-    command: Sequence[str | Path], plan: Plan, variables: dict[str, str], tell: Callable[[bytes], None]
+    name: str,
+    command: Sequence[str | Path],
+    plan: Plan,
+    variables: dict[str, str],
+    tell: Callable[[bytes], None],
 ) -> AsyncIterator[None]:
     """Have a process do a plan until the end of the block, and all answers are there.
 
     Args:
+        name: what the client is called.
         command: of the process.
         plan: what it does.
         variables: of its environment, in addition.
@@ -60,7 +65,7 @@ async def calling(
         process.stdin.close()
         await reading
         if code := await process.wait():
-            raise RuntimeError(f"{Path(command[-1]).name} has ended with {code}; see above why")
+            raise RuntimeError(f"the client {name} has ended with {code}; see above why")
     finally:
         if process.returncode is None:
             process.kill()

@@ -1,4 +1,4 @@
-"""The Python clients of the lab, in a process of their own: each calls at a steady rate, whatever comes back.
+"""A client of the lab in a process of its own, which calls at a steady rate, whatever comes back.
 
 The first line of the standard input is a `Plan`; its end ends the load. A line of the standard output is a
 call: `[client, sequence, started, latency, code, details]`, with times in seconds.
@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Literal, Self
 
@@ -28,6 +28,8 @@ DEADLINE = 5.0
 
 CREATE_EVERY = 10
 """One call of so many is a CreateUser, which nobody may repeat; the others are GetUser."""
+
+_SERVICE = pb.DESCRIPTOR.services_by_name["UserService"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Client:
     async def opened(self) -> AsyncIterator[grpc.aio.Channel]:
         """Open the channel."""
         if self.policy:
-            config = grpc_common.ChannelConfig(service=ServiceConfig(load_balancing=self.policy))
+            service = ServiceConfig.for_services(_SERVICE, load_balancing=self.policy)
+            config = grpc_common.ChannelConfig(service=service)
             async with grpc_common.channel(self.target, config=config) as channel:
                 yield channel
             return
@@ -81,9 +84,9 @@ class Client:
 class Plan:
     """What the process does."""
 
-    clients: list[Client]
+    client: Client
     rate: float
-    """Calls of each client a second."""
+    """Calls a second."""
 
     ids: list[str]
     """Of users that there are."""
@@ -96,14 +99,14 @@ class Plan:
     def of_line(cls, line: bytes) -> Self:
         """Return what `to_line` made a line of."""
         fields = json.loads(line)
-        return cls([Client(**each) for each in fields.pop("clients")], **fields)
+        return cls(Client(**fields.pop("client")), **fields)
 
 
 class Load:
-    """The calls of one client."""
+    """The calls of the client."""
 
-    def __init__(self, client: Client, plan: Plan, channel: grpc.aio.Channel) -> None:
-        self._number = client.number
+    def __init__(self, plan: Plan, channel: grpc.aio.Channel) -> None:
+        self._number = plan.client.number
         self._plan = plan
         self._stub = UserServiceStub(channel)
         self._running: set[asyncio.Task[None]] = set()
@@ -111,8 +114,7 @@ class Load:
     async def run(self, end: asyncio.Event) -> None:
         """Call at the plan's rate until `end`, and wait for the answers."""
         period, sequence = 1 / self._plan.rate, 0
-        # Clients take turns within a period, and do not call all at once.
-        following = time.time() + period * self._number / (len(self._plan.clients) + 1)
+        following = time.time()
         while not end.is_set():
             await asyncio.sleep(following - time.time())
             sequence += 1
@@ -147,10 +149,8 @@ async def drive() -> None:
     set_level("error")
     plan = Plan.of_line(await asyncio.to_thread(sys.stdin.buffer.readline))
     end = asyncio.Event()
-    async with AsyncExitStack() as stack, asyncio.TaskGroup() as loads:
-        for client in plan.clients:
-            channel = await stack.enter_async_context(client.opened())
-            loads.create_task(Load(client, plan, channel).run(end))
+    async with plan.client.opened() as channel, asyncio.TaskGroup() as tasks:
+        tasks.create_task(Load(plan, channel).run(end))
         await asyncio.to_thread(sys.stdin.buffer.read)
         end.set()
 

@@ -45,7 +45,7 @@ async def traefik(folder: Path, fleet: Fleet) -> AsyncIterator[dict[str, str]]:
     with ExitStack() as stack:
         running = running_traefik(folder, objects, folder, [])
         edge = await asyncio.to_thread(stack.enter_context, running)
-        fleet.follow(write)
+        stack.enter_context(fleet.followed(write))
         yield _client(edge.port, edge.host, edge.root)
 
 
@@ -69,10 +69,11 @@ async def envoy(folder: Path, fleet: Fleet) -> AsyncIterator[dict[str, str]]:
         source = {"path_config_source": {"path": str(file)}, "resource_api_version": "V3"}
         cluster |= {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
     names = [cluster["name"] for cluster in clusters]
-    fleet.follow(lambda targets: _replace(file, _assignments(names, targets)))
-    async with configured(folder, listener, clusters) as running:
-        root = certificate.path.joinpath("ca.crt").read_bytes()
-        yield _client(running.port, _HOST, root)
+    followed = fleet.followed(lambda targets: _replace(file, _assignments(names, targets)))
+    with followed:
+        async with configured(folder, listener, clusters) as running:
+            root = certificate.path.joinpath("ca.crt").read_bytes()
+            yield _client(running.port, _HOST, root)
 
 
 def _assignments(clusters: Sequence[str], targets: Sequence[str]) -> dict[str, Any]:

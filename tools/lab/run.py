@@ -186,13 +186,12 @@ class Lab:
         environment = {"GRPC_VERBOSITY": "NONE"}
         if aged:
             environment["KUBECONFIG"] = str(aged.fleet.kubeconfig)
-        for in_go in (False, True):
-            numbers = [number for number in self._clients if self._strategies[number].in_go is in_go]
-            if numbers:
-                command = clients.in_go() if in_go else clients.IN_PYTHON
-                plan = Plan([self._clients[number] for number in numbers], self._story.rate, ids)
-                running = clients.calling(command, plan, environment, self._record.add)
-                await calling.enter_async_context(running)
+        for number, client in self._clients.items():
+            strategy = self._strategies[number]
+            command = clients.in_go() if strategy.in_go else clients.IN_PYTHON
+            plan = Plan(client, self._story.rate, ids)
+            running = clients.calling(strategy.name, command, plan, environment, self._record.add)
+            await calling.enter_async_context(running)
 
     async def _users(self) -> list[str]:
         """Create the users that GetUser asks for; return their ids."""
@@ -206,9 +205,12 @@ class Lab:
             return [(await stub.CreateUser(request)).id for request in requests]
 
     async def _until_all_are_answered(self) -> None:
-        async with asyncio.timeout(_PATIENCE):
-            while any(not self._has_answer(number) for number in self._clients):  # noqa: ASYNC110 (no event)
-                await asyncio.sleep(0.05)
+        end = time.monotonic() + _PATIENCE
+        while silent := [number for number in self._clients if not self._has_answer(number)]:
+            if time.monotonic() > end:
+                names = ", ".join(self._strategies[number].name for number in silent)
+                raise RuntimeError(f"no call has succeeded within {_PATIENCE:g} s: {names}")
+            await asyncio.sleep(0.05)
 
     def _has_answer(self, number: int) -> bool:
         calls = self._record.of(number)

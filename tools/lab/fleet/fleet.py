@@ -10,8 +10,8 @@ import asyncio
 import itertools
 import math
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -100,10 +100,15 @@ class Fleet:
         """Have `reader` called with each line of each pod's log (JSON, unless LOGGING_FORMAT says else)."""
         self._readers.append(reader)
 
-    def follow(self, follower: Callable[[Sequence[str]], None]) -> None:
-        """Have `follower` called with HOST:PORT of each ready pod, now and with each change."""
+    @contextmanager
+    def followed(self, follower: Callable[[Sequence[str]], None]) -> Iterator[None]:
+        """Have `follower` called with HOST:PORT of each ready pod, now and with each change in the block."""
         self._followers.append(follower)
         follower(self.cluster_ip.backends)
+        try:
+            yield
+        finally:
+            self._followers.remove(follower)
 
     @property
     def port(self) -> int:

@@ -1,4 +1,4 @@
-// The guide's client: grpc-go, dns:/// and round_robin. It does what driver.py says, for one client.
+// The guide's client: grpc-go, dns:/// and round_robin. It does what driver.py does.
 package main
 
 import (
@@ -33,9 +33,9 @@ type client struct {
 }
 
 type plan struct {
-	Clients []client `json:"clients"`
-	Rate    float64  `json:"rate"`
-	IDs     []string `json:"ids"`
+	Client client   `json:"client"`
+	Rate   float64  `json:"rate"`
+	IDs    []string `json:"ids"`
 }
 
 // Messages are made by hand, so that no generated code is needed.
@@ -60,7 +60,7 @@ func main() {
 		_, _ = io.Copy(io.Discard, input)
 		close(end)
 	}()
-	run(todo.Clients[0], todo, end)
+	run(todo, end)
 }
 
 func open(c client) *grpc.ClientConn {
@@ -81,8 +81,8 @@ func open(c client) *grpc.ClientConn {
 	return connection
 }
 
-func run(c client, todo plan, end <-chan struct{}) {
-	connection := open(c)
+func run(todo plan, end <-chan struct{}) {
+	connection := open(todo.Client)
 	tick := time.NewTicker(time.Duration(float64(time.Second) / todo.Rate))
 	var calls sync.WaitGroup
 	var output sync.Mutex
@@ -93,7 +93,7 @@ func run(c client, todo plan, end <-chan struct{}) {
 			return
 		case <-tick.C:
 			calls.Go(func() {
-				told := call(connection, c.Number, sequence, todo.IDs)
+				told := call(connection, todo.Client.Number, sequence, todo.IDs)
 				output.Lock()
 				defer output.Unlock()
 				fmt.Println(told)
