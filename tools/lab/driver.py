@@ -23,7 +23,7 @@ import grpc_common
 from grpc_common.client.service_config import ServiceConfig
 from grpc_common.observe.logs import set_level
 
-DEADLINE = 5.0
+DEADLINE = 10.0
 """Seconds that a call is given."""
 
 CREATE_EVERY = 10

@@ -203,6 +203,8 @@ class ApiServer:
         with suppress(ConnectionResetError):  # the client has gone
             while (line := await queue.get()) not in (_DROP, _END):
                 await response.write(line)
+        if queue in self._watches:
+            self._watches.remove(queue)
         if line is _DROP and request.transport:
             request.transport.abort()
         return response

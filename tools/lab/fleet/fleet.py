@@ -143,16 +143,31 @@ class Fleet:
         Args:
             variables: of the pods' environment from now on; None changes nothing.
 
+        Raises:
+            ExceptionGroup: of a RuntimeError: a new pod has not become ready. The old ones that are left go
+                on, and the variables are what they were.
+
         """
+        before = self._variables
         if variables is not None:
             self._variables = dict(variables)
         old = [pod for pod in self.pods if not pod.terminating]
         surge = math.ceil(len(old) / 4)
-        async with asyncio.TaskGroup() as ends:
-            for batch in itertools.batched(old, surge, strict=False):
-                await asyncio.gather(*(self.add() for _ in batch))
-                for pod in batch:
-                    ends.create_task(pod.terminate())
+        try:
+            async with asyncio.TaskGroup() as ends:
+                for batch in itertools.batched(old, surge, strict=False):
+                    await self._add_all(len(batch))
+                    for pod in batch:
+                        ends.create_task(pod.terminate())
+        except ExceptionGroup:
+            self._variables = before
+            raise
+
+    async def _add_all(self, count: int) -> None:
+        """Start pods, and wait for all of them, whatever becomes of one."""
+        for result in await asyncio.gather(*(self.add() for _ in range(count)), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def add(self) -> Pod:
         """Start one more pod, and wait until it is ready."""

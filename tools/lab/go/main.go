@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	deadline    = 5 * time.Second // DEADLINE of driver.py
+	deadline    = 10 * time.Second // DEADLINE of driver.py
 	createEvery = 10              // CREATE_EVERY
 )
 
