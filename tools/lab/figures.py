@@ -31,7 +31,14 @@ class PodLife:
     name: str
     address: str
     ready: float
+    left: float | None = None
+    """When it began to terminate, and so was no endpoint any more."""
     end: float | None = None
+    """When its process had ended."""
+
+    def serves(self, begin: float, end: float) -> bool:
+        """Return whether it was an endpoint from `begin` to `end`."""
+        return self.ready <= begin and (self.left is None or self.left >= end)
 
 
 @dataclass
@@ -112,9 +119,9 @@ class Run:
 
     def _evenness(self, begin: float, end: float) -> float | None:
         """Return Jain's index over the pods that were there all the time, if several were."""
-        pods = [pod.name for pod in self.pods if pod.ready <= begin and (pod.end is None or pod.end >= end)]
+        pods = [pod.name for pod in self.pods if pod.serves(begin, end)]
         answered = self._answered(self._between(begin, end))
-        if len(pods) == 1 or not answered:
+        if len(pods) <= 1 or not answered:
             return None
         return jain([answered[pod] for pod in pods])
 
@@ -171,7 +178,7 @@ class Run:
 
     def _has_share(self, arrivals: Sequence[float], at: float) -> bool:
         until = at + _SHARE_WINDOW
-        ready = sum(pod.ready <= until and (pod.end is None or pod.end > at) for pod in self.pods)
+        ready = sum(pod.serves(until, at) for pod in self.pods)  # for a part of the window at least
         even = len(self._between(at, until)) / ready
         return sum(at <= each < until for each in arrivals) >= even / 2
 

@@ -55,6 +55,15 @@ def test_phases_are_the_events_and_what_is_between():
     ]
 
 
+def test_terminating_pod_has_no_share_to_get():
+    """A pod that terminates is no endpoint, though it runs on; with one that stays nothing is uneven."""
+    leaving = PodLife("a", "127.0.0.2", 0.0, left=3.0, end=9.0)
+    calls = calls_of(*ok("a", 1.0), *ok("b", 1.5, 5.0, 6.0))
+    scaled = Happening(2.0, "scale-down", "scale 2 → 1", planned=True, until=4.0)
+    phases = run_of(calls, happenings=[scaled], pods=[leaving, B]).report()["phases"]
+    assert [phase["jain"] for phase in phases] == [1.0, None, None]
+
+
 def test_failures_belong_to_the_event_before_them():
     """What fails after an unplanned event is not held against a planned one, and causes are told once."""
     fault = Happening(2.0, "killed", "one pod killed", planned=False, until=3.0)

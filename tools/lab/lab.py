@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import pytest
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,7 @@ from tools.lab.strategies import STRATEGIES, Strategy
 from tools.pages.units import readable
 
 _STORIES = Path(__file__).resolve().parent / "stories"
+_COLUMNS = ("Jain", "new pod", "failed", "p50", "p99", "slow pod's p99")
 _NAMES = [strategy.name for strategy in STRATEGIES]
 
 
@@ -79,14 +81,13 @@ def _play(story: Story, title: str, strategies: Sequence[Strategy]) -> dict[str,
 
 def _summarize(report: dict[str, Any]) -> None:
     """Print the figures of each run."""
-    table = Table(title=report["title"])
-    for column in ("", "Jain", "new pod", "failed, planned", "failed, else", "p50", "p99", "p99, slow pod"):
-        table.add_column(column)
+    table = Table("", *_COLUMNS, box=box.SIMPLE, caption="failed: in planned events + in others")
+    table.columns[0].no_wrap = True
     for run in report["runs"]:
-        table.add_row(run["title"], *_row(run["figures"]))
-    for each in report["skipped"]:
-        table.add_row(each["title"], f"skipped: {each['why']}")
+        table.add_row(run["name"], *_row(run["figures"]))
     Console().print(table)
+    for each in report["skipped"]:
+        click.echo(f"{each['name']} was skipped: {each['why']}")
 
 
 def _row(figures: dict[str, Any]) -> list[str]:
@@ -95,8 +96,7 @@ def _row(figures: dict[str, Any]) -> list[str]:
     return [
         "" if even is None else f"{even:.3f}",
         "never" if waited is None else f"{waited:.1f} s",
-        str(figures["failed_planned"]),
-        str(figures["failed_unplanned"]),
+        f"{figures['failed_planned']} + {figures['failed_unplanned']}",
         *("" if latency is None else readable(latency) for latency in latencies),
     ]
 

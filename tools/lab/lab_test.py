@@ -34,8 +34,9 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     (folder / "story.yaml").write_text(STORY)
     chosen = [f"--strategy={name}" for name in [*OURS, ONE_CONNECTION]]
-    files = [f"--story={folder}/story.yaml", f"--json={folder}/report.json"]
+    files = [f"--story={folder}/story.yaml", f"--json={folder}/report.json", f"--html={folder}/report.html"]
     subprocess.run([*COMMAND, *chosen, *files], env=ENVIRONMENT, check=True, timeout=240)
+    assert "<svg" in (folder / "report.html").read_text("utf-8")
     return json.loads((folder / "report.json").read_text())
 
 

@@ -100,6 +100,8 @@ class _Playing:
             return
         if change == "ready":
             self.lives.setdefault(pod.name, PodLife(pod.name, pod.address, at))
+        elif change == "terminating" and pod.name in self.lives:
+            self.lives[pod.name].left = at
         elif change == "ended" and pod.name in self.lives:
             self.lives[pod.name].end = at
 
