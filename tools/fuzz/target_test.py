@@ -101,7 +101,7 @@ def test_seed(fuzz, seed):
 
 
 def test_fuzzed(tmp_path):
-    """A second of fuzzing finds nothing. It tries the same each time, so that no change fails by another's bug."""
+    """A second of fuzzing finds nothing. It tries the same each time, so that no change fails by chance."""
     result = subprocess.run(
         [sys.executable, FUZZER, TARGET, PARSERS, "-seed=1", f"-runs={RUNS}", f"-max_total_time={SECONDS}"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path)},

@@ -12,10 +12,10 @@ def fuzz(data: bytes) -> None:
     except ValueError as error:
         check_shown(str(error))
         return
+    check_shown(text)
     if address.path:
         assert parse_address(f"unix:{address.path}") == address
         assert address.path.is_absolute()
         return
     host = f"[{address.host}]" if ":" in address.host else address.host
     assert parse_address(f"{host}:{address.port}") == address
-    check_shown(text)

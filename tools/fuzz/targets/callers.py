@@ -13,6 +13,8 @@ def fuzz(data: bytes) -> None:
         check_shown(str(error), (10 * len(data) + 400) * (len(names) + 1))
     else:
         for name in allowed[pattern]:
+            check_shown(name)
+            assert "\n" not in name
             assert parse_caller(name.partition(":")[2] if is_san(name) else name) == name
     for name in names:
         try:

@@ -35,6 +35,7 @@ def check_duration(text: str) -> None:
         check_shown(str(error))
         return
     assert seconds >= 0
+    assert set(text) <= set("0123456789.hms")
     if math.isfinite(seconds) and seconds < 2**31:
         assert math.isclose(parse_duration(format_duration(seconds)), seconds, abs_tol=_MILLISECOND)
 

@@ -55,5 +55,6 @@ def check(known: KnownSlices, port: int | str | None) -> None:
     good, refused = checked(endpoints)
     assert (good, refused) == (endpoints, [])
     assert len({endpoint.address for endpoint in endpoints}) == len(endpoints)
+    assert not any("%" in endpoint.address for endpoint in endpoints)  # a zone is another one on each machine
     if not endpoints:
         check_shown(why_empty(known.slices.values(), port), 10_000)

@@ -1,5 +1,7 @@
 """Names and emails of users."""
 
+import unicodedata
+
 from services.user.users import (
     MAX_EMAIL_LENGTH,
     MAX_NAME_LENGTH,
@@ -22,7 +24,7 @@ def fuzz(data: bytes) -> None:
             check_shown(what)
     else:
         assert len(user.name) <= MAX_NAME_LENGTH
-        assert normalized_name(user.name) == user.name
+        assert normalized_name(user.name) == user.name == unicodedata.normalize("NFC", user.name.strip())
         assert len(user.email) <= MAX_EMAIL_LENGTH
         assert normalized_email(user.email) == user.email
         check_shown(user.email)
