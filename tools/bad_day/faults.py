@@ -1,9 +1,12 @@
 """How each kind of fault, and each planned event, is brought about."""
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import trustme
 
 from grpc_common.testing.certificates import CertificateDirectory
 from tests.faults.proxy import Proxy
@@ -27,6 +30,16 @@ async def _pod_stopped(stack: Stack, fault: Fault) -> None:
     pod.stop()
     await _lasts(fault)
     pod.cont()
+
+
+async def _pod_terminated(stack: Stack, fault: Fault) -> None:
+    """Have it drain though no endpoint says so, as when somebody ends the process."""
+    stack.pod(fault.argument).signal(signal.SIGTERM)
+
+
+async def _all_pods_killed(stack: Stack, _fault: Fault) -> None:
+    for pod in stack.pods:
+        pod.kill()
 
 
 async def _hostile_peer(stack: Stack, fault: Fault) -> None:
@@ -59,6 +72,14 @@ async def _network_silent(stack: Stack, fault: Fault) -> None:
     relay.heal()
 
 
+async def _network_forgets(stack: Stack, fault: Fault) -> None:
+    """Have packets of the connections of this time vanish for ever: each end must find out by itself."""
+    relay = _relay(stack, fault)
+    relay.silence()
+    await _lasts(fault)
+    relay.resume()
+
+
 async def _network_slow(stack: Stack, fault: Fault) -> None:
     await _slow(_relay(stack, fault), fault)
 
@@ -73,6 +94,11 @@ async def _database_failover(stack: Stack, _fault: Fault) -> None:
 
 async def _database_stands_still(stack: Stack, fault: Fault) -> None:
     with stack.database.primary.paused():
+        await _lasts(fault)
+
+
+async def _standby_stands_still(stack: Stack, fault: Fault) -> None:
+    with stack.database.standby.paused():
         await _lasts(fault)
 
 
@@ -96,17 +122,22 @@ async def _database_slow(stack: Stack, fault: Fault) -> None:
 
 
 async def _dns_fails(stack: Stack, fault: Fault) -> None:
-    stack.fleet.dns.fails = True
+    dns = stack.fleet.dns
+    what = "fails" if fault.argument == "servfail" else "forgets"
+    setattr(dns, what, True)
     await _lasts(fault)
-    stack.fleet.dns.fails = False
+    setattr(dns, what, False)
 
 
 async def _watch_lost(stack: Stack, fault: Fault) -> None:
-    if fault.argument != "cut":
+    if fault.argument == "silent":
+        stack.way_to_api.silence()
+    elif fault.argument != "cut":
         stack.api.refuse(int(fault.argument), "as the plan wants", _REFUSALS)
     stack.api.drop_watches()
     await _lasts(fault)
     stack.api.answers.clear()
+    stack.way_to_api.heal()
 
 
 async def _server_certificate_bad(stack: Stack, fault: Fault) -> None:
@@ -119,7 +150,11 @@ async def _client_certificate_bad(stack: Stack, fault: Fault) -> None:
 
 async def _configuration_broken(stack: Stack, fault: Fault) -> None:
     good = stack.config.read_text("utf-8")
-    stack.config.write_text("server: [", "utf-8")
+    if fault.argument == "gone":
+        stack.config.unlink()
+    else:
+        wrong = good.replace("max_connections: 500", "max_connections: many")
+        stack.config.write_text("server: [" if fault.argument == "no-yaml" else wrong, "utf-8")
     await _lasts(fault)
     stack.config.write_text(good, "utf-8")
 
@@ -127,15 +162,19 @@ async def _configuration_broken(stack: Stack, fault: Fault) -> None:
 FAULTS: dict[str, Callable[[Stack, Fault], Awaitable[None]]] = {
     "pod-killed": _pod_killed,
     "pod-stopped": _pod_stopped,
+    "pod-terminated": _pod_terminated,
+    "all-pods-killed": _all_pods_killed,
     "hostile-peer": _hostile_peer,
     "log-unread": _log_unread,
     "log-reader-gone": _log_reader_gone,
     "network-cut": _network_cut,
     "network-silent": _network_silent,
+    "network-forgets": _network_forgets,
     "network-slow": _network_slow,
     "database-restarted": _database_restarted,
     "database-failover": _database_failover,
     "database-stands-still": _database_stands_still,
+    "standby-stands-still": _standby_stands_still,
     "disk-full": _disk_full,
     "pooler-restarted": _pooler_restarted,
     "database-cut": _database_cut,
@@ -223,6 +262,16 @@ def _bad_files(directory: CertificateDirectory) -> dict[str, Any]:
     return {
         "expired": directory.issue(not_before=now - timedelta(days=2), not_after=now - timedelta(days=1)),
         "of-another-key": files | {"tls.key": directory.issue()["tls.key"]},
+        "of-another-authority": _of_another_authority(directory),
         "truncated": files | {"tls.crt": files["tls.crt"][:200]},
         "gone": {"ca.crt": files["ca.crt"]},
     }
+
+
+def _of_another_authority(directory: CertificateDirectory) -> dict[str, bytes]:
+    """Return files that go together, but with nobody else's."""
+    right, directory.ca = directory.ca, trustme.CA()
+    try:
+        return directory.issue()
+    finally:
+        directory.ca = right
