@@ -56,10 +56,15 @@ def _time(seconds: float | None) -> str:
 
 
 def causes(report: Report, run: Run, *, planned: bool) -> Mapping[str, int]:
-    """Return why calls failed in planned events, or otherwise, and how often."""
-    names = {event.name for event in report.events_of(run) if event.planned}
+    """Return why calls failed in planned events, or otherwise, and how often.
+
+    What fails after an event and before the next is due to the event; at first there is nothing but plans.
+    """
+    plans = {event.name: event.planned for event in report.events_of(run)}
     total: Counter[str] = Counter()
+    now = True
     for phase in run.phases:
-        if (phase.event in names) == planned:
+        now = now if phase.event is None else plans.get(phase.event, False)
+        if now == planned:
             total.update(phase.failed)
     return dict(total.most_common())
