@@ -98,13 +98,14 @@ async def _storm(stack: Stack, faults: Sequence[Fault], record: Record) -> None:
 async def _calm(stack: Stack, planned: str, record: Record) -> None:
     """Give it time to recover, and then do what is planned; from then on nothing may fail."""
     ledger, day = record.day.ledger, record.day
+    last_fault = ledger.now()
     await asyncio.sleep(RECOVERY)
     began = ledger.now()
     day.unrecovered += [f"{pod.name} is not ready" for pod in stack.pods if not pod.ready]
     with record.event(planned, planned, planned=True):
         await EVENTS[planned](stack)
     await asyncio.sleep(_STEADY)
-    day.calm.append(Window(began, ledger.now(), planned))
+    day.calm.append(Window(last_fault, began, ledger.now(), planned))
 
 
 async def _vitals(stack: Stack, callers: Callers) -> dict[str, Vitals]:

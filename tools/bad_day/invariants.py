@@ -40,6 +40,9 @@ _SHOWN = 5
 class Window:
     """A time without any fault, more than RECOVERY after the last one, in seconds."""
 
+    last_fault: float
+    """When it was over."""
+
     start: float
     end: float
     planned: str
@@ -130,8 +133,19 @@ def _calm_fails_nothing(day: Day) -> Finding:
         failed = [made for made in day.ledger.failed if window.start <= made.began < window.end]
         wrong += [f"{made}, in {window.planned}" for made in failed]
     title = f"from {RECOVERY:g} s after the last fault on no call fails, whatever is planned"
-    good = ", ".join(f"{w.planned} in {w.start:.0f}-{w.end:.0f} s" for w in day.calm)
+    good = "; ".join(
+        f"{window.planned} in {window.start:.0f}-{window.end:.0f} s, {_recovery(day.ledger, window)} before"
+        for window in day.calm
+    )
     return _finding("calm", title, wrong, good)
+
+
+def _recovery(ledger: Ledger, window: Window) -> str:
+    """Return when calls failed for the last time after a storm."""
+    began = [made.began for made in ledger.failed if window.last_fault < made.began < window.start]
+    if not began:
+        return "recovered at once"
+    return f"recovered {max(began) - window.last_fault:.1f} s after the last fault"
 
 
 def _memory(day: Day) -> Finding:

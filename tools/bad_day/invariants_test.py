@@ -33,7 +33,7 @@ def day() -> Day:
     return Day(
         ledger,
         users=[user("ada"), user("grace"), user("perhaps")],
-        calm=[Window(30, 60, "rolling-restart")],
+        calm=[Window(20, 30, 60, "rolling-restart")],
         first=rest,
         last=rest | {"pod b": Vitals(20, 10, 3)},
         peaks={"a": 90 * 2**20},
@@ -163,6 +163,20 @@ def test_failed_calls_of_a_storm_are_no_breach(day):
     day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 3, "UNAVAILABLE") for at in (29.9, 60.1)]
     assert broken(day) == {}
     assert RECOVERY == 10
+
+
+def test_recovery_is_told(day):
+    """How long calls failed after the last fault is told, though it is less than it may be."""
+    assert "rolling-restart in 30-60 s, recovered at once" in told_of(day, "calm")
+    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 1, "UNAVAILABLE") for at in (19, 22.5, 21)]
+    assert "recovered 2.5 s after the last fault" in told_of(day, "calm")
+
+
+def told_of(day: Day, name: str) -> str:
+    """Return the detail of an invariant that was held."""
+    [finding] = [finding for finding in check(day) if finding.name == name]
+    assert finding.held
+    return finding.detail
 
 
 def test_many_breaches_are_counted(day):
