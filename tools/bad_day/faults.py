@@ -10,9 +10,11 @@ import trustme
 
 from grpc_common.testing.certificates import CertificateDirectory
 from tests.faults.proxy import Proxy
+from tests.programs import PATIENCE
 from tools.bad_day.hostile import attack
 from tools.bad_day.plan import Fault
 from tools.bad_day.stack import PODS, Stack
+from tools.lab.fleet.pod import Pod
 
 _CONNECTIONS_END = 10.0
 """Seconds in which clients and servers have taken new certificates, and used them."""
@@ -44,6 +46,7 @@ async def _all_pods_killed(stack: Stack, _fault: Fault) -> None:
 
 async def _hostile_peer(stack: Stack, fault: Fault) -> None:
     pod = stack.pods[-1]
+    await _ready(pod)
     certificates = stack.certificates["envoy"].path
     await attack(fault.argument, pod.address, pod.port, certificates, fault.until - fault.at)
 
@@ -58,7 +61,9 @@ async def _log_unread(stack: Stack, fault: Fault) -> None:
 
 
 async def _log_reader_gone(stack: Stack, fault: Fault) -> None:
-    stack.pod(fault.argument).close_log()
+    pod = stack.pod(fault.argument)
+    await _ready(pod)  # its log tells the port of its metrics
+    pod.close_log()
 
 
 async def _network_cut(stack: Stack, fault: Fault) -> None:
@@ -227,6 +232,13 @@ EVENTS: dict[str, Callable[[Stack], Awaitable[None]]] = {
     "rollout-of-a-broken-configuration": _rollout_of_a_broken_configuration,
 }
 """The planned ones, by name as in a plan."""
+
+
+async def _ready(pod: Pod) -> None:
+    """Wait until a pod that was killed is back."""
+    async with asyncio.timeout(PATIENCE):
+        while not pod.ready:  # noqa: ASYNC110 (it comes back within seconds)
+            await asyncio.sleep(0.1)
 
 
 async def _lasts(fault: Fault) -> None:
