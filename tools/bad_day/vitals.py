@@ -3,11 +3,15 @@
 import asyncio
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_PATIENCE = 20
+_PATIENCE = 3.0
 """Seconds that a busy process may take until it does what it is asked."""
+
+_TRIES = 10
+"""A process that writes the word in which it is asked, at the same moment, does not see that it is."""
 
 _COUNT = """
 import asyncio, os
@@ -63,12 +67,19 @@ async def _tasks(pid: int) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
         told, script = Path(folder, "told"), Path(folder, "count.py")
-        script.write_text(_COUNT.format(new=f"{told}.new", told=str(told)), "utf-8")  # noqa: ASYNC240 (a few bytes)
-        try:
-            sys.remote_exec(pid, str(script))
-        except (OSError, RuntimeError) as error:
-            raise ProcessLookupError(f"process {pid} can't be asked for its tasks: {error}") from None
-        async with asyncio.timeout(_PATIENCE):
-            while not told.exists():  # noqa: ASYNC110, ASYNC240 (another process tells)
-                await asyncio.sleep(0.05)
-        return int(told.read_text("utf-8"))  # noqa: ASYNC240 (a few bytes)
+        script.write_text(_COUNT.format(new=f"{told}.new", told=str(told)), "utf-8")  # noqa: ASYNC240 (few bytes)
+        for _ in range(_TRIES):
+            _ask(pid, script)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    while not told.exists():  # noqa: ASYNC110, ASYNC240 (another process tells)
+                        await asyncio.sleep(0.05)
+                return int(told.read_text("utf-8"))  # noqa: ASYNC240 (a few bytes)
+        raise TimeoutError(f"process {pid} does not count its tasks within {_TRIES * _PATIENCE:g} s")
+
+
+def _ask(pid: int, script: Path) -> None:
+    try:
+        sys.remote_exec(pid, str(script))
+    except (OSError, RuntimeError) as error:
+        raise ProcessLookupError(f"process {pid} can't be asked for its tasks: {error}") from None
