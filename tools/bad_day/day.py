@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tests.programs import PATIENCE
 from tools.bad_day.callers import Callers
 from tools.bad_day.clients import all_users
-from tools.bad_day.faults import EVENTS, FAULTS
+from tools.bad_day.faults import EVENTS, FAULTS, until_ready
 from tools.bad_day.invariants import RECOVERY, Window
 from tools.bad_day.plan import KINDS, ROUND, Fault, Round
 from tools.bad_day.record import Record
@@ -101,11 +102,20 @@ async def _calm(stack: Stack, planned: str, record: Record) -> None:
     last_fault = ledger.now()
     await asyncio.sleep(RECOVERY)
     began = ledger.now()
-    day.unrecovered += [f"{pod.name} is not ready" for pod in stack.pods if not pod.ready]
+    day.unrecovered += await _not_ready(stack)
     with record.event(planned, planned, planned=True):
         await EVENTS[planned](stack)
     await asyncio.sleep(_STEADY)
     day.calm.append(Window(last_fault, began, ledger.now(), planned))
+
+
+async def _not_ready(stack: Stack) -> list[str]:
+    """Wait until all pods are ready, as a rollout does; return what is said of those that are not."""
+    try:
+        await asyncio.wait_for(asyncio.gather(*(until_ready(pod) for pod in stack.pods)), PATIENCE)
+    except TimeoutError:
+        return [f"{pod.name} is not ready" for pod in stack.pods if not pod.ready]
+    return []
 
 
 async def _vitals(stack: Stack, callers: Callers) -> dict[str, Vitals]:

@@ -10,7 +10,6 @@ import trustme
 
 from grpc_common.testing.certificates import CertificateDirectory
 from tests.faults.proxy import Proxy
-from tests.programs import PATIENCE
 from tools.bad_day.hostile import attack
 from tools.bad_day.plan import Fault
 from tools.bad_day.stack import PODS, Stack
@@ -46,7 +45,7 @@ async def _all_pods_killed(stack: Stack, _fault: Fault) -> None:
 
 async def _hostile_peer(stack: Stack, fault: Fault) -> None:
     pod = stack.pods[-1]
-    await _ready(pod)
+    await until_ready(pod)
     certificates = stack.certificates["envoy"].path
     await attack(fault.argument, pod.address, pod.port, certificates, fault.until - fault.at)
 
@@ -62,7 +61,7 @@ async def _log_unread(stack: Stack, fault: Fault) -> None:
 
 async def _log_reader_gone(stack: Stack, fault: Fault) -> None:
     pod = stack.pod(fault.argument)
-    await _ready(pod)  # its log tells the port of its metrics
+    await until_ready(pod)  # its log tells the port of its metrics
     pod.close_log()
 
 
@@ -209,7 +208,7 @@ async def _certificates_rotated(stack: Stack) -> None:
 
 
 async def _configuration_changed(stack: Stack) -> None:
-    level = "debug" if stack.variables.get("LOGGING_LEVEL") == "info" else "info"
+    level = "info" if stack.variables.get("LOGGING_LEVEL") == "debug" else "debug"
     stack.variables["LOGGING_LEVEL"] = level
     await stack.fleet.roll(stack.variables)
 
@@ -234,11 +233,10 @@ EVENTS: dict[str, Callable[[Stack], Awaitable[None]]] = {
 """The planned ones, by name as in a plan."""
 
 
-async def _ready(pod: Pod) -> None:
+async def until_ready(pod: Pod) -> None:
     """Wait until a pod that was killed is back."""
-    async with asyncio.timeout(PATIENCE):
-        while not pod.ready:  # noqa: ASYNC110 (it comes back within seconds)
-            await asyncio.sleep(0.1)
+    while not pod.ready:  # noqa: ASYNC110 (it comes back within seconds)
+        await asyncio.sleep(0.1)
 
 
 async def _lasts(fault: Fault) -> None:
