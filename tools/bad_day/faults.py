@@ -1,8 +1,11 @@
 """How each kind of fault, and each planned event, is brought about."""
 
 import asyncio
+import os
+import resource
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +21,9 @@ from tools.lab.fleet.pod import Pod
 _CONNECTIONS_END = 10.0
 """Seconds in which clients and servers have taken new certificates, and used them."""
 
+_TURN = 0.05
+"""Seconds that a slow pod runs at a time; it stands still for three times as long."""
+
 _REFUSALS = 100
 """Answers of an API server that refuses: more than clients ask for in a fault's time."""
 
@@ -31,6 +37,31 @@ async def _pod_stopped(stack: Stack, fault: Fault) -> None:
     pod.stop()
     await _lasts(fault)
     pod.cont()
+
+
+async def _pod_slow(stack: Stack, fault: Fault) -> None:
+    """Have it run a quarter of the time, as where a CPU limit is too low."""
+    pod = stack.pod(fault.argument)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + fault.until - fault.at
+    while loop.time() < end:
+        pod.stop()
+        await asyncio.sleep(3 * _TURN)
+        pod.cont()
+        await asyncio.sleep(_TURN)
+
+
+async def _pod_without_descriptors(stack: Stack, fault: Fault) -> None:
+    """Let it open no file and no connection more than it has."""
+    pod = stack.pod(fault.argument)
+    await until_ready(pod)
+    pid = pod.pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 (no disk)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, most))
+    await _lasts(fault)
+    with suppress(ProcessLookupError):  # it may have been killed
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 async def _pod_terminated(stack: Stack, fault: Fault) -> None:
@@ -166,6 +197,8 @@ async def _configuration_broken(stack: Stack, fault: Fault) -> None:
 FAULTS: dict[str, Callable[[Stack, Fault], Awaitable[None]]] = {
     "pod-killed": _pod_killed,
     "pod-stopped": _pod_stopped,
+    "pod-slow": _pod_slow,
+    "pod-without-descriptors": _pod_without_descriptors,
     "pod-terminated": _pod_terminated,
     "all-pods-killed": _all_pods_killed,
     "hostile-peer": _hostile_peer,

@@ -41,6 +41,8 @@ class Kind:
 KINDS = {
     "pod-killed": Kind("pods", (0, 0), _PODS),
     "pod-stopped": Kind("pods", (1, 6), _PODS),
+    "pod-slow": Kind("pods", (2, 6), _PODS),
+    "pod-without-descriptors": Kind("pods", (2, 5), _PODS),
     "pod-terminated": Kind("pods", (0, 0), _PODS),
     "all-pods-killed": Kind("pods", (0, 0), ("",)),
     "hostile-peer": Kind("pods", (2, 5), HOSTILE),
