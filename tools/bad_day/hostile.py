@@ -20,6 +20,9 @@ from grpc_common.testing.http2 import (
 
 _CONNECTIONS = 4
 
+_PAUSE = 0.1
+"""Seconds until a connection that was ended is made again."""
+
 _IDLE = 300
 """Connections of a peer that says nothing; k8s/base allows 500 in all."""
 
@@ -48,7 +51,7 @@ SILENT = "half-handshakes"
 
 
 async def attack(kind: str, address: str, port: int, certificates: Path, seconds: float) -> None:
-    """Attack a pod for so many seconds; whether it hangs up is its affair."""
+    """Attack a pod for so many seconds, again whenever it hangs up."""
     if kind == SILENT:
         peers = [_hold(address, port, seconds) for _ in range(_IDLE)]
     else:
@@ -56,7 +59,7 @@ async def attack(kind: str, address: str, port: int, certificates: Path, seconds
         context.check_hostname = False
         context.load_cert_chain(certificates / "tls.crt", certificates / "tls.key")
         context.set_alpn_protocols(["h2"])
-        peers = [_flood(address, port, context, FLOODS[kind]) for _ in range(_CONNECTIONS)]
+        peers = [_flood_for_ever(address, port, context, FLOODS[kind]) for _ in range(_CONNECTIONS)]
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await asyncio.gather(*peers)
@@ -69,6 +72,12 @@ async def _hold(address: str, port: int, seconds: float) -> None:
             await asyncio.sleep(seconds)
         finally:
             writer.transport.abort()
+
+
+async def _flood_for_ever(address: str, port: int, context: ssl.SSLContext, sent: bytes) -> None:
+    while True:
+        await _flood(address, port, context, sent)
+        await asyncio.sleep(_PAUSE)
 
 
 async def _flood(address: str, port: int, context: ssl.SSLContext, sent: bytes) -> None:

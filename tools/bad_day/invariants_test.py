@@ -33,7 +33,7 @@ def day() -> Day:
     return Day(
         ledger,
         users=[user("ada"), user("grace"), user("perhaps")],
-        calm=[Window(30, 60, "rolling-restart")],
+        calm=[Window(20, 30, 60, "rolling-restart")],
         first=rest,
         last=rest | {"pod b": Vitals(20, 10, 3)},
         peaks={"a": 90 * 2**20},
@@ -165,6 +165,20 @@ def test_failed_calls_of_a_storm_are_no_breach(day):
     assert RECOVERY == 10
 
 
+def test_recovery_is_told(day):
+    """How long calls failed after the last fault is told, though it is less than it may be."""
+    assert "rolling-restart in 30-60 s, recovered at once" in told_of(day, "calm")
+    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 1, "UNAVAILABLE") for at in (19, 22.5, 21)]
+    assert "recovered 2.5 s after the last fault" in told_of(day, "calm")
+
+
+def told_of(day: Day, name: str) -> str:
+    """Return the detail of an invariant that was held."""
+    [finding] = [finding for finding in check(day) if finding.name == name]
+    assert finding.held
+    return finding.detail
+
+
 def test_many_breaches_are_counted(day):
     """Of many the first five are told, and how many there are."""
     day.ledger.untrue += [f"untrue {n}" for n in range(12)]
@@ -173,8 +187,12 @@ def test_many_breaches_are_counted(day):
 
 PROGRAM = """
 import asyncio, os, sys
+async def tick():
+    while True:
+        await asyncio.sleep(0.05)
 async def main():
-    tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(7)]
+    tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(6)]
+    tasks.append(asyncio.create_task(tick()))
     files = [os.dup(0) for _ in range(5)]
     print(flush=True)
     await asyncio.gather(*tasks)
@@ -194,11 +212,11 @@ async def test_vitals_of_another_process():
     assert 2**20 < peak < 2**30
 
 
-async def test_vitals_of_no_process():
-    """Who has ended has no vitals and no memory; that its tasks can't be read is told with the reason."""
+async def test_vitals_of_no_process() -> None:
+    """Who has ended has no vitals and no memory."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:  # noqa: ASYNC220 (short)
         pass
-    with pytest.raises(RuntimeError, match=f"the tasks of process {process.pid} can't be read"):
+    with pytest.raises(ProcessLookupError, match=f"process {process.pid} can't be asked for its tasks"):
         await vitals(process.pid)
     assert peak_memory(process.pid) == 0
     assert peak_memory(os.getpid()) > 0
