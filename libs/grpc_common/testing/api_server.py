@@ -8,7 +8,7 @@ import json
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,8 @@ class ApiServer:
         """Whether a watch from a version that is yet to come is no error."""
 
         self.version = 1000
-        self._slices: dict[str, Object] = {}
+        self.slices: dict[str, Object] = {}
+        """All slices, by name."""
         self._history: list[tuple[int, bytes]] = []
         self._watches: list[asyncio.Queue[Any]] = []
 
@@ -109,13 +110,13 @@ class ApiServer:
     def put(self, piece: Object) -> None:
         """Add or replace a slice."""
         name = piece["metadata"]["name"]
-        kind = "MODIFIED" if name in self._slices else "ADDED"
-        self._slices[name] = piece
+        kind = "MODIFIED" if name in self.slices else "ADDED"
+        self.slices[name] = piece
         self._happened(kind, piece)
 
     def delete(self, name: str) -> None:
         """Remove a slice."""
-        self._happened("DELETED", self._slices.pop(name))
+        self._happened("DELETED", self.slices.pop(name))
 
     def bookmark(self) -> None:
         """Raise the version and say so, without any change of a slice of this service."""
@@ -179,7 +180,7 @@ class ApiServer:
         namespace, selector = request.match_info["namespace"], request.query["labelSelector"]
         items = [
             piece
-            for piece in self._slices.values()
+            for piece in self.slices.values()
             if piece["metadata"]["namespace"] == namespace
             and selector
             == f"kubernetes.io/service-name={piece['metadata']['labels']['kubernetes.io/service-name']}"
@@ -199,8 +200,11 @@ class ApiServer:
         response = web.StreamResponse()
         await response.prepare(request)
         self.seen.put_nowait(seen)
-        while (line := await queue.get()) not in (_DROP, _END):
-            await response.write(line)
+        with suppress(ConnectionResetError):  # the client has gone
+            while (line := await queue.get()) not in (_DROP, _END):
+                await response.write(line)
+        if queue in self._watches:
+            self._watches.remove(queue)
         if line is _DROP and request.transport:
             request.transport.abort()
         return response
