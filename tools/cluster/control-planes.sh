@@ -22,7 +22,7 @@ build() {
 
 if [[ ! -d $folder ]]; then
     command -v go >/dev/null || { say "error: building Istio and Envoy Gateway needs Go on PATH (see https://go.dev/dl)"; exit 1; }
-    say "building Istio and Envoy Gateway (about ten minutes, 400 MB in $folder)"
+    say "building Istio and Envoy Gateway (about ten minutes, 490 MB in $folder)"
     mkdir -p "${folder%/*}"
     partial=$(mktemp -d "$folder.XXXXXX")
     trap 'rm -rf "$partial"' EXIT
