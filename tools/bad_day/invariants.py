@@ -130,7 +130,7 @@ def _tells_secrets(made: Made) -> bool:
 def _calm_fails_nothing(day: Day) -> Finding:
     wrong = [*day.unrecovered]
     for window in day.calm:
-        failed = [made for made in day.ledger.failed if window.start <= made.began < window.end]
+        failed = [made for made in day.ledger.failed if made.within(window.start, window.end)]
         wrong += [f"{made}, in {window.planned}" for made in failed]
     title = f"from {RECOVERY:g} s after the last fault on no call fails, whatever is planned"
     good = "; ".join(
