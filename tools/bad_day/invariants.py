@@ -110,10 +110,16 @@ def _answers_are_true(day: Day) -> Finding:
 
 
 def _calls_end(ledger: Ledger) -> Finding:
-    over = [made for made in ledger.running if made.deadline + SLACK < ledger.now()]
-    over += [made for made in ledger.late if made.ended and made.deadline + SLACK < made.ended]
-    title = f"no call without a status {SLACK:g} s past its deadline"
-    return _finding("deadlines", title, [*map(str, over)], f"{ledger.made} calls ended in time")
+    over = [made for made in (*ledger.running, *ledger.late) if _is_over(made, ledger)]
+    title = f"no call without a status {SLACK:g} s past its deadline, while its client gets to run"
+    longest = max((end - start for start, end in ledger.stalls), default=0.0)
+    good = f"{ledger.made} calls ended in time; the clients stood still for {longest:.1f} s at most"
+    return _finding("deadlines", title, [*map(str, over)], good)
+
+
+def _is_over(made: Made, ledger: Ledger) -> bool:
+    end = ledger.now() if made.ended is None else made.ended
+    return end - ledger.stalled(made.began, end) > made.deadline + SLACK
 
 
 def _failures_tell(ledger: Ledger) -> Finding:

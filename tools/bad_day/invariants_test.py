@@ -165,6 +165,15 @@ def test_failed_calls_of_a_storm_are_no_breach(day):
     assert RECOVERY == 10
 
 
+def test_a_client_that_does_not_run_is_told_later(day):
+    """Seconds in which the clients' process stood still are not the service's; those at other times count."""
+    late(day)
+    day.ledger.stalls = [(2.0, 9.0), (17.0, 20.0)]
+    assert "dns GetUser" in broken(day)["deadlines"]
+    day.ledger.stalls = [(9.0, 11.0)]
+    assert "stood still for 2.0 s" in told_of(day, "deadlines")
+
+
 def test_recovery_is_told(day):
     """How long calls failed after the last fault is told, though it is less than it may be."""
     assert "rolling-restart in 30-60 s, recovered at once" in told_of(day, "calm")
