@@ -44,7 +44,7 @@ user root;
 daemon off;
 master_process off;
 pid nginx.pid;
-error_log stderr;
+error_log error.log;
 events {{}}
 http {{
     access_log off;
@@ -130,14 +130,22 @@ class Edge:
         return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
 
 
+def following(name: str, resolver: str) -> str:
+    """Return the servers of an upstream: those that a DNS name, HOST:PORT, has at each second.
+
+    As often the controller's Lua looks at the endpoints.
+    """
+    return f"zone upstream 64k; resolver {resolver} valid=1s ipv6=off; server {name} resolve max_fails=0;"
+
+
 @contextmanager
-def running_nginx(folder: Path, ingress: Mapping[str, Any], ports: Sequence[int]) -> Iterator[Edge]:
+def running_nginx(folder: Path, ingress: Mapping[str, Any], upstream: Sequence[int] | str) -> Iterator[Edge]:
     """Run nginx for an Ingress; skip the test if the machine has none.
 
     Args:
         folder: for its files.
         ingress: the object; its certificate is made here.
-        ports: of the servers, on 127.0.0.1.
+        upstream: the ports of the servers on 127.0.0.1, or `following`.
 
     Raises:
         ValueError: the Ingress has something that is not known here.
@@ -154,7 +162,7 @@ def running_nginx(folder: Path, ingress: Mapping[str, Any], ports: Sequence[int]
     # nginx takes over a listening socket that it is told of: no port to guess, and no start to await.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        (folder / "nginx.conf").write_text(_config(ingress, rule, ports, port))
+        (folder / "nginx.conf").write_text(_config(ingress, rule, upstream, port))
         process = subprocess.Popen(
             [nginx, "-p", folder, "-c", "nginx.conf", "-e", "stderr"],
             env={"NGINX": f"{listener.fileno()};"},
@@ -167,14 +175,18 @@ def running_nginx(folder: Path, ingress: Mapping[str, Any], ports: Sequence[int]
         process.wait()
 
 
-def _config(ingress: Mapping[str, Any], rule: Mapping[str, Any], ports: Sequence[int], port: int) -> str:
+def _config(
+    ingress: Mapping[str, Any], rule: Mapping[str, Any], upstream: Sequence[int] | str, port: int
+) -> str:
     annotations = _annotations(ingress)
+    if not isinstance(upstream, str):
+        # Lua leaves no pod out after failures.
+        upstream = "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in upstream)
     return _MAIN.format(
         host=rule["host"],
         port=port,
-        # Lua leaves no pod out after failures.
         zones=_zones(annotations),
-        servers="".join(f"server 127.0.0.1:{port} max_fails=0;" for port in ports),
+        servers=upstream,
         locations="".join(_location(path, annotations) for path in rule["http"]["paths"]),
     )
 

@@ -26,6 +26,9 @@ _RESTART_DELAY = 1.0
 _LINE = 1 << 20
 """Bytes of the longest line of a log."""
 
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Runs a program that ends when this process does, however that ends."""
+
 _METRICS_PORT = re.compile(rb'metrics_port[":= ]+(\d+)')
 
 
@@ -205,7 +208,12 @@ class Pod:
 
     async def _run_once(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            SERVER, env=self._environment, stderr=asyncio.subprocess.PIPE, limit=_LINE, start_new_session=True
+            *_DIES_WITH_US,
+            SERVER,
+            env=self._environment,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_LINE,
+            start_new_session=True,
         )
         self._on_change(self, "started")
         assert self._process.stderr
