@@ -201,11 +201,10 @@ def _serving(engine: str) -> Iterator[_Service]:
         yield _Service(engine, server, _fill(server))
 
 
-def _run(engines: Iterable[str], attacks: tuple[str, ...], seconds: float) -> Iterator[Result]:
-    with peers() as hostile:
-        for engine, attack in itertools.product(engines, [_QUIET, *(attacks or hostile.names)]):
-            with _serving(engine) as service:
-                yield _measure(service, attack, hostile, seconds)
+def _run(engines: Iterable[str], attacks: list[str], hostile: Peers, seconds: float) -> Iterator[Result]:
+    for engine, attack in itertools.product(engines, attacks):
+        with _serving(engine) as service:
+            yield _measure(service, attack, hostile, seconds)
 
 
 def _table(results: list[tuple[Result, list[str]]]) -> Table:
@@ -247,14 +246,14 @@ def main(
 ) -> None:
     """Play all attacks, print the table, and write the file."""
     with peers() as hostile:
-        names = hostile.names
-    if unknown := set(attacks) - set(names):
-        text = f"there is no attack {', '.join(sorted(unknown))}; these are: {', '.join(names)}"
-        raise click.UsageError(text)
-    count = len(engines) * (1 + len(attacks or names))
-    running = _run(engines, attacks, seconds)
-    progress = track(running, "attacking", total=count, console=Console(stderr=True))
-    results = [(result, _broken(result, memory)) for result in progress]
+        if unknown := set(attacks) - set(hostile.names):
+            text = f"there is no attack {', '.join(sorted(unknown))}; these are: {', '.join(hostile.names)}"
+            raise click.UsageError(text)
+        chosen = [_QUIET, *(attacks or hostile.names)]
+        running = _run(engines, chosen, hostile, seconds)
+        total = len(engines) * len(chosen)
+        progress = track(running, "attacking", total=total, console=Console(stderr=True))
+        results = [(result, _broken(result, memory)) for result in progress]
     Console(width=None if Console().is_terminal else 160).print(_table(results))
     if file:
         figures = [asdict(result) | {"broken": broken} for result, broken in results]

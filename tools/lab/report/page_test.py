@@ -325,6 +325,25 @@ def texts(part):
     return [text for each in part for text in texts(each)] if isinstance(part, list) else []
 
 
+async def test_the_words_of_the_picture_never_overlap(tab, tmp_path):
+    """Neither those of the next strategy, where there are few pods, nor the lanes beside a long title."""
+    report = lab()
+    for run in report["runs"]:
+        run["pods"] = [run["pods"][0]]
+        run["title"] = "pick_first, max_connection_age"
+        run["samples"] = [each | {"calls": {"pod-1": 20}} for each in run["samples"]]
+    (tmp_path / "lab.svg").write_text(picture(report))
+    await tab.show(tmp_path / "lab.svg", 848, "light")
+    names, others, lanes = await tab.evaluate("""[".name", ".aside:not(.name)", ".shapes"].map(what =>
+      [...document.querySelectorAll(what)].map(element => {
+        const {left, right, top, bottom} = element.getBoundingClientRect();
+        return {left, right, top, bottom} }))""")
+    assert len(names) == len(lanes) == len(report["runs"])
+    assert all(name["right"] <= lane["left"] for name in names for lane in lanes)
+    for name in names[1:]:
+        assert not any(other["top"] < name["top"] + 2 < other["bottom"] for other in others)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_picture_of_the_readme_stands_by_itself(tab, tmp_path, scheme):
     """It follows the reader's colours without a page, and names all strategies and events side by side."""

@@ -13,7 +13,7 @@ from tools.pages.document import theme
 
 _SIZE = Size(lane=8, gap=2, failed=10)
 
-_MARGIN, _WIDTH, _LEFT, _RIGHT = 8, 840, 212, 8
+_MARGIN, _WIDTH, _LEFT, _RIGHT = 8, 840, 236, 8
 _ACROSS = _WIDTH - _LEFT - _RIGHT
 _BETWEEN = 14
 """Pixels between two runs."""
@@ -25,7 +25,7 @@ _LINE = 14
 
 _STYLE = f"""
 {theme("svg", LIGHT, DARK)} {STYLE}
-svg .name {{ font-size: 13px; font-weight: 600; }} svg .bad {{ fill: var(--failed); font-weight: 600; }}
+svg .name {{ font-size: 12.5px; font-weight: 600; }} svg .bad {{ fill: var(--failed); font-weight: 600; }}
 svg .titles text {{ paint-order: stroke; stroke: var(--back); stroke-width: 4px; }}
 .leader {{ stroke: var(--soft); stroke-width: .5px; }} .paper {{ fill: var(--back); }}
 """
@@ -92,12 +92,14 @@ def _titles(events: Sequence[Event], duration: float) -> tuple[str, int]:
 def _row(report: Report, run: Run, top: int) -> tuple[str, int]:
     shapes = Shapes(run, report.duration, _SIZE)
     events = bands(report.events_of(run), report.duration, 0, shapes.height)
+    lines = _words(report, run)
     words = "".join(
         f'<text class="{"bad" if bad else "aside"}" x="0" y="{top + 11 + _LINE * line}">{escape(text)}</text>'
-        for line, (text, bad) in enumerate(_words(report, run).items(), 1)
+        for line, (text, bad) in enumerate(lines.items(), 1)
     )
     name = f'<text class="name" x="0" y="{top + 11}">{escape(run.title)}</text>'
-    return f"<g>{name}{words}{_across(shapes.svg(0) + events, shapes.height, top)}</g>", shapes.height
+    row = f"<g>{name}{words}{_across(shapes.svg(0) + events, shapes.height, top)}</g>"
+    return row, max(shapes.height, _LINE * (len(lines) + 1))
 
 
 def _words(report: Report, run: Run) -> dict[str, bool]:

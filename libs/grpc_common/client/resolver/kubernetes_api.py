@@ -39,7 +39,7 @@ _REQUEST_TIMEOUT = 10.0
 _READ_BUFFER = 2**21
 
 _ITEMS = re.compile(r'"items"\s*:\s*\[\s*')
-_AFTER_ITEM = re.compile(r"\s*(?:(?P<more>,)\s*|(?=\]))")
+_AFTER_ITEM = re.compile(r"[ \t\r\n]*(?:(?P<more>,)[ \t\r\n]*|(?=\]))")  # \s is more than JSON's space
 
 
 async def load_configuration(service_account: Path = _SERVICE_ACCOUNT) -> Configuration:

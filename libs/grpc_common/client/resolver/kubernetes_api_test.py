@@ -41,7 +41,9 @@ async def test_list_is_read_as_json(items):
     assert (listed.version, listed.items) == (7, json.loads(items) or [])
 
 
-@pytest.mark.parametrize("items", ["[{}-5]", "[{} {}]", "[{},]", "[,{}]", "[,]", "[{},,{}]", "[{}", "["])
+@pytest.mark.parametrize(
+    "items", ["[{}-5]", "[{} {}]", "[{},]", "[,{}]", "[,]", "[{},,{}]", "[{}\x1e]", "[{}", "["]
+)
 async def test_list_that_is_no_json(items):
     """Whoever sends no JSON is no API server, and nothing of it is believed."""
     with pytest.raises(ValueError, match=r"comma|JSON|Expecting"):
