@@ -19,6 +19,9 @@ from grpc_common.observe.logs import set_level
 from tools.bad_day.clients import Client
 from tools.bad_day.ledger import Ledger
 
+_TICK = 0.1
+"""Seconds."""
+
 _WARMING = 2.0
 """Seconds of calls before the first look at what the process has at rest."""
 
@@ -114,14 +117,17 @@ def _run(pipe: Connection, ways: Ways, start: float, seed: int) -> None:
     asyncio.run(_obey(pipe, ways, Ledger(start), seed))
 
 
-async def _tick() -> None:
-    """Turn the loop, in which a process at rest can be asked for its tasks."""
-    while True:  # noqa: ASYNC110 (it turns for that alone)
-        await asyncio.sleep(0.1)
+async def _tick(ledger: Ledger) -> None:
+    """Write down when the loop stands still; and turn it, so that a process at rest can count its tasks."""
+    while True:
+        due = ledger.now() + _TICK
+        await asyncio.sleep(_TICK)
+        if ledger.now() > due + _TICK:
+            ledger.stalls.append((due, ledger.now()))
 
 
 async def _obey(pipe: Connection, ways: Ways, ledger: Ledger, seed: int) -> None:
-    ticking = asyncio.create_task(_tick())
+    ticking = asyncio.create_task(_tick(ledger))
     async with _calling(ways, ledger, seed, "warm"):
         await asyncio.sleep(_WARMING)
     pipe.send("at rest")

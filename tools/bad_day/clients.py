@@ -14,7 +14,7 @@ from tools.bad_day.ledger import Ledger
 DEADLINE = 8.0
 """Seconds that each call is given: with three, calls fail for nothing on a machine that does much else."""
 
-RATE = 20.0
+RATE = 12.0
 """Calls a second of each client: what two processors do beside servers, proxies and a database."""
 
 _PAGE = 100

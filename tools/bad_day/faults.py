@@ -241,8 +241,8 @@ async def _certificates_rotated(stack: Stack) -> None:
 
 
 async def _configuration_changed(stack: Stack) -> None:
-    level = "info" if stack.variables.get("LOGGING_LEVEL") == "debug" else "debug"
-    stack.variables["LOGGING_LEVEL"] = level
+    deadline = "30s" if stack.variables.get("DEFAULT_DEADLINE") == "20s" else "20s"
+    stack.variables["DEFAULT_DEADLINE"] = deadline
     await stack.fleet.roll(stack.variables)
 
 

@@ -2,23 +2,10 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from grpc_common.testing.http2 import (
-    END_HEADERS,
-    HEADERS,
-    HELLO,
-    PING,
-    RST_STREAM,
-    SETTINGS,
-    frame,
-    literal,
-    request,
-)
-
-_CONNECTIONS = 4
+from grpc_common.testing.floods import floods
 
 _PAUSE = 0.1
 """Seconds until a connection that was ended is made again."""
@@ -26,27 +13,9 @@ _PAUSE = 0.1
 _IDLE = 300
 """Connections of a peer that says nothing; k8s/base allows 500 in all."""
 
-_CALL = request("/user.UserService/GetUser")
+FLOODS = floods("/user.UserService/GetUser")
 
-
-def _streams(count: int, one: Callable[[int], bytes]) -> bytes:
-    return HELLO + b"".join(one(stream) for stream in range(1, 2 * count, 2))
-
-
-def _headers(stream: int, more: bytes = b"") -> bytes:
-    return frame(HEADERS, stream, _CALL + more, flags=END_HEADERS)
-
-
-FLOODS = {
-    "calls-without-message": _streams(5_000, _headers),
-    "resets": _streams(5_000, lambda stream: _headers(stream) + frame(RST_STREAM, stream, bytes(4))),
-    "large-headers": _streams(300, lambda stream: _headers(stream, literal(b"x", b"v" * 15_000))),
-    "settings": HELLO + frame(SETTINGS, payload=b"\0\4\0\1\0\0") * 20_000,
-    "pings": HELLO + frame(PING, payload=bytes(8)) * 20_000,
-}
-"""What one connection sends."""
-
-SILENT = "half-handshakes"
+SILENT = "half handshakes"
 """The kind that sends nothing, not even the beginning of TLS."""
 
 
@@ -59,7 +28,8 @@ async def attack(kind: str, address: str, port: int, certificates: Path, seconds
         context.check_hostname = False
         context.load_cert_chain(certificates / "tls.crt", certificates / "tls.key")
         context.set_alpn_protocols(["h2"])
-        peers = [_flood_for_ever(address, port, context, FLOODS[kind]) for _ in range(_CONNECTIONS)]
+        connections, sent = FLOODS[kind]
+        peers = [_flood_for_ever(address, port, context, sent) for _ in range(connections)]
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await asyncio.gather(*peers)

@@ -110,10 +110,16 @@ def _answers_are_true(day: Day) -> Finding:
 
 
 def _calls_end(ledger: Ledger) -> Finding:
-    over = [made for made in ledger.running if made.deadline + SLACK < ledger.now()]
-    over += [made for made in ledger.late if made.ended and made.deadline + SLACK < made.ended]
-    title = f"no call without a status {SLACK:g} s past its deadline"
-    return _finding("deadlines", title, [*map(str, over)], f"{ledger.made} calls ended in time")
+    over = [made for made in (*ledger.running, *ledger.late) if _is_over(made, ledger)]
+    title = f"no call without a status {SLACK:g} s past its deadline, while its client gets to run"
+    longest = max((end - start for start, end in ledger.stalls), default=0.0)
+    good = f"{ledger.made} calls ended in time; the clients stood still for {longest:.1f} s at most"
+    return _finding("deadlines", title, [*map(str, over)], good)
+
+
+def _is_over(made: Made, ledger: Ledger) -> bool:
+    end = ledger.now() if made.ended is None else made.ended
+    return end - ledger.stalled(made.began, end) > made.deadline + SLACK
 
 
 def _failures_tell(ledger: Ledger) -> Finding:
@@ -130,7 +136,7 @@ def _tells_secrets(made: Made) -> bool:
 def _calm_fails_nothing(day: Day) -> Finding:
     wrong = [*day.unrecovered]
     for window in day.calm:
-        failed = [made for made in day.ledger.failed if window.start <= made.began < window.end]
+        failed = [made for made in day.ledger.failed if made.within(window.start, window.end)]
         wrong += [f"{made}, in {window.planned}" for made in failed]
     title = f"from {RECOVERY:g} s after the last fault on no call fails, whatever is planned"
     good = "; ".join(

@@ -99,7 +99,7 @@ def told(day):
 
 def planned(day):
     """A call failed in a planned event."""
-    day.ledger.failed.append(Made("envoy", "GetUser", 59, 62, 61, "UNAVAILABLE"))
+    day.ledger.failed.append(Made("envoy", "GetUser", 57, 60, 59, "UNAVAILABLE"))
 
 
 def unready(day):
@@ -135,7 +135,7 @@ def of_clients(day):
         (late, "deadlines", "dns GetUser of 10.0 s OK at 16.1 s"),
         (internal, "codes", "dns GetUser of 10.0 s INTERNAL at 11.0 s: error 17"),
         (told, "codes", "asyncpg"),
-        (planned, "calm", "UNAVAILABLE at 61.0 s: , in rolling-restart"),
+        (planned, "calm", "UNAVAILABLE at 59.0 s: , in rolling-restart"),
         (unready, "calm", "a is not ready"),
         (fat, "memory", "a had 256 MiB"),
         (
@@ -159,10 +159,19 @@ def test_broken(day, mutate, name, detail):
 
 
 def test_failed_calls_of_a_storm_are_no_breach(day):
-    """A call that began before the calm may fail, and one in the storm after it."""
-    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 3, "UNAVAILABLE") for at in (29.9, 60.1)]
+    """A call that began before the calm may fail, and one that ended in the storm after it."""
+    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 1, "UNAVAILABLE") for at in (29.9, 59.1)]
     assert broken(day) == {}
     assert RECOVERY == 10
+
+
+def test_a_client_that_does_not_run_is_told_later(day):
+    """Seconds in which the clients' process stood still are not the service's; those at other times count."""
+    late(day)
+    day.ledger.stalls = [(2.0, 9.0), (17.0, 20.0)]
+    assert "dns GetUser" in broken(day)["deadlines"]
+    day.ledger.stalls = [(9.0, 11.0)]
+    assert "stood still for 2.0 s" in told_of(day, "deadlines")
 
 
 def test_recovery_is_told(day):

@@ -17,7 +17,25 @@ _PODS = ("0", "1", "2")
 """Which of the pods that run."""
 
 
-HOSTILE = ("half-handshakes", "calls-without-message", "resets", "large-headers", "settings", "pings")
+HOSTILE = (
+    "half handshakes",
+    "calls without a message",
+    "calls that are reset",
+    "calls with a message that are reset",
+    "bad deadlines",
+    "paths that are not UTF-8",
+    "unknown methods",
+    "headers of 15 kB",
+    "headers without end",
+    "SETTINGS",
+    "PING",
+    "PRIORITY",
+    "WINDOW_UPDATE",
+    "GOAWAY",
+    "empty DATA",
+    "empty CONTINUATION",
+    "unknown frames",
+)
 """What a peer with a certificate does to the pod that was started last."""
 
 BAD_CERTIFICATES = ("expired", "of-another-key", "of-another-authority", "truncated", "gone")
