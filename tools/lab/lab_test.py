@@ -21,6 +21,15 @@ events:
 until: 29s
 """
 
+SHORT = """\
+pods: 2
+rate: 20
+max_connection_age: 3s
+events:
+  - {at: 2s, do: scale, pods: 3}
+until: 8s
+"""
+
 OURS = ["kubernetes-round-robin", "kubernetes-least-request"]
 ONE_CONNECTION = "pick-first-max-age"
 
@@ -109,6 +118,20 @@ def test_one_connection_is_told_from_many(runs):
 
     assert max(pods_called(ONE_CONNECTION)) <= 2
     assert max(pods_called("kubernetes-round-robin")) == 3
+
+
+def test_edges_follow_the_pods(tmp_path):
+    """Calls through each proxy of the overlays come to a new pod, and none fails meanwhile."""
+    (tmp_path / "story.yaml").write_text(SHORT)
+    edges = ["traefik", "nginx", "envoy"]
+    options = [*(f"--strategy={name}" for name in edges), f"--json={tmp_path}/report.json"]
+    command = [*COMMAND, f"--story={tmp_path}/story.yaml", *options]
+    subprocess.run(command, env=ENVIRONMENT, check=True, timeout=240)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["skipped"] == []
+    for run in report["runs"]:
+        assert run["figures"]["failed_planned"] == 0, run
+        assert run["figures"]["new_pod_seconds"] is not None, run
 
 
 @pytest.mark.parametrize(
