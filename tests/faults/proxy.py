@@ -57,6 +57,8 @@ class Proxy:
                 directions.create_task(self._forward(reader, there_writer, ends, gate))
                 directions.create_task(self._forward(there_reader, writer, ends, gate))
             self._writers -= ends
+            return
+        writer.transport.abort()
 
     async def _forward(
         self,

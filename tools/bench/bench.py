@@ -24,7 +24,8 @@ from tools.bench.measuring import measure
 from tools.bench.page import page, readme_chart
 from tools.bench.plan import SHORT, WHOLE, Plan
 from tools.bench.resting import possible_connections, rested_all
-from tools.bench.results import Change, Report, Result, changes, readable
+from tools.bench.results import Change, Report, Result, changes
+from tools.pages.units import readable
 
 
 def _table(results: list[Result]) -> Table:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from html import escape
 
-LIGHT = "--text: #1f2328; --back: #ffffff; --soft: #59636e; --c0: #8c959f; --c1: #bf8700; --c2: #0969da;"
-DARK = "--text: #f0f6fc; --back: #0d1117; --soft: #9198a1; --c0: #6e7681; --c1: #d29922; --c2: #4493f8;"
+LIGHT = "--c0: #8c959f; --c1: #bf8700; --c2: #0969da;"
+DARK = "--c0: #6e7681; --c1: #d29922; --c2: #4493f8;"
 
 # A value has a margin in the page's colour, or the mark's line would run through it.
 STYLE = """

@@ -1,24 +1,21 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
+"""The report as a page, and the README's chart."""
 
 from dataclasses import replace
 from html import escape
 
 from tools.bench.charts import DARK, LIGHT, LONG_LABELS, STYLE, Bar, both, chart
-from tools.bench.results import Change, Report, Result, readable
+from tools.bench.results import Change, Report, Result
+from tools.pages.document import document, setting, skipped, table, theme
+from tools.pages.units import readable
+
+_TITLE = "What a gRPC call costs a server"
 
 _STYLE = f"""
-:root {{ color-scheme: light dark; --line: #d1d9e0; {LIGHT} }}
-@media (prefers-color-scheme: dark) {{ :root {{ --line: #3d444d; {DARK} }} }}
-body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 800px;
-  margin: 2rem auto; padding: 0 1rem; }} h1, h2 {{ line-height: 1.2; }}
+{theme(":root", LIGHT, DARK)} body {{ max-width: 800px; }}
 {STYLE}
 svg {{ width: 100%; height: auto; }} svg.narrow {{ display: none; }}
 @media (max-width: 600px) {{ svg.narrow {{ display: inline; }} svg.wide {{ display: none; }} }}
 .key {{ white-space: nowrap; margin-right: 1.5em; }} .key svg {{ width: .8em; margin-right: .4em; }}
-.soft {{ color: var(--soft); }} table {{ border-collapse: collapse; }} .scrolled {{ overflow-x: auto; }}
-th, td {{ text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; }}
 """
 
 _METHOD = """
@@ -44,18 +41,9 @@ def page(report: Report, changes: list[Change]) -> str:
     for result in report.results:
         titles.setdefault(result.series or result.load, []).append(result)
     sections = [_section(title, results, groups) for title, results in titles.items()]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>What a gRPC call costs a server</title><style>{_STYLE}</style></head><body>"
-        f"<h1>What a gRPC call costs a server</h1>{_how(report)}{_legend(groups)}"
-        f"{''.join(sections)}{_changes(changes)}{_skipped(report)}</body></html>\n"
-    )
-
-
-def _how(report: Report) -> str:
-    setting = ", ".join(f"{escape(str(name))} {escape(str(value))}" for name, value in report.setting.items())
-    return f'<p>{_METHOD}</p><p>{_PEERS}</p><p class="soft">{setting}</p>'
+    method = f"<p>{_METHOD}</p><p>{_PEERS}</p>{setting(report.setting)}"
+    body = f"{method}{_legend(groups)}{''.join(sections)}{_changes(changes)}"
+    return document(_TITLE, _STYLE, body + skipped("Not measured", report.skipped))
 
 
 def _legend(groups: list[str]) -> str:
@@ -143,7 +131,7 @@ def _figures(results: list[Result]) -> str:
         ]
         for r in results
     ]
-    return f"<details><summary>Figures</summary>{_table(head, rows)}</details>"
+    return f"<details><summary>Figures</summary>{table(head, rows)}</details>"
 
 
 def _changes(changes: list[Change]) -> str:
@@ -159,20 +147,7 @@ def _changes(changes: list[Change]) -> str:
         for change in changes
     ]
     head = ["load; server", "CPU ratio then", "now", "a clear change"]
-    return f"<section><h2>Compared with the older report</h2>{_table(head, rows)}</section>"
-
-
-def _skipped(report: Report) -> str:
-    items = "".join(f"<li>{escape(way)}: {escape(why)}</li>" for way, why in report.skipped.items())
-    return f"<section><h2>Not measured</h2><ul>{items}</ul></section>" if items else ""
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    def row(cells: list[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    body = "".join(row(cells, "td") for cells in rows)
-    return f'<div class="scrolled"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+    return f"<section><h2>Compared with the older report</h2>{table(head, rows)}</section>"
 
 
 def readme_chart(report: Report) -> str:
@@ -181,8 +156,7 @@ def readme_chart(report: Report) -> str:
     results = [r for r in report.results if r.load == load]
     groups = list(dict.fromkeys(r.group for r in results))
     shown = [r for r in results if r.group == groups[0] or r.way.endswith("+ access line")]
-    light = f"svg {{ background: var(--back); {LIGHT} }}"
-    style = f"{light} @media (prefers-color-scheme: dark) {{ svg {{ {DARK} }} }} {STYLE}"
+    style = f"{theme('svg', LIGHT, DARK)} svg {{ background: var(--back); }} {STYLE}"
     bars = [replace(bar, label=_short(bar.label)) for bar in ratios(shown, groups)]
     return chart(f"CPU time of a server a call, {load}", bars, mark=1, style=style) + "\n"
 

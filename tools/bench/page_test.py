@@ -1,26 +1,15 @@
-import asyncio
-import base64
 import json
-import os
-import re
-import shutil
-import signal
-from contextlib import asynccontextmanager
-from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tools.bench.page import page, readme_chart
 from tools.bench.results import Report, Result, Spread
 from tools.bench.ways import BASE, WAYS
+from tools.pages.browser import browser, contrast, needs_browser
 
-BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = needs_browser
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium is on PATH; it is in Debian's package chromium-headless-shell"
-)
+WHITE = "rgb(255, 255, 255)"
 
 SEEN = """(() => {
   const box = element => {
@@ -43,74 +32,6 @@ SEEN = """(() => {
   };
 })()"""
 """What of the page is on the screen, and where."""
-
-
-class Tab:
-    """A page in a real browser, over the DevTools protocol."""
-
-    def __init__(self, socket):
-        self._socket = socket
-        self._last = 0
-
-    async def call(self, method, **parameters):
-        """Call a method, and return its result."""
-        self._last += 1
-        await self._socket.send_json({"id": self._last, "method": method, "params": parameters})
-        while True:
-            answer = await self._socket.receive_json()
-            if answer.get("id") == self._last:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    async def show(self, file, width, scheme):
-        """Open a file at a width, in a colour scheme, and return what is seen of it."""
-        await self.call(
-            "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
-        )
-        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
-        await self.call("Emulation.setDeviceMetricsOverride", **size)
-        await self.call("Page.enable")
-        await self.call("Page.navigate", url=file.as_uri())
-        while (await self.evaluate("[document.readyState, location.href]")) != ["complete", file.as_uri()]:
-            await asyncio.sleep(0.01)  # between two pages there is none that could tell
-        return await self.evaluate(SEEN)
-
-    async def evaluate(self, expression):
-        """Return the value of a JavaScript expression."""
-        result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        return result["result"].get("value")
-
-    async def keep(self, name, folder):
-        """Keep a picture of the whole page among the test's outputs, or in a folder without Bazel."""
-        picture = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        folder = Path(os.environ.get("TEST_UNDECLARED_OUTPUTS_DIR", folder))
-        (folder / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
-
-
-@asynccontextmanager
-async def browser(folder):
-    """Run a browser with one tab."""
-    process = await asyncio.create_subprocess_exec(
-        BROWSER,
-        *("--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"),
-        *("--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"),
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        while not (
-            found := re.search(rb"listening on ws://([^/]+)/", line := await process.stderr.readline())
-        ):
-            assert line, "the browser ended"
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://{found[1].decode()}/json/list") as answer:
-                (target,) = (target for target in await answer.json() if target["type"] == "page")
-            url = target["webSocketDebuggerUrl"]
-            async with session.ws_connect(url, max_msg_size=0) as socket:
-                yield Tab(socket)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # what is on PATH may be a script that starts the browser
-        await process.wait()
 
 
 def measured():
@@ -160,12 +81,6 @@ def figures(data, load, *keys):
     return results
 
 
-def luminance(color):
-    """Return how light a CSS colour is, from 0 to 1."""
-    red, green, blue = map(int, re.findall(r"\d+", color)[:3])
-    return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
-
-
 @pytest.fixture
 async def tab(tmp_path):
     """Return a tab of a browser."""
@@ -180,7 +95,8 @@ async def test_the_page_shows_what_the_json_holds(tab, tmp_path, width, scheme):
     measured().write(tmp_path / "report.json")
     (tmp_path / "report.html").write_text(page(Report.read(tmp_path / "report.json"), []))
     data = json.loads((tmp_path / "report.json").read_text())["results"]
-    seen = await tab.show(tmp_path / "report.html", width, scheme)
+    await tab.show(tmp_path / "report.html", width, scheme)
+    seen = await tab.evaluate(SEEN)
     await tab.keep(f"{scheme}-{width}", tmp_path)
     expected = [figures(data, load, *keys) for load, *keys in CHARTS]
     row = sorted((r for r in data if r["series"]), key=lambda r: [way.name for way in WAYS].index(r["way"]))
@@ -212,9 +128,10 @@ def readable(seen, scheme):
     (mark,) = first["marks"]
     assert mark["left"] == pytest.approx(first["bars"][0]["right"], abs=1)  # the baseline is where 1 is
     assert len(first["whiskers"]) == len(first["bars"])
-    text, back = map(luminance, seen["colors"])
-    assert (text < 0.3 and back > 0.9) if scheme == "light" else (text > 0.9 and back < 0.2)
-    assert all(abs(luminance(color) - back) > 0.2 for color in seen["bars"])
+    text, back = seen["colors"]
+    assert contrast(text, back) >= 7
+    assert all(contrast(color, back) >= 3 for color in seen["bars"])
+    assert (contrast(text, WHITE) > contrast(back, WHITE)) == (scheme == "light")
     assert len(set(seen["bars"])) == 3  # peers, and ours on each engine
 
 
@@ -228,4 +145,4 @@ async def test_the_chart_of_the_readme_is_a_picture_by_itself(tab, tmp_path, sch
     ours = {"grpc_common, grpc-aio", "grpc_common, completion-queue"}
     assert {way.name for way in WAYS if way.group == "peers"} | ours == set(words[::2])
     color = await tab.evaluate('getComputedStyle(document.querySelector("text")).fill')
-    assert (luminance(color) < 0.3) == (scheme == "light")
+    assert (contrast(color, WHITE) > 7) == (scheme == "light")

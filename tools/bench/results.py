@@ -13,14 +13,6 @@ _ENOUGH = 5
 """Rounds. Two runs of the same code lie apart by chance in 2 of 252 cases, and with 2 rounds in 2 of 6."""
 
 
-def readable(seconds: float) -> str:
-    """Return a time as people read it."""
-    for factor, unit in ((1e6, "µs"), (1e3, "ms")):
-        if seconds * factor < 1000:  # noqa: PLR2004 (or the next unit is due)
-            return f"{seconds * factor:.{1 if unit == 'µs' else 2}f} {unit}"
-    return f"{seconds:.2f} s"
-
-
 @dataclass(frozen=True)
 class Spread:
     """A figure of all rounds."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote
 
+from grpc_common.core.ports import Address
+
 # One line a socket of this network namespace: number, local address, remote address, state,
 # tx_queue:rx_queue, ...; see proc_pid_net(5) and Documentation/networking/proc_net_tcp.rst of the kernel.
 _TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
@@ -47,26 +49,39 @@ class Connection:
     """Bytes that have arrived but that this process has not read yet."""
 
 
-def connections(*ports: int) -> list[Connection]:
-    """Return the established connections of the listening `ports`, over IPv4 and IPv6.
+def connections(*listeners: int | Address) -> list[Connection]:
+    """Return the established connections of ports, or of addresses that are not Unix sockets.
 
+    A port means all interfaces. Another server may have the same one on another address of this machine.
     It takes some 10 ms, and 5 µs more for each socket of the pod. The list is empty where there is
     no /proc, as on macOS.
     """
-    return [connection for table in _TABLES for connection in _read(table, ports)]
+    ends = tuple(_in_table(each) for each in listeners)
+    return [connection for table in _TABLES for connection in _read(table, ends)]
 
 
-def _read(table: Path, ports: tuple[int, ...]) -> Iterator[Connection]:
+def _in_table(listener: int | Address) -> str:
+    """Return how the local addresses of a listener's connections end in the tables.
+
+    That of IPv4 ends as its counterpart ::ffff:1.2.3.4, which connections to a listener for both have.
+    """
+    address = Address(port=listener) if isinstance(listener, int) else listener
+    host = b"" if address.host in {"", "localhost"} else ip_address(address.host).packed
+    # The kernel reads the bytes as numbers of the machine's own order.
+    words = struct.unpack(f"={len(host) // 4}I", host) if any(host) else ()
+    return "".join(f"{word:08X}" for word in words) + f":{address.port:04X}"
+
+
+def _read(table: Path, ends: tuple[str, ...]) -> Iterator[Connection]:
     try:
         text = table.read_text("ascii")
     except OSError:
         return
-    local_ports = tuple(f":{port:04X}" for port in ports)
     for line in text.splitlines():
         # A cheap look spares most lines of a long table the split.
-        if any(local_port in line for local_port in local_ports):
+        if any(end in line for end in ends):
             _, local, _, state, queues, *_ = line.split()
-            if local.endswith(local_ports) and int(state, 16) == _ESTABLISHED:
+            if local.endswith(ends) and int(state, 16) == _ESTABLISHED:
                 yield Connection(*(int(queue, 16) for queue in queues.split(":")))
 
 

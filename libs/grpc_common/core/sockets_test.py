@@ -4,6 +4,7 @@ from contextlib import contextmanager
 import pytest
 
 from grpc_common.core import sockets
+from grpc_common.core.ports import Address
 from grpc_common.core.sockets import End, Sending, SendQueues, connections
 
 
@@ -33,12 +34,24 @@ LISTENERS = [
 ]
 
 
+SEVERAL = ["", "localhost", "0.0.0.0", "::"]  # noqa: S104 (nothing is bound)
+HOSTS = ["127.0.0.1", "127.0.0.2", "::1", "::2", "fe80::1%1", *SEVERAL]
+
+
 @pytest.mark.parametrize(("listen", "address"), LISTENERS, ids=["IPv4", "IPv6", "IPv4 to a port for both"])
 def test_connection_is_listed_while_it_is_open(listen, address):
     """A connection is there once, from the server's end, until it is closed."""
     with connected(listen(), address) as (port, _server, _client):
         assert [connection.unsent for connection in connections(port)] == [0]
     assert connections(port) == []
+
+
+@pytest.mark.parametrize(("listen", "address"), LISTENERS, ids=["IPv4", "IPv6", "IPv4 to a port for both"])
+def test_address_has_its_own_connections(listen, address):
+    """Connections of an address are not those of another one with the same port; some stand for several."""
+    with connected(listen(), address) as (port, _server, _client):
+        counts = {host: len(connections(Address(host, port))) for host in HOSTS}
+    assert counts == {host: int(host in {address, *SEVERAL}) for host in HOSTS}
 
 
 def test_listener_is_no_connection():

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from grpc_common.core.calls import Call, CallType, Method
 from grpc_common.core.errors import StartError
+from grpc_common.core.ports import Address
 from grpc_common.core.registries import per_registry
 from grpc_common.core.sockets import connections
 from grpc_common.observe.channel_metrics import ChannelMetrics
@@ -179,15 +180,15 @@ def _connections(registry: CollectorRegistry) -> prometheus_client.Gauge:
 
 
 def count_connections(
-    port: int, registry: CollectorRegistry = prometheus_client.REGISTRY
+    address: Address, registry: CollectorRegistry = prometheus_client.REGISTRY
 ) -> Callable[[], None]:
-    """Have `grpc_server_connections{port="..."}` tell the connections of `port`; return what ends it.
+    """Have `grpc_server_connections{port="..."}` tell the connections of `address`; return what ends it.
 
     They are counted when the page is read; always 0 where there is no /proc.
     """
     gauge = _connections(registry)
-    gauge.labels(port).set_function(lambda: len(connections(port)))
-    return lambda: gauge.remove(port)
+    gauge.labels(address.port).set_function(lambda: len(connections(address)))
+    return lambda: gauge.remove(address.port)
 
 
 @per_registry

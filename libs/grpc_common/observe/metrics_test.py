@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, gener
 from structlog.testing import capture_logs
 
 from grpc_common.core.calls import Call, CallType, Method
+from grpc_common.core.ports import Address
 from grpc_common.observe.metrics import UNKNOWN_METHOD, client_metrics, count_connections, server_metrics
 from grpc_common.observe.metrics_page import _WithoutCreated, serve_metrics
 
@@ -162,7 +163,7 @@ async def test_connections_follow_clients():
         return REGISTRY.get_sample_value("grpc_server_connections", {"port": str(port)})
 
     async with repeater(method) as port:
-        stop = count_connections(port)
+        stop = count_connections(Address(port=port))
         assert gauge(port) == 0
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             await channel.channel_ready()

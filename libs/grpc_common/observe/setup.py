@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from grpc_common.core.calls import CallObserver
 from grpc_common.core.errors import StartError
-from grpc_common.core.ports import explain_bind_errors
+from grpc_common.core.ports import Address, explain_bind_errors
 from grpc_common.observe import otel_variables
 from grpc_common.observe.access_log import AccessLog
 from grpc_common.observe.ambient import AmbientTracing
@@ -79,10 +79,11 @@ class Observation:
         ]
 
     @asynccontextmanager
-    async def exported(self, health: Readiness, port: int, *more: int) -> AsyncIterator[int | None]:
+    async def exported(self, health: Readiness, *addresses: Address) -> AsyncIterator[int | None]:
         """Serve the metrics on the port that the block gets, and export the last traces at its end.
 
-        `port` and `more` are where the server's connections come in, `health` is what the metrics tell of it.
+        `addresses` are where the server's connections come in, the first one its own port; `health` is what
+        the metrics tell of it.
 
         Raises:
             BindError: the port for metrics is in use or not allowed.
@@ -98,9 +99,9 @@ class Observation:
                 with explain_bind_errors(self._metrics_port, self._port_variable):
                     metrics_port, stop = serve_metrics(self._metrics_port, self._registry)
                 stack.push_async_callback(asyncio.to_thread, stop)
-                for each in (port, *more):
+                for each in addresses:
                     stack.callback(count_connections(each, self._registry))
-                stack.callback(show_readiness(port, health, self._registry))
+                stack.callback(show_readiness(addresses[0].port, health, self._registry))
             yield metrics_port
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import structlog
 
+from grpc_common.core.ports import Address
 from grpc_common.core.sockets import connections
 from grpc_common.server.admission import Admission
 
@@ -43,30 +44,30 @@ _MANY = 65_536
 taken. Each costs 1 µs."""
 
 
-async def quiet(admission: Admission, *ports: int | str) -> None:
+async def quiet(admission: Admission, *listeners: Address | str) -> None:
     """Wait until no call is in flight, none arrives any more, and clients have all responses.
 
-    The port of a Unix socket is the path that it was bound to. Where the system tells nothing of its
+    A Unix socket is the path that it was bound to. Where the system tells nothing of its
     connections, as macOS, calls and arrivals are all that is looked at.
     """
     quiet_looks = 0
     while quiet_looks < _LOOKS:
         arrivals = admission.arrivals
         await asyncio.sleep(_INTERVAL)
-        is_quiet = admission.arrivals == arrivals and not admission.in_flight and not has_traffic(*ports)
+        is_quiet = admission.arrivals == arrivals and not admission.in_flight and not has_traffic(*listeners)
         quiet_looks = quiet_looks + 1 if is_quiet else 0
 
 
-def has_traffic(*ports: int | str) -> bool:
-    """Return whether connections of `ports` have bytes that one side has not read.
+def has_traffic(*listeners: Address | str) -> bool:
+    """Return whether connections of `listeners` have bytes that one side has not read.
 
     A client with unread bytes in a Unix socket loses them if it writes first, as for a PING, once the server
     has closed it.
     """
-    paths = {port for port in ports if isinstance(port, str)}
+    paths = {each for each in listeners if isinstance(each, str)}
     return any(
         connection.unsent or connection.unread
-        for connection in connections(*(port for port in ports if isinstance(port, int)))
+        for connection in connections(*(each for each in listeners if isinstance(each, Address)))
     ) or (bool(paths) and any(_has_unread(descriptor, paths) for descriptor in _descriptors()))
 
 

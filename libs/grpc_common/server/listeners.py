@@ -32,8 +32,8 @@ class Listeners:
         wanted = [listener.tls is not False for listener in config.server.listen]
         self._credentials = [credentials() if is_wanted else None for is_wanted in (True, *wanted)]
         self._files: list[SocketFile] = []
-        self.ports: list[int] = []
-        """What was taken; the first is server.port."""
+        self.addresses: list[Address] = []
+        """The TCP ports that were taken; the first is server.port."""
         self.further: list[str] = []
         """What was taken for server.listen, in the same order."""
 
@@ -54,7 +54,7 @@ class Listeners:
         section = self._section
         own, *further = self._credentials
         port = open_port(server, section.host, section.port, f"{self._prefix}GRPC_PORT", own)
-        self.ports.append(port)
+        self.addresses.append(Address(section.host, port))
         for index, (listener, credentials) in enumerate(zip(section.listen, further, strict=True)):
             address = parse_address(listener.address)
             with explain_bind_errors(address, f"server.listen.{index}.address"):
@@ -69,18 +69,22 @@ class Listeners:
             file = SocketFile(address.path, lambda path: add(server, f"unix:{path}", credentials))
             self._files.append(file)
             return address
-        port = bind(server, address, credentials)
-        self.ports.append(port)
-        return Address(address.host, port)
+        taken = Address(address.host, bind(server, address, credentials))
+        self.addresses.append(taken)
+        return taken
 
     @property
-    def bound(self) -> list[int | str]:
-        """All ports, and the paths that Unix sockets were bound to, as the kernel has them."""
-        return [*self.ports, *(str(file.bound) for file in self._files)]
+    def bound(self) -> list[Address | str]:
+        """All addresses, and the paths that Unix sockets were bound to, as the kernel has them."""
+        return [*self.addresses, *self._paths]
+
+    @property
+    def _paths(self) -> list[str]:
+        return [str(file.bound) for file in self._files]
 
     def close(self) -> None:
         """Refuse new connections everywhere, and leave the established ones alone."""
-        drain.close_listeners(*self.bound)
+        drain.close_listeners(*(address.port for address in self.addresses), *self._paths)
         self.remove_files()
 
     def remove_files(self) -> None:

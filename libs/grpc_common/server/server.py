@@ -228,7 +228,7 @@ class Server:
             if self._access:
                 await stack.enter_async_context(self._access.running())
             health_port = await stack.enter_async_context(self._health_port())
-            exported = self._observation.exported(self._health, *self._listeners.ports)
+            exported = self._observation.exported(self._health, *self._listeners.addresses)
             metrics_port = await stack.enter_async_context(exported)
             for resource in self._resources:
                 await stack.enter_async_context(resource)

@@ -96,7 +96,8 @@ class ApiServer:
         """Whether a watch from a version that is yet to come is no error."""
 
         self.version = 1000
-        self._slices: dict[str, Object] = {}
+        self.slices: dict[str, Object] = {}
+        """All slices, by name."""
         self._history: list[tuple[int, bytes]] = []
         self._watches: list[asyncio.Queue[Any]] = []
 
@@ -109,13 +110,13 @@ class ApiServer:
     def put(self, piece: Object) -> None:
         """Add or replace a slice."""
         name = piece["metadata"]["name"]
-        kind = "MODIFIED" if name in self._slices else "ADDED"
-        self._slices[name] = piece
+        kind = "MODIFIED" if name in self.slices else "ADDED"
+        self.slices[name] = piece
         self._happened(kind, piece)
 
     def delete(self, name: str) -> None:
         """Remove a slice."""
-        self._happened("DELETED", self._slices.pop(name))
+        self._happened("DELETED", self.slices.pop(name))
 
     def bookmark(self) -> None:
         """Raise the version and say so, without any change of a slice of this service."""
@@ -179,7 +180,7 @@ class ApiServer:
         namespace, selector = request.match_info["namespace"], request.query["labelSelector"]
         items = [
             piece
-            for piece in self._slices.values()
+            for piece in self.slices.values()
             if piece["metadata"]["namespace"] == namespace
             and selector
             == f"kubernetes.io/service-name={piece['metadata']['labels']['kubernetes.io/service-name']}"
