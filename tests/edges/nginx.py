@@ -3,7 +3,7 @@
 The directives are those of the controller's rootfs/etc/nginx/template/nginx.tmpl that bear on calls, with the
 defaults of its internal/ingress/controller/config/config.go. nginx itself is this machine's, not the
 controller's 1.27.1. Left out are the redirect from HTTP, headers about the client, logs, and Lua, which takes
-the ready pods in turn: here nginx does, over all servers.
+the ready pods in turn: here nginx does, over all servers, or over those that a DNS server names.
 """
 
 import os
@@ -106,6 +106,17 @@ _PROXY_PASS = {"HTTP": "proxy_pass http", "GRPC": "grpc_pass grpc"}
 
 
 @dataclass
+class Named:
+    """Servers that a DNS server knows, which nginx asks once a second, as Lua looks for changes."""
+
+    resolver: str
+    """HOST:PORT of the DNS server."""
+
+    name: str
+    """NAME:PORT of the servers."""
+
+
+@dataclass
 class Edge:
     """An nginx that runs."""
 
@@ -131,13 +142,16 @@ class Edge:
 
 
 @contextmanager
-def running_nginx(folder: Path, ingress: Mapping[str, Any], ports: Sequence[int]) -> Iterator[Edge]:
+def running_nginx(
+    folder: Path, ingress: Mapping[str, Any], ports: Sequence[int], *, named: Named | None = None
+) -> Iterator[Edge]:
     """Run nginx for an Ingress; skip the test if the machine has none.
 
     Args:
         folder: for its files.
         ingress: the object; its certificate is made here.
         ports: of the servers, on 127.0.0.1.
+        named: where servers are found that come and go.
 
     Raises:
         ValueError: the Ingress has something that is not known here.
@@ -154,7 +168,7 @@ def running_nginx(folder: Path, ingress: Mapping[str, Any], ports: Sequence[int]
     # nginx takes over a listening socket that it is told of: no port to guess, and no start to await.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        (folder / "nginx.conf").write_text(_config(ingress, rule, ports, port))
+        (folder / "nginx.conf").write_text(_config(ingress, rule, _upstream(ports, named), port))
         process = subprocess.Popen(
             [nginx, "-p", folder, "-c", "nginx.conf", "-e", "stderr"],
             env={"NGINX": f"{listener.fileno()};"},
@@ -167,14 +181,21 @@ def running_nginx(folder: Path, ingress: Mapping[str, Any], ports: Sequence[int]
         process.wait()
 
 
-def _config(ingress: Mapping[str, Any], rule: Mapping[str, Any], ports: Sequence[int], port: int) -> str:
+def _upstream(ports: Sequence[int], named: Named | None) -> str:
+    if named:
+        resolver = f"zone pods 64k; resolver {named.resolver} valid=1s ipv6=off;"
+        return f"{resolver} server {named.name} resolve max_fails=0;"
+    # Lua leaves no pod out after failures.
+    return "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in ports)
+
+
+def _config(ingress: Mapping[str, Any], rule: Mapping[str, Any], upstream: str, port: int) -> str:
     annotations = _annotations(ingress)
     return _MAIN.format(
         host=rule["host"],
         port=port,
-        # Lua leaves no pod out after failures.
         zones=_zones(annotations),
-        servers="".join(f"server 127.0.0.1:{port} max_fails=0;" for port in ports),
+        servers=upstream,
         locations="".join(_location(path, annotations) for path in rule["http"]["paths"]),
     )
 

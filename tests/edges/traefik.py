@@ -112,7 +112,7 @@ def _static_configuration(port: int, dynamic: Path) -> Object:
     }
     return {
         "entryPoints": {"websecure": entry_point},
-        "providers": {"file": {"filename": str(dynamic), "watch": False}},
+        "providers": {"file": {"filename": str(dynamic), "watch": True}},
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "ERROR"},
     }

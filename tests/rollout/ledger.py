@@ -1,6 +1,7 @@
-"""What callers were told, and whether it is true: no call failed, and each user is there as often as was said."""
+"""What callers were told, and whether it is true: each user is there once, and no other."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Iterable
 
@@ -16,7 +17,7 @@ INSERT INTO users (id, name, email, email_key)
 SELECT uuidv7(), $2 || n || repeat('€', 190), $2 || n || '@example.com', $2 || n || '@example.com'
 FROM generate_series(1, $1) AS n
 """
-"""A page of a thousand of them is 600 kB; their ids are of version 7 as the service's own, and come before those."""
+"""A thousand of them are a page of 600 kB, and the first one: ids are of version 7, as the service's own."""
 
 
 class Ledger:
@@ -33,6 +34,8 @@ class Ledger:
         """The clients that call now."""
         self.unknown: set[str] = set()
         """Emails of creates that failed: nobody knows whether they happened."""
+        self.numbers = itertools.count()
+        """Of users: no two have the same."""
         self._changed = asyncio.Event()
 
     def answered(self, client: str) -> None:
@@ -53,16 +56,17 @@ class Ledger:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def lost(self) -> Counter[str]:
-        """Return how many calls failed, by client, kind and the first words of the reason."""
-        return Counter(failure.partition(";")[0][:160] for failure in self.failures)
+    def take_failures(self) -> Counter[str]:
+        """Return how many calls have failed since the last time, by client, kind and reason."""
+        failures, self.failures = self.failures, []
+        return Counter(failures)
 
     async def check(self, url: str, seeded: Iterable[str]) -> None:
         """Compare with the database, in which `seeded` are the emails of users that no call has created.
 
         Raises:
-            AssertionError: an acknowledged user is not there, or not as acknowledged; there is one that nobody
-                was told of, or one twice.
+            AssertionError: an acknowledged user is not there, or not as acknowledged; one is there twice, or
+                was refused.
 
         """
         acknowledged = dict(self.acknowledged)

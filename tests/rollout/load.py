@@ -1,7 +1,6 @@
 """Steady load on the user service: all kinds of calls, large and small, by clients of all kinds."""
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -21,15 +20,25 @@ PAGE = 1000
 PARTS = 25
 """Into which a slow reader of a page divides it; it rests between two."""
 
+SLOW_READERS = 3
+
 LARGE = 15 << 10
 """Bytes. With them a request is a little less than base's max_recv_msg_size of 16 KiB."""
 
 _UNKNOWN_FIELD = b"\xa2\x06"
-"""Tag of field 100, which no message has: a server reads past it, so that a request may be as large as one likes."""
+"""Tag of field 100, which no message has: a server reads past it, and a request is as large as one likes."""
 
-NO_RETRIES = [("grpc.enable_retries", 0), ("grpc.http2.bdp_probe", 0)]
-"""Of channels of plain grpcio. Without a probe the window stays small, or a slow page would be gone at once."""
+_OPTIONS = [
+    # Or the window grows, and a whole page is in it before the slow reader wants it.
+    ("grpc.http2.bdp_probe", 0),
+    # Or channels of one process share their connections.
+    ("grpc.use_local_subchannel_pool", 1),
+]
 
+_REST = 0.1
+"""Seconds after a call that failed, or a server that is gone would cost a whole CPU."""
+
+type Work = Callable[[], Awaitable[object]]
 type Opened = Callable[[], AbstractAsyncContextManager[grpc.aio.Channel]]
 
 
@@ -49,7 +58,6 @@ class Client:
         self._ledger = ledger
         self._opened = opened
         self._slow = slow
-        self._numbers = itertools.count()
         self._last = pb.User()
 
     @asynccontextmanager
@@ -57,18 +65,17 @@ class Client:
         """Call over one channel until the block ends, and wait for the last answers."""
         async with self._opened() as channel:
             stub = UserServiceStub(channel)
-            self._last = await self.create(stub)
-            kinds = {
-                self.create: 0.05,
-                partial(self.create, size=LARGE): 0.1,
-                self.create_twice: 0.15,
-                self.create_taken: 0.3,
-                self.get: 0.05,
-                self.page: 0.5,
-            }
-            slow = [partial(self.page, seconds=self._slow)] * 3
-            works = [(kind, pause) for kind, pause in kinds.items()] + [(kind, 0.0) for kind in slow]
-            async with self._repeated([(partial(kind, stub), pause) for kind, pause in works]):
+            await self.create(stub)
+            works: list[tuple[Work, float]] = [
+                (partial(self.create, stub), 0.05),
+                (partial(self.create, stub, size=LARGE), 0.1),
+                (partial(self.create_twice, stub), 0.15),
+                (partial(self.create_taken, stub), 0.3),
+                (partial(self.get, stub), 0.05),
+                (partial(self.page, stub), 0.5),
+            ]
+            slow = [partial(self.page, stub, seconds=self._slow)] * SLOW_READERS
+            async with self._repeated(works, slow):
                 yield
 
     @asynccontextmanager
@@ -84,12 +91,15 @@ class Client:
 
     @asynccontextmanager
     async def _repeated(
-        self, works: Sequence[tuple[Callable[[], Awaitable[object]], float]]
+        self,
+        works: Sequence[tuple[Work, float]],
+        slow: Sequence[Work] = (),
     ) -> AsyncIterator[None]:
+        """Do works again and again, with their pauses, until the block ends; then give up the slow ones."""
         ended = asyncio.Event()
         self._ledger.calling.add(self.name)
 
-        async def repeat(work: Callable[[], Awaitable[object]], pause: float) -> None:
+        async def repeat(work: Work, pause: float) -> None:
             while not ended.is_set():
                 await work()
                 await asyncio.sleep(pause)
@@ -97,25 +107,27 @@ class Client:
         async with asyncio.TaskGroup() as tasks:
             for work, pause in works:
                 tasks.create_task(repeat(work, pause))
+            reading = [tasks.create_task(repeat(work, 0)) for work in slow]
             try:
                 yield
             finally:
+                for task in reading:
+                    task.cancel()
                 self._ledger.calling.discard(self.name)
                 ended.set()
 
-    async def create(self, stub: UserServiceStub, size: int = 0, *keys: tuple[str, str]) -> pb.User:
+    async def create(self, stub: UserServiceStub, size: int = 0) -> None:
         """Create a user whom nobody else creates, by a request that is larger by `size` bytes."""
         request = self._request(size)
         email = request.email
         self._ledger.unknown.add(email)
-        call = stub.CreateUser(request, timeout=DEADLINE, metadata=keys)
+        call = stub.CreateUser(request, timeout=DEADLINE)
         user = await self._answer("create", call, lambda user: user.email == email)
         if user:
             self._acknowledge(user)
-        return user or pb.User()
 
     def _request(self, size: int) -> pb.CreateUserRequest:
-        name = f"{self.name}-{next(self._numbers)}"
+        name = f"{self.name}-{next(self._ledger.numbers)}"
         request = pb.CreateUserRequest(name=name, email=f"{name}@example.com")
         if not size:
             return request
@@ -168,6 +180,7 @@ class Client:
             answer = await call
         except grpc.aio.AioRpcError as error:
             self._ledger.failed(self.name, kind, f"{error.code().name}: {error.details()}")
+            await asyncio.sleep(_REST)
             return None
         if not is_right(answer):
             self._ledger.failed(self.name, kind, f"a wrong answer; {str(answer)[:200]}")
@@ -201,9 +214,11 @@ async def _read(page: grpc.aio.UnaryStreamCall[pb.ListUsersRequest, pb.User], pa
 async def plain_channel(
     target: str, credentials: grpc.ChannelCredentials | None = None, name: str = ""
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """Open a channel of grpcio's own, with one connection, that repeats nothing."""
-    # Or channels of one target and process would share their connection.
-    options = [*NO_RETRIES, ("grpc.use_local_subchannel_pool", 1), ("grpc.ssl_target_name_override", name)]
+    """Open a channel of grpcio's own, with one connection and no retry policy.
+
+    What no server has seen, since its connection ended before, is sent over another one, as gRPC wants it.
+    """
+    options = [*_OPTIONS, ("grpc.ssl_target_name_override", name)]
     if credentials is None:
         opened = grpc.aio.insecure_channel(target, options=options)
     else:
