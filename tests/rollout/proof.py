@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import grpc_common
+from grpc_common.testing.pods import until
 from services.user.testing_postgresql import PostgreSQL, running_postgresql
 from tests.edges.servers import settings
 from tests.rollout.certificates import NAME, Certificates
@@ -186,5 +187,6 @@ async def proof(
         url, times = postgresql.url, timing(overlay, faster)
         async with Fleet.running(PODS, database=url, variables=variables, timing=times) as fleet:
             patch.setenv("KUBECONFIG", str(fleet.kubeconfig))
+            await until(lambda: len(fleet.dns.addresses) == PODS)  # which takes PROPAGATION
             seeded = await seed(url, PAGE)
             yield Proof(fleet, postgresql, certificates, seeded, config)
