@@ -81,6 +81,13 @@ def test_first_line_must_name_the_columns(server, content, reason):
     assert all(line.isprintable() for line in lines)
 
 
+def test_bad_line_of_a_file_with_tabs(server):
+    """The character that was expected is shown, and not written as it is."""
+    result = run_import(server, b'name\temail\n"a"b\to@example.com\n')
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[0] == rb"""stdin:2: is not CSV: '\t' expected after '"'"""
+
+
 BAD_LINES = {
     b"only a name": "has 1 fields where the first line has 2",
     b"a,b@example.com,c": "has 3 fields where the first line has 2",

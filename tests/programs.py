@@ -101,6 +101,11 @@ def environment(database: Path | str, **variables: str) -> dict[str, str]:
     return os.environ | ours | variables
 
 
+def migrate(url: str) -> None:
+    """Make the service's tables in a database."""
+    subprocess.run([SERVER, "migrate"], env=environment(url), check=True, capture_output=True)
+
+
 def client(server: Server, *arguments: str | bytes) -> subprocess.CompletedProcess[str]:
     """Run the client command against `server`."""
     command = [CLIENT, "--target", server.target, *arguments]

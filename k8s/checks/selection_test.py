@@ -53,10 +53,11 @@ def test_service_in_another_namespace():
         ),
         ({"operator": "Exists"}, True),
         ({"operator": "DoesNotExist"}, False),
+        ({"operator": "exists", "key": "absent"}, False),
     ],
 )
 def test_expressions(expression, found):
-    """Expressions match as Kubernetes says; all pods of prod have the label."""
+    """Expressions match as Kubernetes says, which has no more operators; all pods of prod have the label."""
     selector = {"matchExpressions": [{"key": LABEL, **expression}]}
     manifests = changed("prod", ("NetworkPolicy/user-service", "spec.podSelector", selector))
     assert (texts(selection.select_pods, manifests) == []) is found

@@ -4,14 +4,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import pytest
 
-from services.user.testing_postgresql import AS_NOBODY, PostgreSQL
+from services.user.testing_postgresql import AS_NOBODY
 from tools.ports import held_port
 
 _DEFAULTS = {
@@ -21,7 +23,7 @@ _DEFAULTS = {
     "auth_type": "trust",
     "auth_file": "users",
     "admin_users": "postgres",
-    # Its log is read from a pipe up to where it listens, and what it says later is to fit in there.
+    # What nobody reads.
     "log_connections": 0,
     "log_disconnections": 0,
     "log_stats": 0,
@@ -64,17 +66,31 @@ class PgBouncer:
         assert self._process.stderr
         for line in self._process.stderr:
             if "process up" in line:
+                # Read on: it would stand still once the pipe is full of what it says of a lost database.
+                self._reader = threading.Thread(target=self._process.stderr.read)
+                self._reader.start()
                 return
         raise RuntimeError(f"PgBouncer ended: exit code {self._process.wait()}")
 
     def stop(self) -> None:
         """End it, which cuts all connections."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._reader.join()
+        assert self._process.stderr
+        self._process.stderr.close()
+
+
+class Database(Protocol):
+    """What can be behind a PgBouncer: a PostgreSQL, or an address that leads to one."""
+
+    @property
+    def url(self) -> str:
+        """Without a password."""
 
 
 @contextmanager
-def running_pgbouncer(server: PostgreSQL, **settings: object) -> Iterator[PgBouncer]:
+def running_pgbouncer(server: Database, **settings: object) -> Iterator[PgBouncer]:
     """Run PgBouncer before `server` for the block; skip the test if the machine has none."""
     _program()
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as folder, held_port() as port:

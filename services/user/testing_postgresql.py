@@ -167,10 +167,10 @@ class Standby(PostgreSQL):
 
 
 @contextmanager
-def running_postgresql() -> Iterator[PostgreSQL]:
-    """Run a PostgreSQL server for the block; skip the test if the machine has none."""
+def running_postgresql(disk: Path | None = None) -> Iterator[PostgreSQL]:
+    """Run a PostgreSQL server for the block, its files on `disk`; skip the test if the machine has none."""
     binaries = _binaries()
-    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-", dir=disk))
     with held_port() as port, _removed_whatever_happens(binaries, folder):
         server = PostgreSQL(binaries, folder, port)
         server.new_database()
@@ -178,9 +178,9 @@ def running_postgresql() -> Iterator[PostgreSQL]:
 
 
 @contextmanager
-def running_standby(primary: PostgreSQL) -> Iterator[Standby]:
-    """Run a standby that follows `primary` for the block."""
-    folder = Path(tempfile.mkdtemp(prefix="standby-"))
+def running_standby(primary: PostgreSQL, disk: Path | None = None) -> Iterator[Standby]:
+    """Run a standby that follows `primary` for the block, its files on `disk`."""
+    folder = Path(tempfile.mkdtemp(prefix="standby-", dir=disk))
     with held_port() as port, _removed_whatever_happens(primary.binaries, folder):
         yield Standby(primary, folder, port)
 

@@ -3,7 +3,7 @@
 The directives are those of the controller's rootfs/etc/nginx/template/nginx.tmpl that bear on calls, with the
 defaults of its internal/ingress/controller/config/config.go. nginx itself is this machine's, not the
 controller's 1.27.1. Left out are the redirect from HTTP, headers about the client, logs, and Lua, which takes
-the ready pods in turn: here nginx does, over all servers, or over those that a DNS server names.
+the ready pods in turn: here nginx does, over all servers.
 """
 
 import os
@@ -44,7 +44,7 @@ user root;
 daemon off;
 master_process off;
 pid nginx.pid;
-error_log stderr;
+error_log error.log;
 events {{}}
 http {{
     access_log off;
@@ -106,17 +106,6 @@ _PROXY_PASS = {"HTTP": "proxy_pass http", "GRPC": "grpc_pass grpc"}
 
 
 @dataclass
-class Named:
-    """Servers that a DNS server knows, which nginx asks once a second, as Lua looks for changes."""
-
-    resolver: str
-    """HOST:PORT of the DNS server."""
-
-    name: str
-    """NAME:PORT of the servers."""
-
-
-@dataclass
 class Edge:
     """An nginx that runs."""
 
@@ -141,17 +130,22 @@ class Edge:
         return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
 
 
+def following(name: str, resolver: str) -> str:
+    """Return the servers of an upstream: those that a DNS name, HOST:PORT, has at each second.
+
+    As often the controller's Lua looks at the endpoints.
+    """
+    return f"zone upstream 64k; resolver {resolver} valid=1s ipv6=off; server {name} resolve max_fails=0;"
+
+
 @contextmanager
-def running_nginx(
-    folder: Path, ingress: Mapping[str, Any], ports: Sequence[int], *, named: Named | None = None
-) -> Iterator[Edge]:
+def running_nginx(folder: Path, ingress: Mapping[str, Any], upstream: Sequence[int] | str) -> Iterator[Edge]:
     """Run nginx for an Ingress; skip the test if the machine has none.
 
     Args:
         folder: for its files.
         ingress: the object; its certificate is made here.
-        ports: of the servers, on 127.0.0.1.
-        named: where servers are found that come and go.
+        upstream: the ports of the servers on 127.0.0.1, or `following`.
 
     Raises:
         ValueError: the Ingress has something that is not known here.
@@ -168,7 +162,7 @@ def running_nginx(
     # nginx takes over a listening socket that it is told of: no port to guess, and no start to await.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        (folder / "nginx.conf").write_text(_config(ingress, rule, _upstream(ports, named), port))
+        (folder / "nginx.conf").write_text(_config(ingress, rule, upstream, port))
         process = subprocess.Popen(
             [nginx, "-p", folder, "-c", "nginx.conf", "-e", "stderr"],
             env={"NGINX": f"{listener.fileno()};"},
@@ -181,16 +175,13 @@ def running_nginx(
         process.wait()
 
 
-def _upstream(ports: Sequence[int], named: Named | None) -> str:
-    if named:
-        resolver = f"zone pods 64k; resolver {named.resolver} valid=1s ipv6=off;"
-        return f"{resolver} server {named.name} resolve max_fails=0;"
-    # Lua leaves no pod out after failures.
-    return "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in ports)
-
-
-def _config(ingress: Mapping[str, Any], rule: Mapping[str, Any], upstream: str, port: int) -> str:
+def _config(
+    ingress: Mapping[str, Any], rule: Mapping[str, Any], upstream: Sequence[int] | str, port: int
+) -> str:
     annotations = _annotations(ingress)
+    if not isinstance(upstream, str):
+        # Lua leaves no pod out after failures.
+        upstream = "".join(f"server 127.0.0.1:{port} max_fails=0;" for port in upstream)
     return _MAIN.format(
         host=rule["host"],
         port=port,

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from services.user.testing_postgresql import running_postgresql
-from tests.programs import PATIENCE, SERVER, Server, environment
+from tests.programs import PATIENCE, Server, migrate
 from tools.ports import held_port
 
 REPLICAS = 3
@@ -122,8 +121,7 @@ def running_servers(**variables: str) -> Iterator[Servers]:
 
     """
     with running_postgresql() as postgresql, ExitStack() as stack:
-        migrate = [str(SERVER), "migrate"]
-        subprocess.run(migrate, env=environment(postgresql.url), check=True, capture_output=True)
+        migrate(postgresql.url)
         ports = [stack.enter_context(held_port()) for _ in range(REPLICAS)]
         servers = Servers(postgresql.url, variables, ports)
         stack.callback(servers.kill_all)

@@ -1,18 +1,12 @@
 """The databases that faults happen to."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from services.user.testing_postgresql import PostgreSQL, running_postgresql
-from tests.programs import SERVER, environment
-
-
-def migrate(url: str) -> None:
-    """Make the service's tables in a database."""
-    subprocess.run([str(SERVER), "migrate"], env=environment(url), check=True, capture_output=True)
+from tests.programs import migrate
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from services.user.testing_postgresql import PostgreSQL, Standby, running_postgresql, running_standby
-from tests.faults.conftest import migrate
 from tests.faults.load import CREATORS, Load, assert_nothing_lost, until_readiness
 from tests.faults.proxy import server_behind_proxy
-from tests.programs import running_server
+from tests.programs import migrate, running_server
 
 RECOVERED = 5.0
 """Seconds after the promotion within which users are created again, on a busy machine."""

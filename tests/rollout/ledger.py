@@ -11,8 +11,8 @@ PATIENCE = 120.0
 """Seconds for what takes few, on a machine that is overloaded."""
 
 KNOWN_LOSS = "Stream removed (sendmsg: Broken pipe"
-"""What C-core's client says when it has stood still while an idle connection ended, and has written to it twice
-since: "What can be lost all the same" in the README of grpc_common."""
+"""What C-core's client says when it has stood still while a connection ended, and has written to it twice:
+"What can be lost all the same" in the README of grpc_common."""
 
 _USERS = "SELECT id::text, name, email FROM users"
 

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator
@@ -12,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench.ways import SERVICE, STREAM_MESSAGES, Way
+from tools.golang import built
+
+_GO = Path(__file__).resolve().parent / "go"
 
 
 @asynccontextmanager
@@ -109,7 +111,7 @@ async def go(_way: Way) -> AsyncIterator[tuple[int, int]]:
 
     """
     process = await asyncio.create_subprocess_exec(
-        await asyncio.to_thread(_built),
+        await asyncio.to_thread(built, _GO, "bench-go"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -118,24 +120,3 @@ async def go(_way: Way) -> AsyncIterator[tuple[int, int]]:
     yield int(await process.stdout.readline()), process.pid
     process.stdin.close()
     await process.wait()
-
-
-def _built() -> Path:
-    program = shutil.which("go")
-    if program is None:
-        raise RuntimeError("no Go here: go is not on PATH")
-    server = Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "grpc-on-kubernetes", "bench-go"
-    )
-    ended = subprocess.run(
-        [program, "build", "-trimpath", f"-o={server}", "."],  # a second when nothing has changed
-        cwd=Path(__file__).resolve().parent / "go",
-        env=os.environ
-        | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if ended.returncode:
-        raise RuntimeError(f"no Go server here: go build: {ended.stderr.strip()[-300:]}")
-    return server

@@ -22,4 +22,6 @@ def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
             return value not in expression.get("values", ())
         case "Exists":
             return value is not None
-    return value is None
+        case "DoesNotExist":
+            return value is None
+    return False  # the API server refuses any other

@@ -17,6 +17,9 @@ import pytest
 _BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")
 _BROWSER = next(filter(None, map(shutil.which, _BROWSERS)), None)
 
+_DESK = 600
+"""Pixels; what is narrower is a phone, whose scroll bars take no room."""
+
 needs_browser = pytest.mark.skipif(
     _BROWSER is None, reason="no Chromium is on PATH; it is in Debian's package chromium-headless-shell"
 )
@@ -29,10 +32,10 @@ class Tab:
         self._socket = socket
         self._last = 0
         self.console: list[Any] = []
-        """What the page's console was told, errors and anything else."""
+        """What the console was told since the last page, errors and anything else."""
 
         self.requests: list[str] = []
-        """The URLs that the browser asked for."""
+        """The URLs that the browser asked for since then, the page's own first."""
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method, and return its result."""
@@ -56,10 +59,12 @@ class Tab:
         await self.call(
             "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
         )
-        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < _DESK}
         await self.call("Emulation.setDeviceMetricsOverride", **size)
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.call(f"{domain}.enable")
+        self.console.clear()
+        self.requests.clear()
         await self.call("Page.navigate", url=file.as_uri())
         shown = ["complete", file.as_uri()]
         while await self.evaluate("[document.readyState, location.href]") != shown:  # noqa: ASYNC110 (see below)

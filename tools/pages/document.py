@@ -33,7 +33,7 @@ def document(title: str, style: str, body: str) -> str:
 
 def setting(values: Mapping[str, object]) -> str:
     """Return where and how it was measured."""
-    pairs = ", ".join(f"{escape(str(name))} {escape(str(value))}" for name, value in values.items())
+    pairs = " · ".join(f"{escape(str(name))}: {escape(str(value))}" for name, value in values.items())
     return f'<p class="soft setting">{pairs}</p>'
 
 

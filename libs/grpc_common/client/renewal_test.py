@@ -174,10 +174,13 @@ async def test_server_that_restarts_and_still_refuses(fleet):
                 await first.go_down()
                 count = len(rounds(logs))
                 await until(lambda: len(rounds(logs)) > count + 2)
+                lost = list(load.failures)
                 first.come_up()
                 calls = first.calls
                 await until(lambda: first.calls > calls)
-            assert len(load.failures) <= 2  # those that were on the way
+            # A caller loses what is on the way, and may try the connection once more while it breaks.
+            assert len(lost) <= 4
+            assert load.failures == lost
 
 
 async def test_hundred_rotations_of_a_fleet(fleet):

@@ -89,7 +89,7 @@ class _Flags(click.Command):
             elif not argument.startswith("-") or not name:
                 raise click.UsageError(f"{argument!r} is no flag", ctx)
             elif name not in options:
-                raise click.UsageError(f"No such option: -{name}", ctx)
+                raise click.UsageError(f"No such option: -{ascii(name)[1:-1]}", ctx)
             else:
                 if not equals:
                     value = _implied_value(ctx, options[name], name, remaining)

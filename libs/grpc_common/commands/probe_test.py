@@ -260,6 +260,7 @@ async def test_mutual_tls(tmp_path):
         (["--addr", "x", "--nope"], "No such option: -nope"),
         (["-addr", "x", "-nope=1"], "No such option: -nope"),
         (["-addr", "x", "-vv"], "No such option: -vv"),
+        (["-addr", "x", "-\x1b[31m"], r"No such option: -\x1b[31m"),
         (["-addr", "x", "-"], "'-' is no flag"),
         (["-addr", "x", "--"], "'--' is no flag"),
         (["-addr", "x", "-=x"], "'-=x' is no flag"),

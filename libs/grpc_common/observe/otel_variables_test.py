@@ -106,6 +106,12 @@ def test_bad_variables(variable, value, expected):
     assert CANARY not in line
 
 
+def test_name_that_steers_a_terminal():
+    """A variable's name is shown as it is written, too."""
+    with pytest.raises(StartError, match=r"OTEL_X\\x1b\[31m: is not UTF-8"):
+        check({"OTEL_X\x1b[31m": "\udce9"})
+
+
 HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
 
 

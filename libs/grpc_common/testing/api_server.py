@@ -8,7 +8,7 @@ import json
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,8 +200,11 @@ class ApiServer:
         response = web.StreamResponse()
         await response.prepare(request)
         self.seen.put_nowait(seen)
-        while (line := await queue.get()) not in (_DROP, _END):
-            await response.write(line)
+        with suppress(ConnectionResetError):  # the client has gone
+            while (line := await queue.get()) not in (_DROP, _END):
+                await response.write(line)
+        if queue in self._watches:
+            self._watches.remove(queue)
         if line is _DROP and request.transport:
             request.transport.abort()
         return response

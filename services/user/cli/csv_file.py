@@ -7,6 +7,8 @@ import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from grpc_common.core.errors import printable
+
 MAX_LINE = 64 * 1024
 """Bytes of a line; a name and an email that the service takes have less than 2000."""
 
@@ -96,7 +98,7 @@ class _Header:
             return next(csv.reader([text], delimiter=self._delimiter, strict=True), [])
         except csv.Error as error:
             unclosed = str(error) == _UNCLOSED_QUOTE
-            reason = "a quotation mark is not closed on the line" if unclosed else str(error)
+            reason = "a quotation mark is not closed on the line" if unclosed else printable(str(error))
             raise ValueError(f"is not CSV: {reason}") from None
 
 

@@ -3,14 +3,12 @@
 import re
 from dataclasses import dataclass, field
 
+from tools.kubernetes.deploy.difference import show_difference
 from tools.kubernetes.deploy.foreign import foreign_fields
-from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
+from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.live import find, namespace_of
-from tools.kubernetes.deploy.manifests import MANAGER, SET_LABEL, Manifests, Object, name_of, to_yaml
+from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, Object, name_of, to_yaml
 from tools.kubernetes.deploy.record import Record, rendered
-
-SERVER_SIDE = ("--server-side", f"--field-manager={MANAGER}", "--force-conflicts")
-"""What is rendered holds over `kubectl edit` and `rollout undo`; fields that it does not have stay theirs."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +47,6 @@ def find_changes(kubectl: Kubectl, manifests: Manifests) -> Changes:
     notes = [line for item in manifests.of_kind("Deployment") for line in foreign_fields(kubectl, item)]
     notes += _notes(kubectl, manifests) if recorded is None else []
     return Changes(summary + [f"* {name_of(item)}" for item in jobs], diff, notes)
-
-
-def show_difference(kubectl: Kubectl, objects: list[Object]) -> str:
-    """Return what `kubectl diff` prints: nothing where the cluster has the objects as they are.
-
-    Raises:
-        KubectlError: the cluster can't tell.
-
-    """
-    command = ["diff", *SERVER_SIDE, "--filename=-"]
-    code, output, error = kubectl.run(*command, stdin=to_yaml(objects))
-    if code > 1:  # 1 says that there is a difference
-        raise KubectlError(error)
-    return output
 
 
 def find_obsolete(kubectl: Kubectl, manifests: Manifests) -> list[Object]:

@@ -8,7 +8,8 @@ import click
 
 from tools.kubernetes.deploy import lease
 from tools.kubernetes.deploy.autoscaling import Autoscalers
-from tools.kubernetes.deploy.changes import SERVER_SIDE, find_obsolete, show_difference
+from tools.kubernetes.deploy.changes import find_obsolete
+from tools.kubernetes.deploy.difference import SERVER_SIDE, show_difference
 from tools.kubernetes.deploy.explain import Explainer
 from tools.kubernetes.deploy.foreign import tell_foreign_fields
 from tools.kubernetes.deploy.jobs import remove_before, run_job

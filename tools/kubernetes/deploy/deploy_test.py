@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 
 import pytest
 import yaml
@@ -65,6 +67,22 @@ def test_nothing_changes_when_nothing_changed(app: App) -> None:
     pods = app.server_pods()
     assert "nothing changes" in app.deploy()
     assert app.server_pods() == pods
+
+
+def test_a_status_that_changes_is_no_change(app: App) -> None:
+    """Controllers write it whenever they like, also between the two times that kubectl reads an object."""
+    app.deploy()
+    program = app.folder / "diff"
+    # As `diff -N -U99999 LIVE MERGED`; what is in LIVE was read first.
+    change = 'sed -i "s/observedGeneration: .*/observedGeneration: 9/" "$3"/*Deployment*'
+    program.write_text(f'#!/bin/sh\n{change}\nexec {shutil.which("diff")} "$@"\n')
+    program.chmod(0o755)
+    app.environment["PATH"] = f"{app.folder}:{os.environ['PATH']}"
+    assert "Deployment/app" not in app.deploy("--dry-run", "--diff")
+    app.template["metadata"]["annotations"]["key"] = "value"
+    output = app.deploy("--dry-run", "--diff")
+    assert "~ Deployment/app" in output
+    assert "observedGeneration" not in output
 
 
 def test_a_new_version_replaces_the_pods_and_prunes(app: App) -> None:

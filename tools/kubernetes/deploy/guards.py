@@ -12,6 +12,7 @@ import yaml
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.live import find, namespace_of
 from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, name_of, to_yaml
+from tools.kubernetes.deploy.text import printable
 
 _DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 _NO_IMAGE = "sha256:" + 64 * "0"
@@ -57,9 +58,9 @@ class Settings(pydantic.BaseModel, extra="forbid", frozen=True):
 
         """
         try:
-            return cls.model_validate(yaml.safe_load(file.read_text()) or {})
-        except (pydantic.ValidationError, yaml.YAMLError) as error:
-            raise RefusedError(f"{file}: {error}") from None
+            return cls.model_validate(yaml.safe_load(file.read_text("utf-8")) or {})
+        except (ValueError, RecursionError, yaml.YAMLError) as error:  # of dates and bytes as well
+            raise RefusedError(printable(f"{file}: {error}")) from None
 
 
 def check_context(settings: Settings, overlay: str, context: str | None) -> None:

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -177,6 +178,18 @@ def test_a_mistake_in_the_settings_is_told(tmp_path: Path) -> None:
     file.write_text("context: prod\n")
     with pytest.raises(RefusedError, match=r"(?s)deploy.yaml.*context.*Extra inputs"):
         Settings.read(file)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff", 5000 * b"[", b"contexts: 2026-13-45", b"a: \x1b", b'"\\e[31m": 1']
+)
+def test_settings_that_are_no_yaml_are_told(tmp_path: Path, content: bytes) -> None:
+    """Whatever is in the file, the error names it and steers no terminal."""
+    file = tmp_path / "deploy.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RefusedError, match=re.escape(str(file))) as caught:
+        Settings.read(file)
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_cluster_that_is_no_uid_is_told(tmp_path: Path) -> None:

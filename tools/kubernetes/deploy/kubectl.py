@@ -69,8 +69,8 @@ class Kubectl:
             capture_output=True,
             encoding="utf-8",
             errors="replace",  # logs may be anything
-            # What people have `kubectl diff` call prints something else.
-            env=os.environ | {"KUBECTL_EXTERNAL_DIFF": ""},
+            # What people have `kubectl diff` call prints something else. This one prints whole files.
+            env=os.environ | {"KUBECTL_EXTERNAL_DIFF": "diff -N -U99999"},
             check=False,
         )
         return done.returncode, done.stdout, _LOG.sub("", done.stderr).strip()

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -58,6 +59,7 @@ class Fleet:
         self._ports: dict[str, int] = {}
         self._watchers: list[Callable[[Pod, str], None]] = []
         self._readers: list[Callable[[Pod, bytes], None]] = []
+        self._followers: list[Callable[[Sequence[str]], None]] = []
         self._resources: dict[Pod, ExitStack] = {}
         self._published: list[Object] | None = None
         self._stack = AsyncExitStack()
@@ -100,6 +102,21 @@ class Fleet:
         """Have `reader` called with each line of each pod's log (JSON, unless LOGGING_FORMAT says else)."""
         self._readers.append(reader)
 
+    @contextmanager
+    def followed(self, follower: Callable[[Sequence[str]], None]) -> Iterator[None]:
+        """Have `follower` called with HOST:PORT of each ready pod, now and with each change in the block."""
+        self._followers.append(follower)
+        follower(self.cluster_ip.backends)
+        try:
+            yield
+        finally:
+            self._followers.remove(follower)
+
+    @property
+    def port(self) -> int:
+        """Where all pods take calls."""
+        return self._ports["GRPC_PORT"]
+
     async def migrate(self) -> None:
         """Run `server migrate` with the variables of the pods."""
         process = await asyncio.create_subprocess_exec(
@@ -123,18 +140,36 @@ class Fleet:
                 changes.create_task(pod.terminate())
 
     async def roll(self, variables: Mapping[str, str] | None = None) -> None:
-        """Replace each pod: with maxSurge 1 and maxUnavailable 0, an old one goes once a new one is ready.
+        """Replace each pod, as k8s/base/deployment.yaml says: maxSurge 25%, maxUnavailable 0.
 
         Args:
             variables: of the pods' environment from now on; None changes nothing.
 
+        Raises:
+            ExceptionGroup: of a RuntimeError: a new pod has not become ready. The old ones that are left go
+                on, and the variables are what they were.
+
         """
+        before = self._variables
         if variables is not None:
             self._variables = dict(variables)
-        async with asyncio.TaskGroup() as ends:
-            for pod in [pod for pod in self.pods if not pod.terminating]:
-                await self.add()
-                ends.create_task(pod.terminate())
+        old = [pod for pod in self.pods if not pod.terminating]
+        surge = math.ceil(len(old) / 4)
+        try:
+            async with asyncio.TaskGroup() as ends:
+                for batch in itertools.batched(old, surge, strict=False):
+                    await self._add_all(len(batch))
+                    for pod in batch:
+                        ends.create_task(pod.terminate())
+        except ExceptionGroup:
+            self._variables = before
+            raise
+
+    async def _add_all(self, count: int) -> None:
+        """Start pods, and wait for all of them, whatever becomes of one."""
+        for result in await asyncio.gather(*(self.add() for _ in range(count)), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def add(self, variables: Mapping[str, str] | None = None) -> Pod:
         """Start one more pod, and wait until it is ready.
@@ -239,14 +274,15 @@ class Fleet:
         if endpoints == self._published:
             return
         self._published = endpoints
-        port = self._ports["GRPC_PORT"]
         self.dns.addresses = _addresses(endpoints, "ready")
         # As kube-proxy: what terminates is better than nothing.
         backends = self.dns.addresses or _addresses(endpoints, "serving")
-        self.cluster_ip.backends = [f"{address}:{port}" for address in backends]
-        name, ports = f"{SERVICE}-1", [(PORT_NAME, port)]
+        self.cluster_ip.backends = [f"{address}:{self.port}" for address in backends]
+        name, ports = f"{SERVICE}-1", [(PORT_NAME, self.port)]
         piece = endpoint_slice(name, [], service=SERVICE, namespace=NAMESPACE, ports=ports)
         self.api.put(piece | {"endpoints": endpoints})
+        for follower in self._followers:
+            follower(self.cluster_ip.backends)
 
 
 def _addresses(endpoints: Sequence[Object], condition: str) -> list[str]:

@@ -27,6 +27,9 @@ _RESTART_DELAY = 1.0
 _LINE = 1 << 20
 """Bytes of the longest line of a log."""
 
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Runs a program that ends when this process does, however that ends."""
+
 _METRICS_PORT = re.compile(rb'metrics_port[":= ]+(\d+)')
 
 
@@ -169,6 +172,24 @@ class Pod:
         """Let a stopped process go on."""
         self.signal(signal.SIGCONT)
 
+    def leave_log(self) -> None:
+        """Read its log no more: the pipe fills up."""
+        self._log_pipe().pause_reading()
+
+    def read_log(self) -> None:
+        """Read its log on."""
+        self._log_pipe().resume_reading()
+
+    def close_log(self) -> None:
+        """Have nobody there to read what this process writes from now on."""
+        self._log_pipe().close()
+
+    def _log_pipe(self) -> asyncio.ReadTransport:
+        assert self._process
+        transport = self._process._transport  # type: ignore[attr-defined]  # noqa: SLF001 (no other way)
+        pipe: asyncio.ReadTransport = transport.get_pipe_transport(2)
+        return pipe
+
     def signal(self, signum: signal.Signals) -> None:
         """Send a signal to the process, if one runs."""
         if self._process and self._process.returncode is None:
@@ -191,6 +212,7 @@ class Pod:
 
     async def _run_once(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
+            *_DIES_WITH_US,
             *self._command,
             env=self._environment,
             stderr=asyncio.subprocess.PIPE,

@@ -10,7 +10,7 @@ from grpc_common.client.resolver.endpoint import Endpoint
 
 _FORMS = "IP:PORT, [IPv6]:PORT or unix:PATH"
 _MAX_PORT = 65535
-_OTHER_SCHEMES = ("unix:", "unix-abstract:", "dns:")
+_SOCKETS = ("unix:", "unix-abstract:")
 
 
 def checked(found: Sequence[Endpoint | str]) -> tuple[list[Endpoint], list[str]]:
@@ -75,7 +75,9 @@ _ATTRIBUTES: dict[str, tuple[Callable[[object], bool], str]] = {
 
 @lru_cache(1 << 14)
 def _is_address(address: str) -> bool:
-    if address.startswith(_OTHER_SCHEMES):
+    if address.startswith(_SOCKETS):
+        return address.isprintable() and address not in _SOCKETS
+    if address.startswith("dns:"):
         return address.isprintable() and not address.endswith(":")
     host, _, port = address.rpartition(":")
     is_port = port.isascii() and port.isdecimal() and 0 < int(port) <= _MAX_PORT

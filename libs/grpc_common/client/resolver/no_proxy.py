@@ -11,7 +11,10 @@ def bypasses_proxy(url: str) -> bool:
     Python's standard library, and aiohttp with it, knows names, suffixes and ports there, but neither
     CIDRs such as 10.0.0.0/8, nor other spellings of an address, nor `*` among other entries.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False  # the request tells what is wrong with it
     host = parts.hostname or ""
     entries = [entry.strip() for entry in getproxies_environment().get("no", "").split(",")]
     if "*" in entries or proxy_bypass(parts.netloc.rpartition("@")[2]):

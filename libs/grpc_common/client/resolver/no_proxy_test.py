@@ -49,6 +49,7 @@ def no_variables(monkeypatch):
         (" , ", NAME, False),
         ("10.0.0.0/8", "https://user:secret@10.96.0.1:443", True),
         ("10.96.0.1", "https://user:secret@10.96.0.1:443", True),
+        ("10.96.0.1", "https://[fd07:443", False),
     ],
 )
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])

@@ -126,7 +126,7 @@ def _unix(target: str, scheme: str, path: str) -> StaticTarget:
     if scheme == "unix" and path.startswith("//"):
         if not path.startswith("///"):
             raise ValueError(f"target {target!r} is not of the form unix:PATH or unix:///ABSOLUTE/PATH")
-        path = path[2:]
+        path = "/" + path.lstrip("/")  # with two slashes left it would be the authority of a URI
     if "," in path:
         raise ValueError(f"target {target!r} has a comma in its path, at which gRPC would split it")
     return StaticTarget((f"{scheme}:{path}",), target)

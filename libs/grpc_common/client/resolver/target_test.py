@@ -103,6 +103,7 @@ def test_two_namespaces_are_refused():
         ("unix:relative.sock", ["unix:relative.sock"]),
         ("unix:/run/user.sock", ["unix:/run/user.sock"]),
         ("unix:///run/user.sock", ["unix:/run/user.sock"]),
+        ("unix:////run/user.sock", ["unix:/run/user.sock"]),
         ("unix-abstract:user", ["unix-abstract:user"]),
     ],
 )

@@ -1,0 +1,222 @@
+"""Each invariant is broken by what it is there for, and by nothing else."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+from user import user_service_pb2 as pb
+
+from tools.bad_day.invariants import GROWTH, MEMORY, RECOVERY, SLACK, Day, Window, check
+from tools.bad_day.ledger import Ledger, Made
+from tools.bad_day.vitals import Vitals, peak_memory, vitals
+
+HOUR = 3600
+
+
+def user(name: str) -> pb.User:
+    """Return a user as the service makes one."""
+    return pb.User(id=f"id of {name}", name=name, email=f"{name}@example.com")
+
+
+@pytest.fixture
+def day() -> Day:
+    """Return a day on which all went well: two users acknowledged, a third perhaps made, a call failed."""
+    ledger = Ledger()
+    ledger.start -= HOUR
+    ledger.acknowledged = {name: user(name) for name in ("ada", "grace")}
+    ledger.attempted = {"ada", "grace", "perhaps"}
+    ledger.succeeded["kubernetes"] = 2
+    ledger.failed = [Made("envoy", "CreateUser", 10, 13, 11, "UNAVAILABLE", "connection reset")]
+    rest = {"pod a": Vitals(20, 10, 3), "clients": Vitals(12, 3, 1)}
+    return Day(
+        ledger,
+        users=[user("ada"), user("grace"), user("perhaps")],
+        calm=[Window(20, 30, 60, "rolling-restart")],
+        first=rest,
+        last=rest | {"pod b": Vitals(20, 10, 3)},
+        peaks={"a": 90 * 2**20},
+    )
+
+
+def broken(day: Day) -> dict[str, str]:
+    """Return the details of the invariants that were not held."""
+    return {finding.name: finding.detail for finding in check(day) if not finding.held}
+
+
+def test_good_day(day):
+    """On a day on which all went well no invariant is broken, and each says what it has looked at."""
+    assert broken(day) == {}
+    assert all(finding.detail for finding in check(day))
+
+
+def lost(day):
+    """An acknowledged user is not listed."""
+    del day.users[0]
+
+
+def twice(day):
+    """A user is listed twice, under two ids."""
+    day.users.append(pb.User(id="another", name="grace"))
+
+
+def changed(day):
+    """A user has another id than it was acknowledged with."""
+    day.users[0].id = "another"
+
+
+def invented(day):
+    """A user is listed that nobody asked for."""
+    day.users.append(user("nobody"))
+
+
+def untrue(day):
+    """The service has contradicted itself."""
+    day.ledger.untrue.append("ada was made as 1, and then as 2")
+
+
+def hanging(day):
+    """A call has no status long after its deadline."""
+    now = day.ledger.now()
+    day.ledger.running.add(Made("dns", "GetUser", now - SLACK - 4, now - SLACK - 1))
+
+
+def late(day):
+    """A call got its status long after its deadline."""
+    day.ledger.late.append(Made("dns", "GetUser", 10, 13, 13.1 + SLACK, "OK"))
+
+
+def internal(day):
+    """A failure does not say that one may come back."""
+    day.ledger.failed.append(Made("dns", "GetUser", 10, 13, 11, "INTERNAL", "error 17"))
+
+
+def told(day):
+    """A failure tells of the database."""
+    day.ledger.failed[0].detail = "asyncpg: the connection was closed"
+
+
+def planned(day):
+    """A call failed in a planned event."""
+    day.ledger.failed.append(Made("envoy", "GetUser", 59, 62, 61, "UNAVAILABLE"))
+
+
+def unready(day):
+    """A pod was not ready again in time."""
+    day.unrecovered.append("a is not ready")
+
+
+def fat(day):
+    """A server had more memory than its pod."""
+    day.peaks["a"] = MEMORY + 1
+
+
+def grown(day, **more):
+    """Give a pod that came later more than the first ones had at rest."""
+    values = {"descriptors": 20, "threads": 10, "tasks": 3}
+    day.last["pod b"] = Vitals(**{name: value + more.get(name, 0) for name, value in values.items()})
+
+
+def of_clients(day):
+    """The clients have more descriptors than before, though not more than servers have."""
+    day.last["clients"] = Vitals(40, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("mutate", "name", "detail"),
+    [
+        (lost, "acknowledged-users", "ada is lost"),
+        (twice, "acknowledged-users", "grace is there 2 times"),
+        (changed, "acknowledged-users", "ada is lost"),
+        (invented, "acknowledged-users", "nobody was never asked for"),
+        (untrue, "true-answers", "and then as 2"),
+        (hanging, "deadlines", "dns GetUser of 359"),
+        (late, "deadlines", "dns GetUser of 10.0 s OK at 16.1 s"),
+        (internal, "codes", "dns GetUser of 10.0 s INTERNAL at 11.0 s: error 17"),
+        (told, "codes", "asyncpg"),
+        (planned, "calm", "UNAVAILABLE at 61.0 s: , in rolling-restart"),
+        (unready, "calm", "a is not ready"),
+        (fat, "memory", "a had 256 MiB"),
+        (
+            lambda day: grown(day, descriptors=25),
+            "descriptors",
+            "pod b had 20 descriptors at rest, and has 45",
+        ),
+        (lambda day: grown(day, threads=GROWTH["threads"] + 1), "threads", "pod b had 10 threads at rest"),
+        (lambda day: grown(day, tasks=25), "tasks", "pod b had 3 tasks at rest, and has 28"),
+        (of_clients, "descriptors", "clients had 12 descriptors at rest, and has 40"),
+    ],
+)
+def test_broken(day, mutate, name, detail):
+    """What an invariant is there for breaks it alone, and its detail says what was found."""
+    before = copy.deepcopy(day)
+    mutate(day)
+    [(found, text)] = broken(day).items()
+    assert found == name
+    assert detail in text
+    assert broken(before) == {}
+
+
+def test_failed_calls_of_a_storm_are_no_breach(day):
+    """A call that began before the calm may fail, and one in the storm after it."""
+    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 3, "UNAVAILABLE") for at in (29.9, 60.1)]
+    assert broken(day) == {}
+    assert RECOVERY == 10
+
+
+def test_recovery_is_told(day):
+    """How long calls failed after the last fault is told, though it is less than it may be."""
+    assert "rolling-restart in 30-60 s, recovered at once" in told_of(day, "calm")
+    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 1, "UNAVAILABLE") for at in (19, 22.5, 21)]
+    assert "recovered 2.5 s after the last fault" in told_of(day, "calm")
+
+
+def told_of(day: Day, name: str) -> str:
+    """Return the detail of an invariant that was held."""
+    [finding] = [finding for finding in check(day) if finding.name == name]
+    assert finding.held
+    return finding.detail
+
+
+def test_many_breaches_are_counted(day):
+    """Of many the first five are told, and how many there are."""
+    day.ledger.untrue += [f"untrue {n}" for n in range(12)]
+    assert broken(day)["true-answers"].endswith("untrue 4; and 7 more")
+
+
+PROGRAM = """
+import asyncio, os, sys
+async def tick():
+    while True:
+        await asyncio.sleep(0.05)
+async def main():
+    tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(6)]
+    tasks.append(asyncio.create_task(tick()))
+    files = [os.dup(0) for _ in range(5)]
+    print(flush=True)
+    await asyncio.gather(*tasks)
+asyncio.run(main())
+"""
+
+
+async def test_vitals_of_another_process():
+    """Descriptors, threads, tasks and memory of a process are those that it has."""
+    # Its own descriptors: three of standard streams, the selector, and the pair that wakes the loop.
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as process:  # noqa: ASYNC220 (short)
+        process.stdout.readline()
+        found = await vitals(process.pid)
+        peak = peak_memory(process.pid)
+        process.kill()
+    assert found == Vitals(descriptors=3 + 3 + 5, threads=1, tasks=8)
+    assert 2**20 < peak < 2**30
+
+
+async def test_vitals_of_no_process() -> None:
+    """Who has ended has no vitals and no memory."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:  # noqa: ASYNC220 (short)
+        pass
+    with pytest.raises(ProcessLookupError, match=f"process {process.pid} can't be asked for its tasks"):
+        await vitals(process.pid)
+    assert peak_memory(process.pid) == 0
+    assert peak_memory(os.getpid()) > 0

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from tools.lab.report.model import read
+from tools.lab.report.testing_report import bad_day, lab
+
+
+def without(report, *path):
+    """Return the report without a part of it."""
+    part = report
+    for key in path[:-1]:
+        part = part[key]
+    del part[path[-1]]
+    return report
+
+
+def with_value(report, value, *path):
+    """Return the report with another value somewhere."""
+    part = report
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return report
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ([], "the report: "),
+        (lab() | {"version": 2}, "version: Input should be 1"),
+        (lab() | {"runs": []}, "runs: List should have at least 1 item"),
+        (without(lab(), "runs", 1, "pods", 2, "from"), "runs[1].pods[2].from: Field required"),
+        (with_value(lab(), "x", "runs", 0, "samples", 3, "p99"), "runs[0].samples[3].p99: Input should be"),
+        (with_value(lab(), -1, "runs", 0, "samples", 3, "calls", "pod-1"), "samples[3].calls.pod-1: Input"),
+        (with_value(lab(), 0.5, "runs", 0, "samples", 3, "at"), "samples[3] is at 0.5, not later than 1.5"),
+        (with_value(lab(), {"pod-99": 1}, "runs", 0, "samples", 3, "calls"), "not in pods: pod-99"),
+        (with_value(lab(), 1.0, "events", 0, "until"), "events[0]: Value error, it ends at 1.0, before it"),
+        (with_value(lab(), float("nan"), "runs", 0, "figures", "p99"), "figures.p99: Input should be"),
+    ],
+)
+def test_what_is_no_report_is_refused_with_the_place(tmp_path, report, message):
+    """The message says of each part that is wrong where it is, and what would be right."""
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="it is no report of the lab or of a bad day:\n") as refused:
+        read(tmp_path / "report.json")
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(("content", "why"), [(b'{\n"version": 1,,\n}', "line 2"), (b"\xff\xfe\x00", "")])
+def test_what_is_no_json_is_refused(tmp_path, content, why):
+    """The message has the line; bytes that are no text are refused as well."""
+    (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"it is no JSON: .*{why}"):
+        read(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("report", [lab(), bad_day()], ids=["lab", "bad-day"])
+def test_a_report_is_read_as_it_was_written(tmp_path, report):
+    """Also where it has figures and times that are None."""
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert read(tmp_path / "report.json") == report
