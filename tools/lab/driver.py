@@ -61,7 +61,8 @@ class Client:
         if self.policy:
             service = ServiceConfig.for_services(_SERVICE, load_balancing=self.policy)
             config = grpc_common.ChannelConfig(service=service)
-            async with grpc_common.channel(self.target, config=config) as channel:
+            # What is not ready yet fails calls, which are told.
+            async with grpc_common.channel(self.target, config=config, ready_timeout=None) as channel:
                 yield channel
             return
         async with self._of_grpcio() as channel:

@@ -63,30 +63,31 @@ async def envoy(folder: Path, fleet: Fleet) -> AsyncIterator[dict[str, str]]:
     """Run Envoy as Envoy Gateway has it; it reads its endpoints of a file in place of a control plane."""
     certificate = CertificateDirectory(folder / "tls", trustme.CA(), _HOST)
     listener, clusters = gateway.proxy(without_limits(load("gateway-api")), [], certificate.path)
-    file = folder / "endpoints.json"
+    # One for each: Envoy takes a file with the endpoints of several for a mistake.
+    files = {cluster["name"]: folder / f"endpoints-{index}.json" for index, cluster in enumerate(clusters)}
     for cluster in clusters:
         del cluster["load_assignment"]
-        source = {"path_config_source": {"path": str(file)}, "resource_api_version": "V3"}
+        source = {"path_config_source": {"path": str(files[cluster["name"]])}, "resource_api_version": "V3"}
         cluster |= {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
-    names = [cluster["name"] for cluster in clusters]
-    followed = fleet.followed(lambda targets: _replace(file, _assignments(names, targets)))
-    with followed:
+
+    def write(targets: Sequence[str]) -> None:
+        for name, file in files.items():
+            _replace(file, _assignment(name, targets))
+
+    with fleet.followed(write):
         async with configured(folder, listener, clusters) as running:
             root = certificate.path.joinpath("ca.crt").read_bytes()
             yield _client(running.port, _HOST, root)
 
 
-def _assignments(clusters: Sequence[str], targets: Sequence[str]) -> dict[str, Any]:
+def _assignment(cluster: str, targets: Sequence[str]) -> dict[str, Any]:
     endpoints = [{"endpoint": {"address": _address(target)}} for target in targets]
-    resources = [
-        {
-            "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-            "cluster_name": cluster,
-            "endpoints": [{"lb_endpoints": endpoints}],
-        }
-        for cluster in clusters
-    ]
-    return {"resources": resources}
+    resource = {
+        "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": cluster,
+        "endpoints": [{"lb_endpoints": endpoints}],
+    }
+    return {"resources": [resource]}
 
 
 def _address(target: str) -> dict[str, Any]:

@@ -210,9 +210,15 @@ class Lab:
         end = time.monotonic() + _PATIENCE
         while silent := [number for number in self._clients if not self._has_answer(number)]:
             if time.monotonic() > end:
-                names = ", ".join(self._strategies[number].name for number in silent)
-                raise RuntimeError(f"no call has succeeded within {_PATIENCE:g} s: {names}")
+                told = ", ".join(self._without_success(number) for number in silent)
+                raise RuntimeError(f"no call has succeeded within {_PATIENCE:g} s: {told}")
             await asyncio.sleep(0.05)
+
+    def _without_success(self, number: int) -> str:
+        """Return the name of a client, and how its last call ended."""
+        calls = list(self._record.of(number).made.values())
+        last = f"{calls[-1].code}: {calls[-1].details}" if calls else "it has made no call"
+        return f"{self._strategies[number].name} ({last})"
 
     def _has_answer(self, number: int) -> bool:
         calls = self._record.of(number)
