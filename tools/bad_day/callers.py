@@ -78,8 +78,6 @@ class Callers:
     @asynccontextmanager
     async def running(cls, ways: Ways, start: float, seed: int) -> AsyncIterator[Callers]:
         """Run the process, which has made some calls and is at rest when the block begins."""
-        # C-core's lines about each handshake that fails belong into nobody's table.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
             target=_run, args=(theirs, ways, start, seed), daemon=True
@@ -113,6 +111,8 @@ class Callers:
 
 
 def _run(pipe: Connection, ways: Ways, start: float, seed: int) -> None:
+    # C-core's lines about each handshake that fails belong into nobody's table.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     set_level("error")
     asyncio.run(_obey(pipe, ways, Ledger(start), seed))
 
