@@ -19,7 +19,7 @@ PROTOCOL = "doesn't follow Istio protocol selection"
 def run():
     """Return what runs istioctl, and returns its exit code and all that it says."""
     try:
-        program = cluster.istioctl()
+        program = cluster.control_planes() / "istioctl"
     except cluster.MissingProgramError as missing:
         pytest.skip(str(missing))
 

@@ -36,7 +36,7 @@ class DatabaseConfig(Section):
     """PostgreSQL: connections for a replica's calls, and one for its probe; all must fit max_connections."""
 
     connect_timeout: PositiveDuration = 5
-    """PostgreSQL: what a call waits for a connection, a new one or a free one."""
+    """PostgreSQL: what a call waits for a connection, a new one or a free one, and for a restart to end."""
 
     statement_timeout: PositiveDuration = 10
     """What a statement may take, if the call has no earlier deadline."""

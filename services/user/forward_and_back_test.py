@@ -12,22 +12,9 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 import grpc_common
 from grpc_common.testing.pods import Words, until
-from services.user.testing_releases import Pod, Release
+from services.user.testing_releases import EXPAND, Pod, Release
 
-# What it adds has a lock on the table of users, which is in use, and an index that is made beside the writes.
-EXPAND = """
-def upgrade() -> None:
-    op.add_column("users", sa.Column("nickname", sa.Text()))
-    op.create_table(
-        "keys_of_users",
-        sa.Column("key", sa.Text(collation="C").with_variant(sa.Text(), "sqlite"), primary_key=True),
-        sa.Column("request", sa.LargeBinary(), nullable=False),
-        sa.Column("user_id", sa.Uuid().with_variant(sa.LargeBinary(), "sqlite"), nullable=False),
-        sa.Column(
-            "created_at", sa.DateTime(timezone=True).with_variant(sa.Integer(), "sqlite"), nullable=False
-        ),
-    )
-"""
+# An index that is made beside the writes.
 INDEX = """
 transactional = False
 

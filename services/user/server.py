@@ -1,5 +1,7 @@
 """The user service's process: configuration, storage and server put together."""
 
+import math
+
 import click
 from user.user_service_pb2_grpc import add_UserServiceServicer_to_server
 
@@ -20,7 +22,9 @@ async def serve(config: UserServiceConfig) -> int:
         async with open_storage(config.database) as storage:
             server = grpc_common.Server(config, errors=ERRORS)
             server.add(UserService(storage), add_UserServiceServicer_to_server)
-            server.depend_on("database", storage.ping)
+            # Asked once a second after a failure: while calls wait for a restart to end, the server is ready.
+            failures = 1 + math.ceil(config.database.connect_timeout)
+            server.depend_on("database", storage.ping, failures=failures)
             return await server.run(database=config.database.name)
     except StorageError as error:
         raise grpc_common.StartError(str(error)) from None

@@ -26,6 +26,21 @@ revision = "{revision}"
 down_revision = "{before}"
 '''
 
+EXPAND = """
+def upgrade() -> None:
+    op.add_column("users", sa.Column("nickname", sa.Text()))
+    op.create_table(
+        "keys_of_users",
+        sa.Column("key", sa.Text(collation="C").with_variant(sa.Text(), "sqlite"), primary_key=True),
+        sa.Column("request", sa.LargeBinary(), nullable=False),
+        sa.Column("user_id", sa.Uuid().with_variant(sa.LargeBinary(), "sqlite"), nullable=False),
+        sa.Column(
+            "created_at", sa.DateTime(timezone=True).with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+    )
+"""
+"""A migration that adds. It needs a lock on the table of users, which is in use."""
+
 PATIENCE = 60
 """Seconds that a program may take to do what is asked."""
 
@@ -65,15 +80,19 @@ class Release:
         assert told in text
         (storage / "schema.py").write_text(text.replace(told, f'VERSION = "{self.version}"'))
 
+    @property
+    def command(self) -> list[str]:
+        """The release's program, which takes the arguments of `server`."""
+        path = os.pathsep.join([str(self._folder), *sys.path])
+        return ["env", f"PYTHONPATH={path}", sys.executable, str(self._folder / "services/user/server.py")]
+
     async def start(self, url: str, *arguments: str, **variables: str) -> asyncio.subprocess.Process:
         """Start the release's command over the database at `url`."""
         ours = {"DATABASE_URL": url, "GRPC_PORT": "0", "METRICS_ENABLED": "false", "DRAIN_DELAY": "0s"}
-        path = {"PYTHONPATH": os.pathsep.join([str(self._folder), *sys.path])}
         return await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(self._folder / "services/user/server.py"),
+            *self.command,
             *arguments,
-            env=os.environ | ours | variables | path,
+            env=os.environ | ours | variables,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

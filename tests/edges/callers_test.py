@@ -12,6 +12,7 @@ from user.user_service_pb2_grpc import UserServiceStub
 import grpc_common
 from grpc_common.testing.tokens import TokenIssuer
 from k8s.checks.rendered import load
+from tests.edges.envoy import control_planes
 from tests.edges.published import EDGES, published
 from tests.edges.secrets import SCOPES
 
@@ -65,11 +66,18 @@ CREDENTIALS = {
 }
 
 
+@pytest.fixture(scope="module")
+def planes(tmp_path_factory):
+    """Return the control planes of those edges that have one."""
+    with control_planes(tmp_path_factory.mktemp("planes")) as planes:
+        yield planes
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=EDGES)
-async def edge(request, tmp_path_factory):
+async def edge(request, tmp_path_factory, planes):
     """Run each edge in front of a server that asks who calls."""
     folder = tmp_path_factory.mktemp(request.param)
-    async with published(request.param, folder, authentication=True) as running:
+    async with published(request.param, folder, planes, authentication=True) as running:
         yield running
 
 
@@ -82,17 +90,17 @@ async def test_credentials(edge, credential, method):
 
 
 @pytest.mark.parametrize("name", [name for name in EDGES if name not in MTLS])
-async def test_a_trial_is_open(name, tmp_path):
+async def test_a_trial_is_open(name, tmp_path, planes):
     """Without authentication a trial lets everybody call everything, as its README says."""
-    async with published(name, tmp_path, authentication=False) as edge:
+    async with published(name, tmp_path, planes, authentication=False) as edge:
         stub = UserServiceStub(edge.channel)
         assert [await call(stub, method) for method in SCOPES] == [CODE.OK] * len(SCOPES)
 
 
 @pytest.mark.parametrize("name", MTLS)
-async def test_colleagues_in_the_cluster(name, tmp_path):
+async def test_colleagues_in_the_cluster(name, tmp_path, planes):
     """A colleague needs no token; who has the edge's certificate, and no token, is nobody."""
-    async with published(name, tmp_path, authentication=True) as edge:
+    async with published(name, tmp_path, planes, authentication=True) as edge:
 
         async def codes(secret):
             tls = grpc_common.ClientTLS(edge.secrets / secret, "user-service")
@@ -104,12 +112,12 @@ async def test_colleagues_in_the_cluster(name, tmp_path):
 
 
 @pytest.mark.parametrize("secrets", [[], ["user-service-edge-tls"]], ids=["none", "of another authority"])
-async def test_edge_without_its_certificate(secrets, tmp_path):
+async def test_edge_without_its_certificate(secrets, tmp_path, planes):
     """An edge that shows the servers no certificate of the authority gets nobody in, with whatever token."""
     objects = copy.deepcopy(load("prod"))
     [transport] = [each for each in objects if each["kind"] == "ServersTransport"]
     transport["spec"]["certificatesSecrets"] = secrets
-    async with published("prod", tmp_path, authentication=True, objects=objects) as edge:
+    async with published("prod", tmp_path, planes, authentication=True, objects=objects) as edge:
         stub = UserServiceStub(edge.channel)
         codes = {await call(stub, method, edge.issuer.token(*SCOPES)) for method in SCOPES}
         assert codes <= {CODE.UNKNOWN, CODE.UNAVAILABLE}  # for Traefik's HTTP 500 or 502
@@ -121,10 +129,10 @@ AT_A_TIME = 50
 
 
 @pytest.mark.parametrize("name", EDGES)
-async def test_rate_limit(name, tmp_path):
+async def test_rate_limit(name, tmp_path, planes):
     """Who calls too often is UNAVAILABLE at the edge, though the token is right; another address is not."""
     async with (
-        published(name, tmp_path, authentication=name in MTLS) as edge,
+        published(name, tmp_path, planes, authentication=name in MTLS) as edge,
         from_another_address(edge.port) as port,
         edge.channel_to(port) as other,
     ):
@@ -144,9 +152,9 @@ async def test_rate_limit(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", EDGES)
-async def test_forged_addresses(name, tmp_path):
+async def test_forged_addresses(name, tmp_path, planes):
     """Who says to be somebody else with each call is limited all the same."""
-    async with published(name, tmp_path, authentication=True) as edge:
+    async with published(name, tmp_path, planes, authentication=True) as edge:
         places = asyncio.Semaphore(AT_A_TIME)
 
         async def get(number):

@@ -1,9 +1,8 @@
 import asyncio
-import copy
 import os
 import signal
 from collections import Counter
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 
 import grpc
 import pytest
@@ -11,9 +10,8 @@ import pytest_asyncio
 from user import user_service_pb2 as pb
 
 from k8s.checks.rendered import load
-from tests.edges import gateway, istio
 from tests.edges.calls import DEADLINE, create, failure, get
-from tests.edges.envoy import EDGES, beside_gateway, running_edge
+from tests.edges.envoy import EDGES, control_planes
 from tests.edges.servers import PAGE, REPLICAS, running_servers, settings
 from tests.programs import PATIENCE
 
@@ -26,26 +24,34 @@ MINUTE = 61
 CALLERS = 8
 
 
+@pytest.fixture(scope="module")
+def planes(tmp_path_factory):
+    """Return the control planes of all edges."""
+    with control_planes(tmp_path_factory.mktemp("planes")) as planes:
+        yield planes
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
-async def streams(tmp_path_factory):
+async def streams(tmp_path_factory, planes):
     """Begin to list users through each edge, from servers that nothing else happens to."""
-    with running_servers(**as_deployed(tmp_path_factory), DATABASE_STATEMENT_TIMEOUT="2m") as servers:
+    with (
+        running_servers(**as_deployed(tmp_path_factory), DATABASE_STATEMENT_TIMEOUT="2m") as servers,
+        ExitStack() as stack,
+    ):
         await servers.seed(PAGE)
-        task = asyncio.create_task(list_from_a_stalled_database(servers, tmp_path_factory))
+        edges = [stack.enter_context(planes.running_edge(name, servers.ports)) for name in EDGES]
+        task = asyncio.create_task(list_from_a_stalled_database(servers, edges))
         yield task
         task.cancel()
         await asyncio.wait([task])
 
 
-async def list_from_a_stalled_database(servers, folders):
+async def list_from_a_stalled_database(servers, edges):
     """List a page that has to wait for a minute; return how many users came by each edge, or the error."""
     async with AsyncExitStack() as stack:
-        edges = [
-            await stack.enter_async_context(running_edge(name, folders.mktemp(name), servers.ports))
-            for name in EDGES
-        ]
+        opened = [await stack.enter_async_context(edge.connected()) for edge in edges]
         async with servers.stalled():
-            pages = [list_page(edge) for edge in edges]
+            pages = [list_page(edge) for edge in opened]
             await asyncio.sleep(MINUTE)
         return dict(zip(EDGES, [await received(page) for page in pages], strict=True))
 
@@ -83,11 +89,20 @@ async def user_id(servers):
     return (await servers.seed(PAGE))[0]
 
 
-@pytest_asyncio.fixture(loop_scope="module", params=EDGES)
-async def edge(request, tmp_path, servers):
+@pytest.fixture(scope="module", params=EDGES)
+def running_edge(request, planes, servers):
     """Run each edge in front of the servers."""
-    async with running_edge(request.param, tmp_path, servers.ports) as running:
+    with planes.running_edge(request.param, servers.ports) as running:
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def edge(running_edge):
+    """Connect to an edge that has no server ejected and no calls counted."""
+    async with running_edge.connected() as edge:
+        await until(lambda: ejected(edge, 0))
+        await edge.envoy.forget_statistics()
+        yield edge
 
 
 def list_page(edge):
@@ -242,53 +257,6 @@ async def test_frozen_server_is_left_and_found_again(edge, servers, user_id):
 async def ejected(edge, count):
     """Return whether that many servers are ejected."""
     return await edge.envoy.total("ejections_active") == count
-
-
-@pytest.mark.parametrize("kind", ["VirtualService", "DestinationRule"])
-async def test_field_of_istio_that_is_not_translated(kind):
-    """A field that these tests would pass over is an error."""
-    objects = with_field(load("istio"), kind)
-    with pytest.raises(ValueError, match="surprise: this test does not translate it"):
-        istio.sidecar(objects, [1])
-
-
-@pytest.mark.parametrize("kind", ["Gateway", "VirtualService", "DestinationRule", "EnvoyFilter"])
-async def test_field_of_istios_gateway_that_is_not_translated(kind, tmp_path):
-    """So it is with the gateway."""
-    objects, beside = with_field(load("istio"), kind), with_field(beside_gateway(), kind)
-    with pytest.raises(ValueError, match="surprise: this test does not translate it"):
-        istio.gateway(objects, beside, [1], tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["Gateway", "GRPCRoute", "BackendTrafficPolicy", "ClientTrafficPolicy"])
-async def test_field_of_gateway_api_that_is_not_translated(kind, tmp_path):
-    """A field that these tests would pass over is an error."""
-    objects = with_field(load("gateway-api"), kind)
-    with pytest.raises(ValueError, match="surprise: this test does not translate it"):
-        gateway.proxy(objects, [1], tmp_path)
-
-
-async def test_kind_of_object_that_is_not_translated(tmp_path):
-    """So is an object of a kind that they would."""
-    sidecar = {"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": {"name": "surprise"}}
-    with pytest.raises(ValueError, match="Sidecar surprise: this test does not translate it"):
-        istio.sidecar([*load("istio"), sidecar], [1])
-    route = {
-        "apiVersion": "gateway.networking.k8s.io/v1",
-        "kind": "HTTPRoute",
-        "metadata": {"name": "surprise"},
-    }
-    with pytest.raises(ValueError, match="HTTPRoute surprise: this test does not translate it"):
-        gateway.proxy([*load("gateway-api"), route], [1], tmp_path)
-
-
-def with_field(objects, kind):
-    """Return the objects, with a field more in those of a kind."""
-    changed = copy.deepcopy(objects)
-    for found in changed:
-        if found["kind"] == kind:
-            found["spec"]["surprise"] = True
-    return changed
 
 
 @pytest.mark.parametrize("name", EDGES)

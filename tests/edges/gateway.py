@@ -1,4 +1,7 @@
-"""The Envoy of a Gateway, as Envoy Gateway configures it from the gateway-api overlay.
+"""The Envoy of a Gateway, as Envoy Gateway configures it from the gateway-api overlay, without Envoy Gateway.
+
+It is for Envoys whose servers change all the time, and for machines without Go. `gateway_test.py` compares it
+with what Envoy Gateway itself makes.
 
 The mapping is that of envoyproxy/gateway (release 1.9):
     internal/gatewayapi: route.go (processGRPCRouteRule), backendtrafficpolicy.go
@@ -63,7 +66,7 @@ def _listener(objects: Sequence[Object], host: Object, certificate: Path) -> Obj
     manager["typed_config"]["http_filters"].insert(0, rate_limit.FILTER)
     # Or callers would say by x-forwarded-for whose calls are counted.
     manager["typed_config"]["use_remote_address"] = True
-    take_tls(result, certificate, host=asked["hostname"])
+    take_tls(result, certificate, asked["hostname"])
     return result
 
 

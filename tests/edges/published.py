@@ -10,7 +10,7 @@ import grpc
 import yaml
 
 from k8s.checks.rendered import load
-from tests.edges import envoy
+from tests.edges.envoy import ControlPlanes
 from tests.edges.nginx import running_nginx
 from tests.edges.objects import Object, only
 from tests.edges.secrets import Issuer, environment, issue_secrets
@@ -44,13 +44,19 @@ class Published:
 
 @asynccontextmanager
 async def published(
-    name: str, folder: Path, *, authentication: bool, objects: Sequence[Object] | None = None
+    name: str,
+    folder: Path,
+    planes: ControlPlanes,
+    *,
+    authentication: bool,
+    objects: Sequence[Object] | None = None,
 ) -> AsyncIterator[Published]:
     """Run a server and the edge of an overlay in front of it.
 
     Args:
         name: of the overlay.
         folder: for files; there are none in it yet.
+        planes: for the overlays istio and gateway-api.
         authentication: whether the server of a trial has the component authentication too.
         objects: those of the overlay, if not as they are rendered.
 
@@ -63,7 +69,7 @@ async def published(
     variables = environment(overlay, folder) | (issuer.variables if issuer else {})
     with running_server(folder / "users.db", **variables) as server:
         async with (
-            _edge(name, overlay, folder, server.port("grpc_port")) as (channel_to, port),
+            _edge(name, overlay, folder, planes, server.port("grpc_port")) as (channel_to, port),
             channel_to(port) as channel,
         ):
             yield Published(channel, channel_to, port, server, issuer, folder)
@@ -86,12 +92,12 @@ def with_authentication(overlay: Sequence[Object]) -> list[Object]:
 
 @asynccontextmanager
 async def _edge(
-    name: str, overlay: Sequence[Object], folder: Path, server: int
+    name: str, overlay: Sequence[Object], folder: Path, planes: ControlPlanes, server: int
 ) -> AsyncIterator[tuple[Callable[[int], grpc.aio.Channel], int]]:
     """Run an edge; yield what opens a channel to a port, and its own."""
     if name in ("gateway-api", "istio"):
         edge = "istio-gateway" if name == "istio" else name
-        async with envoy.running_edge(edge, folder, [server], limited=True) as of_envoy:
+        with planes.running_edge(edge, [server], limited=True) as of_envoy:
             yield of_envoy.channel_to, of_envoy.envoy.port
     elif name == "nginx-ingress":
         with running_nginx(folder, only(overlay, "Ingress"), [server]) as of_nginx:

@@ -11,7 +11,7 @@ _TYPE = {
     "@type": type_url("filters.http.local_ratelimit.v3.LocalRateLimit"),
     "stat_prefix": "http_local_rate_limiter",
 }
-_ALL = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+_ALL = {"default_value": {"numerator": 100}}
 _SECONDS = {"Second": 1, "Minute": 60, "Hour": 3600}
 
 FILTER = {"name": _NAME, "typed_config": _TYPE | {"max_dynamic_descriptors": 10000}}

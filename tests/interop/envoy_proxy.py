@@ -27,10 +27,24 @@ class Envoy:
     """An Envoy that runs."""
 
     port: int
-    """Where it takes calls."""
 
     admin: str
     """`host:port` of its administration."""
+
+    host: str = "127.0.0.1"
+    """Where it takes calls."""
+
+    clusters: str = ""
+    """What the names of the clusters begin with that lead to the servers."""
+
+    @property
+    def address(self) -> str:
+        """`host:port` where it takes calls."""
+        return f"{self.host}:{self.port}"
+
+    async def forget_statistics(self) -> None:
+        """Have all counters begin at zero again."""
+        await _get(f"http://{self.admin}/reset_counters", "POST")
 
     async def health(self) -> dict[int, str]:
         """Return what Envoy thinks of each server, by port, in the words of its page /clusters."""
@@ -46,12 +60,14 @@ class Envoy:
     async def total(self, statistic: str) -> int:
         """Return the sum of a statistic, such as "upstream_rq_retry", over all clusters."""
         page = await _get(f"http://{self.admin}/stats")
-        lines = [line.split(": ") for line in page.splitlines() if line.startswith("cluster.")]
+        start = f"cluster.{self.clusters}"
+        lines = [line.split(": ") for line in page.splitlines() if line.startswith(start)]
         return sum(int(value) for name, value in lines if name.endswith(f".{statistic}"))
 
     async def _of_servers(self, name: str) -> list[tuple[int, str]]:
         page = await _get(f"http://{self.admin}/clusters")
-        lines = [line.split("::") for line in page.splitlines() if f"::{name}::" in line]
+        all_lines = [line for line in page.splitlines() if line.startswith(self.clusters)]
+        lines = [line.split("::") for line in all_lines if f"::{name}::" in line]
         return [(int(address.rpartition(":")[2]), value) for _, address, _, value in lines]
 
     async def until_health(self, port: int, health: str) -> None:
@@ -136,8 +152,9 @@ async def _listener_port(admin: str) -> int:
     return int(listener["local_address"]["socket_address"]["port_value"])
 
 
-async def _get(url: str) -> str:
-    return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())  # noqa: S310
+async def _get(url: str, method: str = "GET") -> str:
+    request = urllib.request.Request(url, method=method)  # noqa: S310
+    return await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=5).read().decode())  # noqa: S310
 
 
 def listener(virtual_hosts: Sequence[dict[str, Any]], **manager: Any) -> dict[str, Any]:
@@ -225,7 +242,7 @@ def _address(port: int) -> dict[str, Any]:
 def retry_policy(*, num_retries: int, retry_on: str, per_try_timeout: str | None = None) -> dict[str, Any]:
     """Return the retry policy of a route, each try of which takes another server."""
     other_servers = {
-        "name": "previous_hosts",
+        "name": "envoy.retry_host_predicates.previous_hosts",
         "typed_config": {"@type": type_url("retry.host.previous_hosts.v3.PreviousHostsPredicate")},
     }
     policy: dict[str, Any] = {

@@ -19,6 +19,9 @@ from grpc_common.observe.logs import set_level
 from tools.bad_day.clients import Client
 from tools.bad_day.ledger import Ledger
 
+_TICK = 0.1
+"""Seconds."""
+
 _WARMING = 2.0
 """Seconds of calls before the first look at what the process has at rest."""
 
@@ -75,6 +78,8 @@ class Callers:
     @asynccontextmanager
     async def running(cls, ways: Ways, start: float, seed: int) -> AsyncIterator[Callers]:
         """Run the process, which has made some calls and is at rest when the block begins."""
+        # C-core's lines about each handshake that fails belong into nobody's table.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
             target=_run, args=(theirs, ways, start, seed), daemon=True
@@ -112,7 +117,17 @@ def _run(pipe: Connection, ways: Ways, start: float, seed: int) -> None:
     asyncio.run(_obey(pipe, ways, Ledger(start), seed))
 
 
+async def _tick(ledger: Ledger) -> None:
+    """Write down when the loop stands still; and turn it, so that a process at rest can count its tasks."""
+    while True:
+        due = ledger.now() + _TICK
+        await asyncio.sleep(_TICK)
+        if ledger.now() > due + _TICK:
+            ledger.stalls.append((due, ledger.now()))
+
+
 async def _obey(pipe: Connection, ways: Ways, ledger: Ledger, seed: int) -> None:
+    ticking = asyncio.create_task(_tick(ledger))
     async with _calling(ways, ledger, seed, "warm"):
         await asyncio.sleep(_WARMING)
     pipe.send("at rest")
@@ -125,7 +140,7 @@ async def _obey(pipe: Connection, ways: Ways, ledger: Ledger, seed: int) -> None
             seen += len(failed)
             pipe.send(Sample({code: failed.count(code) for code in failed}, ledger.take()))
     pipe.send(ledger)
-    await asyncio.Event().wait()  # at rest, until the parent has looked
+    await ticking  # at rest, until the parent has looked
 
 
 @asynccontextmanager

@@ -11,14 +11,17 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 from tools.bad_day.ledger import Ledger
 
-DEADLINE = 3.0
-"""Seconds that each call is given."""
+DEADLINE = 8.0
+"""Seconds that each call is given: with three, calls fail for nothing on a machine that does much else."""
 
-RATE = 20.0
+RATE = 12.0
 """Calls a second of each client: what two processors do beside servers, proxies and a database."""
 
 _PAGE = 100
 """Users of a stream."""
+
+_LAST = 30.0
+"""Seconds for what is on its way at the day's end."""
 
 _PAUSE = 0.2
 """Seconds until a create is sent again."""
@@ -48,18 +51,24 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, ended: asyncio.Event) -> None:
-        """Call until `ended`, and then wait until each create with a key is acknowledged."""
+        """Call until `ended`, and then wait until each create with a key is acknowledged, _LAST at most."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while not ended.is_set():
             self._begin(self._next())
             due += 1 / RATE
             await asyncio.sleep(due - loop.time())
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        if not self._tasks:
+            return
+        _, unanswered = await asyncio.wait(self._tasks, timeout=_LAST)
+        for task in unanswered:
+            task.cancel()
+            self._ledger.untrue.append(
+                f"{self.name}: no answer to {task.get_name()} {_LAST:g} s after the last call"
+            )
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, name=work.__name__)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 

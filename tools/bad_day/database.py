@@ -52,7 +52,7 @@ class Database:
         """PgBouncer's."""
         self.pooler: PgBouncer
         self.primary: PostgreSQL = primary
-        self._standby = standby
+        self.standby = standby
         self._address = Proxy(_port(primary.url))
         self._stack = stack
         self._disks: list[SmallDisk] = []
@@ -97,11 +97,11 @@ class Database:
         await self._in_sync()
         await asyncio.to_thread(self.primary.kill)
         self._address.cut()
-        await asyncio.to_thread(self._standby.promote)
-        self.primary = self._standby
+        await asyncio.to_thread(self.standby.promote)
+        self.primary = self.standby
         self._address.move_to(_port(self.primary.url))
         self._disks = [self._disks[1], await _entered(self._stack, small_disk())]
-        self._standby = await _entered(self._stack, running_standby(self.primary, self._disks[1].path))
+        self.standby = await _entered(self._stack, running_standby(self.primary, self._disks[1].path))
         await self._wait_for_standby()
 
     @asynccontextmanager

@@ -2,17 +2,18 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.programs import PATIENCE
 from tools.bad_day.callers import Callers
 from tools.bad_day.clients import all_users
-from tools.bad_day.faults import EVENTS, FAULTS
-from tools.bad_day.invariants import RECOVERY, Window
+from tools.bad_day.faults import EVENTS, FAULTS, until_ready
+from tools.bad_day.invariants import RECOVERY, Day, Window
 from tools.bad_day.plan import KINDS, ROUND, Fault, Round
 from tools.bad_day.record import Record
 from tools.bad_day.stack import Stack, running_stack
-from tools.bad_day.vitals import Vitals, vitals
+from tools.bad_day.vitals import vitals
 from tools.bad_day.watching import Seen, Watch
 from tools.lab.fleet.pod import Pod
 from tools.lab.report.live import Live
@@ -50,7 +51,8 @@ async def bad_day(rounds: Sequence[Round], seed: int, engine: str, live: Live) -
         outcome = Outcome(record := Record())
         day = record.day
         async with Callers.running(stack.ways, day.ledger.start, seed) as callers:
-            day.first = await _vitals(stack, callers)
+            processes = _processes(stack.pods) | {"clients": callers.pid}
+            day.first = {name: await vitals(pid) for name, pid in processes.items()}
             _follow_pods(stack, outcome)
             await callers.begin()
             watch = Watch(stack.fleet.pods, callers, record, live)
@@ -62,7 +64,7 @@ async def bad_day(rounds: Sequence[Round], seed: int, engine: str, live: Live) -
             outcome.seen = watch.seen
             day.ledger = await callers.end()
             await asyncio.sleep(_AT_REST)
-            day.last = await _vitals(stack, callers)
+            await _look(day, "", _processes(stack.pods) | {"clients": callers.pid})
         async with stack.ways.channels() as channels:
             day.users = await all_users(channels["kubernetes"])
     return outcome
@@ -98,15 +100,34 @@ async def _storm(stack: Stack, faults: Sequence[Fault], record: Record) -> None:
 async def _calm(stack: Stack, planned: str, record: Record) -> None:
     """Give it time to recover, and then do what is planned; from then on nothing may fail."""
     ledger, day = record.day.ledger, record.day
+    last_fault = ledger.now()
     await asyncio.sleep(RECOVERY)
     began = ledger.now()
-    day.unrecovered += [f"{pod.name} is not ready" for pod in stack.pods if not pod.ready]
+    day.unrecovered += await _not_ready(stack)
+    await _look(day, f" of {began:.0f} s", _processes(stack.pods))
     with record.event(planned, planned, planned=True):
         await EVENTS[planned](stack)
     await asyncio.sleep(_STEADY)
-    day.calm.append(Window(began, ledger.now(), planned))
+    day.calm.append(Window(last_fault, began, ledger.now(), planned))
 
 
-async def _vitals(stack: Stack, callers: Callers) -> dict[str, Vitals]:
-    pids = {f"pod {pod.name}": pod.pid for pod in stack.pods} | {"clients": callers.pid}
-    return {name: await vitals(pid) for name, pid in pids.items()}
+async def _not_ready(stack: Stack) -> list[str]:
+    """Wait until all pods are ready, as a rollout does; return what is said of those that are not."""
+    try:
+        await asyncio.wait_for(asyncio.gather(*(until_ready(pod) for pod in stack.pods)), PATIENCE)
+    except TimeoutError:
+        return [f"{pod.name} is not ready" for pod in stack.pods if not pod.ready]
+    return []
+
+
+def _processes(pods: Sequence[Pod]) -> dict[str, int]:
+    return {f"pod {pod.name}": pod.pid for pod in pods}
+
+
+async def _look(day: Day, when: str, processes: Mapping[str, int]) -> None:
+    """Write down what processes have at a time when all of them are there."""
+    for name, pid in processes.items():
+        try:
+            day.last[f"{name}{when}"] = await vitals(pid)
+        except (ProcessLookupError, TimeoutError) as error:
+            day.unrecovered.append(f"{name}{when}: {error}")

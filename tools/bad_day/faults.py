@@ -1,18 +1,28 @@
 """How each kind of fault, and each planned event, is brought about."""
 
 import asyncio
+import os
+import resource
+import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import trustme
 
 from grpc_common.testing.certificates import CertificateDirectory
 from tests.faults.proxy import Proxy
 from tools.bad_day.hostile import attack
 from tools.bad_day.plan import Fault
 from tools.bad_day.stack import PODS, Stack
+from tools.lab.fleet.pod import Pod
 
 _CONNECTIONS_END = 10.0
 """Seconds in which clients and servers have taken new certificates, and used them."""
+
+_TURN = 0.05
+"""Seconds that a slow pod runs at a time; it stands still for three times as long."""
 
 _REFUSALS = 100
 """Answers of an API server that refuses: more than clients ask for in a fault's time."""
@@ -29,8 +39,44 @@ async def _pod_stopped(stack: Stack, fault: Fault) -> None:
     pod.cont()
 
 
+async def _pod_slow(stack: Stack, fault: Fault) -> None:
+    """Have it run a quarter of the time, as where a CPU limit is too low."""
+    pod = stack.pod(fault.argument)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + fault.until - fault.at
+    while loop.time() < end:
+        pod.stop()
+        await asyncio.sleep(3 * _TURN)
+        pod.cont()
+        await asyncio.sleep(_TURN)
+
+
+async def _pod_without_descriptors(stack: Stack, fault: Fault) -> None:
+    """Let it open no file and no connection more than it has."""
+    pod = stack.pod(fault.argument)
+    await until_ready(pod)
+    pid = pod.pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 (no disk)
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, most))
+    await _lasts(fault)
+    with suppress(ProcessLookupError):  # it may have been killed
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+async def _pod_terminated(stack: Stack, fault: Fault) -> None:
+    """Have it drain though no endpoint says so, as when somebody ends the process."""
+    stack.pod(fault.argument).signal(signal.SIGTERM)
+
+
+async def _all_pods_killed(stack: Stack, _fault: Fault) -> None:
+    for pod in stack.pods:
+        pod.kill()
+
+
 async def _hostile_peer(stack: Stack, fault: Fault) -> None:
     pod = stack.pods[-1]
+    await until_ready(pod)
     certificates = stack.certificates["envoy"].path
     await attack(fault.argument, pod.address, pod.port, certificates, fault.until - fault.at)
 
@@ -45,7 +91,9 @@ async def _log_unread(stack: Stack, fault: Fault) -> None:
 
 
 async def _log_reader_gone(stack: Stack, fault: Fault) -> None:
-    stack.pod(fault.argument).close_log()
+    pod = stack.pod(fault.argument)
+    await until_ready(pod)  # its log tells the port of its metrics
+    pod.close_log()
 
 
 async def _network_cut(stack: Stack, fault: Fault) -> None:
@@ -57,6 +105,14 @@ async def _network_silent(stack: Stack, fault: Fault) -> None:
     relay.silence()
     await _lasts(fault)
     relay.heal()
+
+
+async def _network_forgets(stack: Stack, fault: Fault) -> None:
+    """Have packets of the connections of this time vanish for ever: each end must find out by itself."""
+    relay = _relay(stack, fault)
+    relay.silence()
+    await _lasts(fault)
+    relay.resume()
 
 
 async def _network_slow(stack: Stack, fault: Fault) -> None:
@@ -73,6 +129,11 @@ async def _database_failover(stack: Stack, _fault: Fault) -> None:
 
 async def _database_stands_still(stack: Stack, fault: Fault) -> None:
     with stack.database.primary.paused():
+        await _lasts(fault)
+
+
+async def _standby_stands_still(stack: Stack, fault: Fault) -> None:
+    with stack.database.standby.paused():
         await _lasts(fault)
 
 
@@ -96,17 +157,22 @@ async def _database_slow(stack: Stack, fault: Fault) -> None:
 
 
 async def _dns_fails(stack: Stack, fault: Fault) -> None:
-    stack.fleet.dns.fails = True
+    dns = stack.fleet.dns
+    what = "fails" if fault.argument == "servfail" else "forgets"
+    setattr(dns, what, True)
     await _lasts(fault)
-    stack.fleet.dns.fails = False
+    setattr(dns, what, False)
 
 
 async def _watch_lost(stack: Stack, fault: Fault) -> None:
-    if fault.argument != "cut":
+    if fault.argument == "silent":
+        stack.way_to_api.silence()
+    elif fault.argument != "cut":
         stack.api.refuse(int(fault.argument), "as the plan wants", _REFUSALS)
     stack.api.drop_watches()
     await _lasts(fault)
     stack.api.answers.clear()
+    stack.way_to_api.heal()
 
 
 async def _server_certificate_bad(stack: Stack, fault: Fault) -> None:
@@ -119,7 +185,11 @@ async def _client_certificate_bad(stack: Stack, fault: Fault) -> None:
 
 async def _configuration_broken(stack: Stack, fault: Fault) -> None:
     good = stack.config.read_text("utf-8")
-    stack.config.write_text("server: [", "utf-8")
+    if fault.argument == "gone":
+        stack.config.unlink()
+    else:
+        wrong = good.replace("max_connections: 500", "max_connections: many")
+        stack.config.write_text("server: [" if fault.argument == "no-yaml" else wrong, "utf-8")
     await _lasts(fault)
     stack.config.write_text(good, "utf-8")
 
@@ -127,15 +197,21 @@ async def _configuration_broken(stack: Stack, fault: Fault) -> None:
 FAULTS: dict[str, Callable[[Stack, Fault], Awaitable[None]]] = {
     "pod-killed": _pod_killed,
     "pod-stopped": _pod_stopped,
+    "pod-slow": _pod_slow,
+    "pod-without-descriptors": _pod_without_descriptors,
+    "pod-terminated": _pod_terminated,
+    "all-pods-killed": _all_pods_killed,
     "hostile-peer": _hostile_peer,
     "log-unread": _log_unread,
     "log-reader-gone": _log_reader_gone,
     "network-cut": _network_cut,
     "network-silent": _network_silent,
+    "network-forgets": _network_forgets,
     "network-slow": _network_slow,
     "database-restarted": _database_restarted,
     "database-failover": _database_failover,
     "database-stands-still": _database_stands_still,
+    "standby-stands-still": _standby_stands_still,
     "disk-full": _disk_full,
     "pooler-restarted": _pooler_restarted,
     "database-cut": _database_cut,
@@ -165,8 +241,8 @@ async def _certificates_rotated(stack: Stack) -> None:
 
 
 async def _configuration_changed(stack: Stack) -> None:
-    level = "debug" if stack.variables.get("LOGGING_LEVEL") == "info" else "info"
-    stack.variables["LOGGING_LEVEL"] = level
+    deadline = "30s" if stack.variables.get("DEFAULT_DEADLINE") == "20s" else "20s"
+    stack.variables["DEFAULT_DEADLINE"] = deadline
     await stack.fleet.roll(stack.variables)
 
 
@@ -188,6 +264,12 @@ EVENTS: dict[str, Callable[[Stack], Awaitable[None]]] = {
     "rollout-of-a-broken-configuration": _rollout_of_a_broken_configuration,
 }
 """The planned ones, by name as in a plan."""
+
+
+async def until_ready(pod: Pod) -> None:
+    """Wait until a pod that was killed is back."""
+    while not pod.ready:  # noqa: ASYNC110 (it comes back within seconds)
+        await asyncio.sleep(0.1)
 
 
 async def _lasts(fault: Fault) -> None:
@@ -223,6 +305,16 @@ def _bad_files(directory: CertificateDirectory) -> dict[str, Any]:
     return {
         "expired": directory.issue(not_before=now - timedelta(days=2), not_after=now - timedelta(days=1)),
         "of-another-key": files | {"tls.key": directory.issue()["tls.key"]},
+        "of-another-authority": _of_another_authority(directory),
         "truncated": files | {"tls.crt": files["tls.crt"][:200]},
         "gone": {"ca.crt": files["ca.crt"]},
     }
+
+
+def _of_another_authority(directory: CertificateDirectory) -> dict[str, bytes]:
+    """Return files that go together, but with nobody else's."""
+    right, directory.ca = directory.ca, trustme.CA()
+    try:
+        return directory.issue()
+    finally:
+        directory.ca = right

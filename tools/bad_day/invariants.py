@@ -40,6 +40,9 @@ _SHOWN = 5
 class Window:
     """A time without any fault, more than RECOVERY after the last one, in seconds."""
 
+    last_fault: float
+    """When it was over."""
+
     start: float
     end: float
     planned: str
@@ -59,7 +62,7 @@ class Day:
     """Of processes at rest, before the first call, by name; those of pods begin with "pod"."""
 
     last: dict[str, Vitals] = field(default_factory=dict)
-    """The same after the last call."""
+    """The same after the last call, and of pods after each storm."""
 
     peaks: dict[str, int] = field(default_factory=dict)
     """The most bytes of memory that each server has had."""
@@ -107,10 +110,16 @@ def _answers_are_true(day: Day) -> Finding:
 
 
 def _calls_end(ledger: Ledger) -> Finding:
-    over = [made for made in ledger.running if made.deadline + SLACK < ledger.now()]
-    over += [made for made in ledger.late if made.ended and made.deadline + SLACK < made.ended]
-    title = f"no call without a status {SLACK:g} s past its deadline"
-    return _finding("deadlines", title, [*map(str, over)], f"{ledger.made} calls ended in time")
+    over = [made for made in (*ledger.running, *ledger.late) if _is_over(made, ledger)]
+    title = f"no call without a status {SLACK:g} s past its deadline, while its client gets to run"
+    longest = max((end - start for start, end in ledger.stalls), default=0.0)
+    good = f"{ledger.made} calls ended in time; the clients stood still for {longest:.1f} s at most"
+    return _finding("deadlines", title, [*map(str, over)], good)
+
+
+def _is_over(made: Made, ledger: Ledger) -> bool:
+    end = ledger.now() if made.ended is None else made.ended
+    return end - ledger.stalled(made.began, end) > made.deadline + SLACK
 
 
 def _failures_tell(ledger: Ledger) -> Finding:
@@ -127,11 +136,22 @@ def _tells_secrets(made: Made) -> bool:
 def _calm_fails_nothing(day: Day) -> Finding:
     wrong = [*day.unrecovered]
     for window in day.calm:
-        failed = [made for made in day.ledger.failed if window.start <= made.began < window.end]
+        failed = [made for made in day.ledger.failed if made.within(window.start, window.end)]
         wrong += [f"{made}, in {window.planned}" for made in failed]
     title = f"from {RECOVERY:g} s after the last fault on no call fails, whatever is planned"
-    good = ", ".join(f"{w.planned} in {w.start:.0f}-{w.end:.0f} s" for w in day.calm)
+    good = "; ".join(
+        f"{window.planned} in {window.start:.0f}-{window.end:.0f} s, {_recovery(day.ledger, window)} before"
+        for window in day.calm
+    )
     return _finding("calm", title, wrong, good)
+
+
+def _recovery(ledger: Ledger, window: Window) -> str:
+    """Return when calls failed for the last time after a storm."""
+    began = [made.began for made in ledger.failed if window.last_fault < made.began < window.start]
+    if not began:
+        return "recovered at once"
+    return f"recovered {max(began) - window.last_fault:.1f} s after the last fault"
 
 
 def _memory(day: Day) -> Finding:
@@ -142,17 +162,15 @@ def _memory(day: Day) -> Finding:
 
 
 def _no_growth(day: Day, what: str) -> Finding:
-    """Hold each process to what its like had at rest; pods that came later to those of the beginning."""
+    """Hold each process to what its like had at rest; a pod to all pods of the beginning."""
     of_pods = max((getattr(v, what) for name, v in day.first.items() if name.startswith("pod")), default=0)
-    grown, wrong = [], []
+    grown: dict[str, int] = {}
     for name, vitals in day.last.items():
-        before = getattr(day.first.get(name), what, of_pods)
-        after = getattr(vitals, what)
-        grown.append(f"{name} {before} → {after}")
-        if after > before + GROWTH[what]:
-            wrong.append(f"{name} had {before} {what} at rest, and has {after}")
+        before, after = getattr(day.first.get(name), what, of_pods), getattr(vitals, what)
+        grown[f"{name} had {before} {what} at rest, and has {after}"] = after - before
+    wrong = [text for text, more in grown.items() if more > GROWTH[what]]
     title = f"no growth of {what} (more than {GROWTH[what]}) in any server and in the clients"
-    return _finding(what, title, wrong, ", ".join(grown))
+    return _finding(what, title, wrong, f"most: {max(grown, key=grown.__getitem__)}")
 
 
 def _finding(name: str, title: str, wrong: Sequence[str], good: str) -> Finding:

@@ -33,7 +33,7 @@ def day() -> Day:
     return Day(
         ledger,
         users=[user("ada"), user("grace"), user("perhaps")],
-        calm=[Window(30, 60, "rolling-restart")],
+        calm=[Window(20, 30, 60, "rolling-restart")],
         first=rest,
         last=rest | {"pod b": Vitals(20, 10, 3)},
         peaks={"a": 90 * 2**20},
@@ -99,7 +99,7 @@ def told(day):
 
 def planned(day):
     """A call failed in a planned event."""
-    day.ledger.failed.append(Made("envoy", "GetUser", 59, 62, 61, "UNAVAILABLE"))
+    day.ledger.failed.append(Made("envoy", "GetUser", 57, 60, 59, "UNAVAILABLE"))
 
 
 def unready(day):
@@ -135,7 +135,7 @@ def of_clients(day):
         (late, "deadlines", "dns GetUser of 10.0 s OK at 16.1 s"),
         (internal, "codes", "dns GetUser of 10.0 s INTERNAL at 11.0 s: error 17"),
         (told, "codes", "asyncpg"),
-        (planned, "calm", "UNAVAILABLE at 61.0 s: , in rolling-restart"),
+        (planned, "calm", "UNAVAILABLE at 59.0 s: , in rolling-restart"),
         (unready, "calm", "a is not ready"),
         (fat, "memory", "a had 256 MiB"),
         (
@@ -159,10 +159,33 @@ def test_broken(day, mutate, name, detail):
 
 
 def test_failed_calls_of_a_storm_are_no_breach(day):
-    """A call that began before the calm may fail, and one in the storm after it."""
-    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 3, "UNAVAILABLE") for at in (29.9, 60.1)]
+    """A call that began before the calm may fail, and one that ended in the storm after it."""
+    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 1, "UNAVAILABLE") for at in (29.9, 59.1)]
     assert broken(day) == {}
     assert RECOVERY == 10
+
+
+def test_a_client_that_does_not_run_is_told_later(day):
+    """Seconds in which the clients' process stood still are not the service's; those at other times count."""
+    late(day)
+    day.ledger.stalls = [(2.0, 9.0), (17.0, 20.0)]
+    assert "dns GetUser" in broken(day)["deadlines"]
+    day.ledger.stalls = [(9.0, 11.0)]
+    assert "stood still for 2.0 s" in told_of(day, "deadlines")
+
+
+def test_recovery_is_told(day):
+    """How long calls failed after the last fault is told, though it is less than it may be."""
+    assert "rolling-restart in 30-60 s, recovered at once" in told_of(day, "calm")
+    day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 1, "UNAVAILABLE") for at in (19, 22.5, 21)]
+    assert "recovered 2.5 s after the last fault" in told_of(day, "calm")
+
+
+def told_of(day: Day, name: str) -> str:
+    """Return the detail of an invariant that was held."""
+    [finding] = [finding for finding in check(day) if finding.name == name]
+    assert finding.held
+    return finding.detail
 
 
 def test_many_breaches_are_counted(day):
@@ -173,8 +196,12 @@ def test_many_breaches_are_counted(day):
 
 PROGRAM = """
 import asyncio, os, sys
+async def tick():
+    while True:
+        await asyncio.sleep(0.05)
 async def main():
-    tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(7)]
+    tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(6)]
+    tasks.append(asyncio.create_task(tick()))
     files = [os.dup(0) for _ in range(5)]
     print(flush=True)
     await asyncio.gather(*tasks)
@@ -194,11 +221,11 @@ async def test_vitals_of_another_process():
     assert 2**20 < peak < 2**30
 
 
-async def test_vitals_of_no_process():
-    """Who has ended has no vitals and no memory; that its tasks can't be read is told with the reason."""
+async def test_vitals_of_no_process() -> None:
+    """Who has ended has no vitals and no memory."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:  # noqa: ASYNC220 (short)
         pass
-    with pytest.raises(RuntimeError, match=f"the tasks of process {process.pid} can't be read"):
+    with pytest.raises(ProcessLookupError, match=f"process {process.pid} can't be asked for its tasks"):
         await vitals(process.pid)
     assert peak_memory(process.pid) == 0
     assert peak_memory(os.getpid()) > 0

@@ -25,6 +25,10 @@ class Made:
     code: str = ""
     detail: str = ""
 
+    def within(self, start: float, end: float) -> bool:
+        """Return whether it began and ended between two times."""
+        return self.ended is not None and start <= self.began and self.ended <= end
+
     def __str__(self) -> str:
         """Return what a report says of a call that failed."""
         ended = "has not ended" if self.ended is None else f"{self.code} at {self.ended:.1f} s: {self.detail}"
@@ -59,12 +63,19 @@ class Ledger:
     succeeded: Counter[str] = field(default_factory=Counter)
     """Calls by client."""
 
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when the clients' process did not run, for want of CPU or because something held it up."""
+
     latencies: list[float] = field(default_factory=list)
     """Seconds of the calls that have succeeded since `take` was called."""
 
     def now(self) -> float:
         """Return the seconds since the day began."""
         return time.monotonic() - self.start
+
+    def stalled(self, start: float, end: float) -> float:
+        """Return the seconds between two times in which the clients' process did not run."""
+        return sum(max(0.0, min(end, last) - max(start, first)) for first, last in self.stalls)
 
     @property
     def made(self) -> int:

@@ -17,10 +17,28 @@ _PODS = ("0", "1", "2")
 """Which of the pods that run."""
 
 
-HOSTILE = ("half-handshakes", "calls-without-message", "resets", "large-headers", "settings", "pings")
+HOSTILE = (
+    "half handshakes",
+    "calls without a message",
+    "calls that are reset",
+    "calls with a message that are reset",
+    "bad deadlines",
+    "paths that are not UTF-8",
+    "unknown methods",
+    "headers of 15 kB",
+    "headers without end",
+    "SETTINGS",
+    "PING",
+    "PRIORITY",
+    "WINDOW_UPDATE",
+    "GOAWAY",
+    "empty DATA",
+    "empty CONTINUATION",
+    "unknown frames",
+)
 """What a peer with a certificate does to the pod that was started last."""
 
-BAD_CERTIFICATES = ("expired", "of-another-key", "truncated", "gone")
+BAD_CERTIFICATES = ("expired", "of-another-key", "of-another-authority", "truncated", "gone")
 """What is in the files instead of the next certificate."""
 
 
@@ -41,24 +59,30 @@ class Kind:
 KINDS = {
     "pod-killed": Kind("pods", (0, 0), _PODS),
     "pod-stopped": Kind("pods", (1, 6), _PODS),
+    "pod-slow": Kind("pods", (2, 6), _PODS),
+    "pod-without-descriptors": Kind("pods", (2, 5), _PODS),
+    "pod-terminated": Kind("pods", (0, 0), _PODS),
+    "all-pods-killed": Kind("pods", (0, 0), ("",)),
     "hostile-peer": Kind("pods", (2, 5), HOSTILE),
     "log-unread": Kind("log", (2, 6), _PODS),
     "log-reader-gone": Kind("log", (0, 0), _PODS),
     "network-cut": Kind("network", (0, 0), _PODS),
     "network-silent": Kind("network", (1, 6), _PODS),
+    "network-forgets": Kind("network", (4, 6), _PODS),
     "network-slow": Kind("network", (2, 6), _PODS),
     "database-restarted": Kind("database", (0, 0), ("fast", "kill")),
     "database-failover": Kind("database", (0, 0), ("",)),
     "database-stands-still": Kind("database", (1, 4), ("",)),
+    "standby-stands-still": Kind("database", (1, 5), ("",)),
     "disk-full": Kind("database", (2, 5), ("",)),
     "pooler-restarted": Kind("database", (0, 2), ("",)),
     "database-cut": Kind("way-to-database", (0, 0), _PODS),
     "database-slow": Kind("way-to-database", (2, 6), _PODS),
-    "dns-fails": Kind("dns", (2, 6), ("",)),
-    "watch-lost": Kind("api-server", (2, 6), ("cut", "500", "429", "410", "403")),
+    "dns-fails": Kind("dns", (2, 6), ("servfail", "empty")),
+    "watch-lost": Kind("api-server", (2, 6), ("cut", "500", "429", "410", "403", "silent")),
     "server-certificate-bad": Kind("certificates", (2, 6), BAD_CERTIFICATES),
     "client-certificate-bad": Kind("certificates", (2, 6), BAD_CERTIFICATES),
-    "configuration-broken": Kind("configuration", (2, 6), ("",)),
+    "configuration-broken": Kind("configuration", (2, 6), ("no-yaml", "wrong", "gone")),
 }
 """By what they are called in a plan and in the report."""
 

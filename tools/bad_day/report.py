@@ -61,7 +61,7 @@ def _run(outcome: Outcome) -> dict[str, Any]:
         made
         for window in record.day.calm
         for made in record.day.ledger.failed
-        if window.start <= made.began < window.end
+        if made.within(window.start, window.end)
     ]
     latencies = [seconds for each in seen for seconds in each.clients.latencies]
     phases = [*_phases(record, seen)]

@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import trustme
 import yaml
 
 from grpc_common.testing.api_server import ApiServer, kubeconfig
 from grpc_common.testing.certificates import CertificateDirectory
+from tests.faults.proxy import Proxy
 from tests.interop.envoy_proxy import configured, listener, retry_policy, type_url
 from tools.bad_day.callers import Ways
 from tools.bad_day.database import Database
@@ -41,6 +43,9 @@ class Stack:
     network: Network
     api: ApiServer
     """The one that the clients ask."""
+
+    way_to_api: Proxy
+    """From the clients."""
 
     certificates: dict[str, CertificateDirectory]
     """Of "server", "client" and "envoy"."""
@@ -103,12 +108,23 @@ async def running_stack(engine: str) -> AsyncIterator[Stack]:
         fleet = await stack.enter_async_context(Fleet.running(0, database=database.url, variables=variables))
         fleet.subscribe(_follow(network))
         await fleet.scale(PODS)
-        (folder / "kubeconfig").write_text(kubeconfig(api.url, {"token": "secret"}, namespace=NAMESPACE))
+        way_to_api, url = await _way_to(api, stack)
+        (folder / "kubeconfig").write_text(kubeconfig(url, {"token": "secret"}, namespace=NAMESPACE))
         envoy = await stack.enter_async_context(
             configured(folder, listener([_ROUTES]), [_cluster(folder, certificates["envoy"].path)])
         )
-        target = f"127.0.0.1:{envoy.port}"
-        yield Stack(folder, database, fleet, network, api, certificates, config, variables, target)
+        yield Stack(
+            folder=folder,
+            database=database,
+            fleet=fleet,
+            network=network,
+            api=api,
+            way_to_api=way_to_api,
+            certificates=certificates,
+            config=config,
+            variables=variables,
+            envoy=f"127.0.0.1:{envoy.port}",
+        )
 
 
 def _certificates(folder: Path) -> dict[str, CertificateDirectory]:
@@ -122,6 +138,16 @@ def _config() -> str:
     content = yaml.safe_load(_BASE.read_text("utf-8"))
     content["server"].update(_SHORTER)
     return yaml.safe_dump(content)
+
+
+async def _way_to(api: ApiServer, stack: AsyncExitStack) -> tuple[Proxy, str]:
+    port = urlsplit(api.url).port
+    assert port
+    way = Proxy(port)
+    listener = await asyncio.start_server(way.serve, "127.0.0.1", 0)
+    stack.callback(way.cut)
+    stack.callback(listener.close)
+    return way, f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
 
 
 def _follow(network: Network) -> Any:

@@ -1,12 +1,24 @@
-"""What a process has: memory, descriptors, threads, tasks, as Linux and Python's own tools tell it."""
+"""What a process has: memory, descriptors, threads, tasks, as Linux and the process itself tell it."""
 
 import asyncio
 import sys
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_RULE = "----"
-"""Begins the line below the heading of `python -m asyncio ps`."""
+_PATIENCE = 3.0
+"""Seconds that a busy process may take until it does what it is asked."""
+
+_TRIES = 10
+"""A process that writes the word in which it is asked, at the same moment, does not see that it is."""
+
+_COUNT = """
+import asyncio, os
+with open({new!r}, "w") as file:
+    file.write(str(len(asyncio.all_tasks())))
+os.rename({new!r}, {told!r})
+"""
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ async def vitals(pid: int) -> Vitals:
 
     Raises:
         ProcessLookupError: it has ended.
-        RuntimeError: its tasks can't be read; the text says why.
+        TimeoutError: it does not count its tasks, for which its loop must turn now and then.
 
     """
     tasks = await _tasks(pid)
@@ -49,14 +61,25 @@ def _status(pid: int, name: str) -> int:
 
 
 async def _tasks(pid: int) -> int:
-    """Count a row for each task, however many awaiters it has."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "asyncio", "ps", str(pid)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"the tasks of process {pid} can't be read: {errors.decode()[-500:]}")
-    _, _, rows = output.decode().partition(_RULE)
-    return len({row.split()[1] for row in rows.splitlines()[1:] if row.strip()})
+    """Have the process count its tasks, by PEP 768, and tell it in a file.
+
+    `python -m asyncio ps` would read its memory instead, and loses its way in grpc.aio's coroutines.
+    """
+    with tempfile.TemporaryDirectory(prefix="tasks-") as folder:
+        told, script = Path(folder, "told"), Path(folder, "count.py")
+        script.write_text(_COUNT.format(new=f"{told}.new", told=str(told)), "utf-8")  # noqa: ASYNC240 (few bytes)
+        for _ in range(_TRIES):
+            _ask(pid, script)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    while not told.exists():  # noqa: ASYNC110, ASYNC240 (another process tells)
+                        await asyncio.sleep(0.05)
+                return int(told.read_text("utf-8"))  # noqa: ASYNC240 (a few bytes)
+        raise TimeoutError(f"process {pid} does not count its tasks within {_TRIES * _PATIENCE:g} s")
+
+
+def _ask(pid: int, script: Path) -> None:
+    try:
+        sys.remote_exec(pid, str(script))
+    except (OSError, RuntimeError) as error:
+        raise ProcessLookupError(f"process {pid} can't be asked for its tasks: {error}") from None

@@ -1,11 +1,11 @@
 """What is seen of a day while it goes on: calls by pod, failures, latencies, memory; once a second."""
 
 import asyncio
-import contextlib
 import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,29 +64,29 @@ class Watch:
         self._totals: Counter[tuple[str, int]] = Counter()
         """Calls that a pod's process has answered, by its name and process id."""
 
-    @contextlib.asynccontextmanager
+    @asynccontextmanager
     async def looking(self) -> AsyncIterator[None]:
         """Look once a second until the block ends."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LONGEST)) as session:
-            looking = asyncio.create_task(self._look_for_ever(session))
+        timeout = aiohttp.ClientTimeout(total=_LONGEST)
+        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
+            ended = asyncio.Event()
+            group.create_task(self._look_until(ended, session))
             try:
                 yield
             finally:
-                looking.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await looking
+                ended.set()
 
-    async def _look_for_ever(self, session: aiohttp.ClientSession) -> None:
+    async def _look_until(self, ended: asyncio.Event, session: aiohttp.ClientSession) -> None:
         due = time.monotonic()
-        while True:
-            seen = await asyncio.shield(self._look(session))
+        while not ended.is_set():
+            seen = await self._look(session)
             self.seen.append(seen)
             self._live.update(seen.at, {NAME: seen.json()}, self._record.now)
             due += _INTERVAL
             await asyncio.sleep(due - time.monotonic())
 
     async def _look(self, session: aiohttp.ClientSession) -> Seen:
-        pods = list(self._pods)
+        pods = [pod for pod in self._pods if pod.metrics_port]  # those that have begun to serve
         day = self._record.day
         for pod in pods:
             day.peaks[pod.name] = max(day.peaks.get(pod.name, 0), peak_memory(pod.pid))

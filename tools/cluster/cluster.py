@@ -51,7 +51,7 @@ class ClusterError(Exception):
 
 
 class MissingProgramError(ClusterError):
-    """build.sh, crds.sh or istioctl.sh has not run yet; the message says which."""
+    """build.sh, crds.sh or control-planes.sh has not run yet; the message says which."""
 
 
 def programs() -> Path:
@@ -77,15 +77,17 @@ def crds() -> Path:
     return _made_by("crds.sh", "crds", _recipe("crds/go.mod", "crds/go.sum", "crds/apis.go", "crds.sh"))
 
 
-def istioctl() -> Path:
-    """Return the program istioctl that istioctl.sh built; it needs no cluster.
+def control_planes() -> Path:
+    """Return the folder of istioctl, pilot-discovery, pilot-agent and envoy-gateway.
+
+    It has the agent's envoy_bootstrap.json too.
 
     Raises:
         MissingProgramError: it is not there.
 
     """
-    recipe = _recipe("istio/go.mod", "istio/go.sum", "istioctl.sh")
-    return _made_by("istioctl.sh", "istio", recipe) / "istioctl"
+    files = ("control-planes/go.mod", "control-planes/go.sum", "control-planes.sh")
+    return _made_by("control-planes.sh", "control-planes", _recipe(*files))
 
 
 def _recipe(*files: str) -> bytes:

@@ -290,3 +290,10 @@ def test_program_ends(tmp_path, monkeypatch):
         cluster.running(),
     ):
         pass
+
+
+def test_envoy_gateway_and_its_definitions_have_one_version():
+    """The API server has the kinds of the Envoy Gateway that configures the Envoy of tests."""
+    modules = [Path(f"tools/cluster/{name}/go.mod").read_text() for name in ("crds", "control-planes")]
+    of_definitions, of_program = (re.search(r"envoyproxy/gateway (v\S+)", module) for module in modules)
+    assert of_definitions[1] == of_program[1]

@@ -25,6 +25,9 @@ _COMPRESSIONS = {
     "deflate": grpc.Compression.Deflate,
 }
 
+_LARGEST_INT = 2**31 - 1
+"""Of C-core's arguments."""
+
 _FIELDS = {
     "grpc.service_config": "service",
     "grpc.max_receive_message_length": "max_recv_msg_size",
@@ -132,6 +135,11 @@ class ChannelConfig(Section):
             "grpc.max_reconnect_backoff_ms": 5000,
             "grpc.max_receive_message_length": self.max_recv_msg_size,
             "grpc.max_send_message_length": self.max_send_msg_size,
+            # By default a call of more than 256 KiB is never sent again, whatever its policy, not even if no
+            # server has seen it, as when its connection was too old. What is kept for it is no copy.
+            "grpc.per_rpc_retry_buffer_size": min(
+                self.max_send_msg_size + self.max_metadata_size, _LARGEST_INT
+            ),
             # Where the two differ, C-core refuses at random what lies between them.
             "grpc.max_metadata_size": self.max_metadata_size,
             "grpc.absolute_max_metadata_size": self.max_metadata_size,

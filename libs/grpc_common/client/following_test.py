@@ -75,7 +75,14 @@ async def test_endpoint_that_makes_no_sense(nonsense, reason):
 
 async def test_good_addresses():
     """All forms of addresses that grpc can dial are taken."""
-    good = ["10.0.0.1:1", "[fd00::7]:65535", "[fe80::1%2]:5", "unix:/run/a b.sock", "unix::", "unix-abstract:a"]
+    good = [
+        "10.0.0.1:1",
+        "[fd00::7]:65535",
+        "[fe80::1%2]:5",
+        "unix:/run/a b.sock",
+        "unix::",
+        "unix-abstract:a",
+    ]
     source = Source(good)
     with structlog.testing.capture_logs() as logs:
         async with channel(NAME, endpoints=source, ready_timeout=None) as opened:

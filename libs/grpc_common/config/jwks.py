@@ -36,7 +36,7 @@ def check_jwks(jwks: str) -> str:
         raise ValueError("write a URL in ASCII, with %20 and the like for what it can't hold")
     if url.port == 0:  # a port that is none at all is a ValueError here
         raise ValueError("write the port that the issuer listens on")
-    if "@" in url.netloc:
+    if "@" in jwks.partition("://")[2].partition("/")[0]:  # behind a ? or # of a password, too
         raise ValueError("a JWKS is public; leave the user and password out of its URL")
     if url.scheme == "http" and not _is_loopback(url.hostname):
         raise ValueError("write https://, or anyone on the way can replace the keys")

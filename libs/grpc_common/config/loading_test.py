@@ -254,6 +254,10 @@ def test_every_mistake_is_named_at_once(file):
         ("server: {tls: {require_client_certificate: true}}", "needs directory"),
         ("server: {jwt: {jwks: http://a.test/keys, issuer: i, audience: a}}", "write https://, or anyone"),
         (
+            "server: {jwt: {jwks: 'https://u#:p@a.test/k', issuer: i, audience: a}}",
+            "leave the user and password",
+        ),
+        (
             "server: {jwt: {jwks: https://u:p@a.test/k, issuer: i, audience: a}}",
             "leave the user and password",
         ),

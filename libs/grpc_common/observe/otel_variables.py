@@ -67,7 +67,9 @@ def check(environ: Mapping[str, str] = os.environ) -> None:
         if environ.get(variable, "").strip() or (variable in environ and variable.endswith(_NEVER_EMPTY))
         for mistake in find(environ[variable].strip())
     ]
-    mistakes += [f"{excerpt(name)}: is not UTF-8" for name, value in environ.items() if _is_broken(name, value)]
+    mistakes += [
+        f"{excerpt(name)}: is not UTF-8" for name, value in environ.items() if _is_broken(name, value)
+    ]
     mistakes += _incomplete(environ)
     if mistakes:
         raise StartError("tracing can't start:\n" + "\n".join(mistakes))

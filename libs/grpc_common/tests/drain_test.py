@@ -1,6 +1,7 @@
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -14,15 +15,21 @@ LOAD = 24
 """Concurrent callers: as many as keep two cores busy."""
 
 
+seen: set[bytes] = set()
+"""The requests that came to a servicer."""
+
+
 async def echo(request: bytes, _context) -> bytes:
     """Answer after a time in which other calls arrive."""
+    seen.add(request)
     await asyncio.sleep(0.002)
     return request
 
 
 async def count(request: bytes, _context):
-    """Stream as many messages as the request says."""
-    for number in range(int(request)):
+    """Stream a hundred messages."""
+    seen.add(request)
+    for number in range(100):
         yield str(number).encode()
 
 
@@ -47,15 +54,16 @@ async def serving(**environ: str):
 async def call_until(stopped: asyncio.Event, channel: grpc.aio.Channel, outcomes: Counter) -> None:
     """Call without a pause, now and then a method that streams, and count how the calls end."""
     while not stopped.is_set():
+        request = uuid4().bytes
         try:
             if outcomes.total() % 50:
-                await channel.unary_unary("/test.Echo/Echo")(b"x", timeout=10)
+                await channel.unary_unary("/test.Echo/Echo")(request, timeout=10)
             else:
-                async for _ in channel.unary_stream("/test.Echo/Count")(b"100", timeout=10):
+                async for _ in channel.unary_stream("/test.Echo/Count")(request, timeout=10):
                     pass
             outcomes["OK"] += 1
         except grpc.aio.AioRpcError as error:
-            outcomes[error.code().name, error.details()] += 1
+            outcomes[error.code().name, error.details(), "seen" if request in seen else "unseen"] += 1
 
 
 @asynccontextmanager
@@ -107,9 +115,14 @@ async def test_servers_that_stop_under_load_fail_no_call(service_config, age):
                 await stack.aclose()
                 await stack.enter_async_context(serving(GRPC_PORT=str(port), **start))
                 assert outcomes["OK"] > before
-    too_old = sum(count for outcome, count in outcomes.items() if "max_age" in outcome[1])
-    print(f"{STOPS} stops, {outcomes.total()} calls, {too_old} lost with a connection that was too old")
-    assert outcomes["OK"] + too_old == outcomes.total(), outcomes
-    # C-core closes such a connection right behind its last answer, stop or no stop. What the client says then
-    # resets it, and a client that stood still has not read the answer: seen once in some 200 000 calls.
-    assert too_old <= 2
+    late = sum(count for outcome, count in outcomes.items() if came_too_late(outcome))
+    print(f"{STOPS} stops, {outcomes.total()} calls, {late} sent to a connection that had become too old")
+    assert outcomes["OK"] + late == outcomes.total(), outcomes
+    # On a machine that stands still now and then: those of one connection. See connection_reset_test.
+    assert late <= LOAD
+
+
+def came_too_late(outcome: str | tuple[str, str, str]) -> bool:
+    """Return whether a call ended as those do that C-core sends behind its leave from a connection."""
+    _, details, found = outcome if outcome != "OK" else ("", "", "")
+    return found == "unseen" and ("max_age" in details or "Broken pipe" in details)

@@ -1,9 +1,7 @@
 """What one peer sends as fast as it can, with another client's calls beside it."""
 
 import asyncio
-import gzip
 import socket
-import threading
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
@@ -16,25 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from grpc_common import ChannelConfig, channel
 from grpc_common.testing.certificates import CertificateDirectory
-from grpc_common.testing.http2 import (
-    CALL,
-    CONTINUATION,
-    DATA,
-    ECHO,
-    END_HEADERS,
-    END_STREAM,
-    GOAWAY,
-    HEADERS,
-    HELLO,
-    PING,
-    PRIORITY,
-    RST_STREAM,
-    SETTINGS,
-    WINDOW_UPDATE,
-    frame,
-    literal,
-    request,
-)
+from grpc_common.testing.floods import floods, headers, send, swelling
+from grpc_common.testing.http2 import ECHO, HELLO, literal
 from grpc_common.testing.server import memory, serving, serving_process
 
 MEBIBYTE = 2**20
@@ -44,71 +25,8 @@ MOST_MEMORY = 200 * MEBIBYTE
 OK = grpc.StatusCode.OK
 PATIENCE = 20
 
-
-def streams(count: int, one) -> bytes:
-    """Return a greeting and `count` streams, each of which `one` makes of its number."""
-    return HELLO + b"".join(one(stream) for stream in range(1, 2 * count, 2))
-
-
-def headers(stream: int, block: bytes = ECHO) -> bytes:
-    """Return the beginning of a call."""
-    return frame(HEADERS, stream, block, flags=END_HEADERS)
-
-
-def reset(stream: int) -> bytes:
-    """Return a call that its client gives up at once."""
-    return headers(stream) + frame(RST_STREAM, stream, bytes(4))
-
-
-def answered_and_reset(stream: int) -> bytes:
-    """Return a call whose client does not wait for the answer."""
-    return (
-        headers(stream)
-        + frame(DATA, stream, b"\0\0\0\0\1x", flags=END_STREAM)
-        + frame(RST_STREAM, stream, bytes(4))
-    )
-
-
-def endless_block(stream: int) -> bytes:
-    """Return 15 MB of headers."""
-    more = literal(b"x-a", b"v" * 15_000)
-    return frame(HEADERS, stream, ECHO) + frame(CONTINUATION, stream, more) * 1000
-
-
-def zipped(stream: int) -> bytes:
-    """Return a call with 9 MiB in 9 kB."""
-    return headers(stream, request(grpc_encoding="gzip")) + frame(DATA, stream, ZIPPED, flags=END_STREAM)
-
-
-def references(stream: int) -> bytes:
-    """Return a call with 4 MB of metadata in 5 kB: a thousand references to one header."""
-    return headers(stream, ECHO + literal(b"x", b"v" * 3_900, indexed=True) + b"\xbe" * 1000)
-
-
-GZIP = gzip.compress(bytes(9 * MEBIBYTE))
-ZIPPED = b"\1" + len(GZIP).to_bytes(4) + GZIP
-
-FLOODS = {
-    "calls without a message": (10, streams(10_000, headers)),
-    "calls that are reset": (2, streams(20_000, reset)),
-    "calls with a message that are reset": (2, streams(20_000, answered_and_reset)),
-    "bad deadlines": (2, streams(20_000, lambda stream: headers(stream, request(grpc_timeout="1x")))),
-    "paths that are not UTF-8": (2, streams(5_000, lambda stream: headers(stream, request("/\xff/é")))),
-    "unknown methods": (2, streams(5_000, lambda stream: headers(stream, request(f"/a/{stream}")))),
-    "headers of 15 kB": (
-        2,
-        streams(1_000, lambda stream: headers(stream, ECHO + literal(b"x", b"v" * 15_000))),
-    ),
-    "headers without end": (2, streams(2, endless_block)),
-    "SETTINGS": (2, HELLO + frame(SETTINGS, payload=b"\0\4\0\1\0\0") * 50_000),
-    "PING": (2, HELLO + frame(PING, payload=bytes(8)) * 50_000),
-    "PRIORITY": (2, HELLO + frame(PRIORITY, 1, bytes(5)) * 50_000),
-    "WINDOW_UPDATE": (2, HELLO + frame(WINDOW_UPDATE, 0, (1).to_bytes(4)) * 50_000),
-    "GOAWAY": (2, HELLO + frame(GOAWAY, payload=bytes(8)) * 50_000),
-    "empty DATA": (2, CALL + frame(DATA, 1) * 100_000),
-    "empty CONTINUATION": (2, HELLO + frame(HEADERS, 1, ECHO) + frame(CONTINUATION, 1) * 100_000),
-    "unknown frames": (2, HELLO + frame(77, 0, bytes(1000)) * 5_000),
-}
+FLOODS = floods("/test.Methods/Echo")
+SWELLING = swelling("/test.Methods/Echo")
 
 
 @pytest.fixture(scope="module")
@@ -124,26 +42,6 @@ def peak(server):
     _, pid = server
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # see proc_pid_clear_refs(5)
     return lambda: memory(pid, "VmHWM")
-
-
-def send(port: int, sent: bytes) -> None:
-    """Connect, send this while reading all that comes, and hang up a second later."""
-    with socket.create_connection(("127.0.0.1", port)) as connection, suppress(OSError):
-        connection.settimeout(PATIENCE)
-        reader = threading.Thread(target=read_all, args=(connection,))
-        reader.start()
-        with suppress(OSError):
-            connection.sendall(sent)
-            reader.join(0.3)
-        connection.shutdown(socket.SHUT_RDWR)
-        reader.join()
-
-
-def read_all(connection: socket.socket) -> None:
-    """Read until the other side hangs up."""
-    with suppress(OSError):
-        while connection.recv(2**16):
-            pass
 
 
 @asynccontextmanager
@@ -185,8 +83,8 @@ async def test_flood_takes_little_memory_and_fails_no_other_call(server, peak, c
 
 @pytest.mark.parametrize(
     ("connections", "sent"),
-    [(10, streams(100, zipped)), (2, streams(100, references))],
-    ids=["gzip", "references"],
+    SWELLING.values(),
+    ids=SWELLING,
 )
 async def test_flood_that_c_core_makes_larger_takes_less_than_a_pod_has(connections, sent):
     """Few bytes that C-core makes many of are refused, though only once it has done so: gzip took 1.4 GB."""

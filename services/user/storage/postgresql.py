@@ -2,12 +2,14 @@
 
 Each operation is one statement, which is a transaction by itself: nothing is left open
 between two, and a create takes one round trip. Creates that wait at the same moment share it.
+Each may be done again if its answer was lost: the id of a new user is known before.
 """
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from typing import override
 
 import asyncpg
@@ -27,6 +29,7 @@ from services.user.storage.postgresql_connecting import Connecting
 from services.user.storage.postgresql_connection import FAILURES, Connection, Connector, explain
 from services.user.storage.postgresql_metrics import ACQUIRE_SECONDS, shown
 from services.user.storage.postgresql_probe import Probe
+from services.user.storage.postgresql_restart import Restarts
 from services.user.storage.postgresql_schema import check_schema
 from services.user.users import User
 
@@ -34,7 +37,8 @@ type _Create = tuple[User, IdempotencyKey]
 
 log = structlog.get_logger()
 
-_INSERT = "INSERT INTO users (id, name, email, email_key) VALUES ($1, $2, $3, $4)"
+# A user that is there was inserted by an earlier try.
+_INSERT = "INSERT INTO users (id, name, email, email_key) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING"
 _GET = "SELECT id, name, email FROM users WHERE id = $1"
 _PAGE = "SELECT id, name, email FROM users WHERE id > $1 ORDER BY id LIMIT $2"
 
@@ -99,9 +103,10 @@ async def open_postgresql(config: DatabaseConfig) -> AsyncIterator[PostgresqlUse
     # A slow answer is an answer to the probe.
     patient = Connector(config, statement_timeout=None)
     async with _pool(config) as pool, Probe(patient, pool, config.name) as probe:
-        storage = PostgresqlUserStorage(pool, probe, config)
-        await _first_ping(storage, config.connect_timeout + _FIRST_ANSWER)
-        yield storage
+        with closing(Restarts(probe.ask, config.connect_timeout)) as restarts:
+            storage = PostgresqlUserStorage(pool, probe, restarts, config)
+            await _first_ping(storage, config.connect_timeout + _FIRST_ANSWER)
+            yield storage
 
 
 @asynccontextmanager
@@ -148,6 +153,26 @@ def _row(user: User) -> tuple[uuid.UUID, str, str, str]:
     return user.id, user.name, user.email, user.email_key
 
 
+async def _insert(connection: asyncpg.Connection, user: User) -> None:
+    try:
+        await connection.execute(_INSERT, *_row(user))
+    except asyncpg.UniqueViolationError:
+        raise EmailTakenError(user.email) from None
+
+
+async def _insert_or_know(
+    connection: asyncpg.Connection, creates: list[_Create]
+) -> tuple[set[uuid.UUID], dict[str, tuple[bytes, User]]]:
+    """Insert users as `_insert_once` does; return the new ones' ids, and what is known of the others' keys.
+
+    Raises:
+        _ConflictError: none was inserted.
+
+    """
+    created = await _insert_once(connection, creates)
+    return created, await _known(connection, [key for user, key in creates if user.id not in created])
+
+
 async def _insert_once(connection: asyncpg.Connection, creates: list[_Create]) -> set[uuid.UUID]:
     """Insert those of the users whose keys are not known, all or none; return their ids.
 
@@ -181,13 +206,15 @@ class PostgresqlUserStorage(UserStorage):
     Args:
         pool: its connections; one that broke is replaced when it is needed.
         probe: asks whether the database can be used.
+        restarts: has what meets one wait.
         config: bounds.
 
     """
 
-    def __init__(self, pool: asyncpg.Pool, probe: Probe, config: DatabaseConfig) -> None:
+    def __init__(self, pool: asyncpg.Pool, probe: Probe, restarts: Restarts, config: DatabaseConfig) -> None:
         self._pool = pool
         self._probe = probe
+        self._restarts = restarts
         self._timeout = config.connect_timeout
         self._name = config.name
         self._checked = False
@@ -197,27 +224,20 @@ class PostgresqlUserStorage(UserStorage):
     async def create(self, user: User, key: IdempotencyKey | None = None) -> User:
         if key is not None:
             return await self._batches.settle((user, key))
-        async with self._connection() as connection:
-            try:
-                await connection.execute(_INSERT, *_row(user))
-            except asyncpg.UniqueViolationError:
-                raise EmailTakenError(user.email) from None
+        await self._run(partial(_insert, user=user))
         return user
 
     async def _create_all(self, creates: list[_Create]) -> list[User | Exception]:
         """Create each user once, and return what each create has come to."""
         try:
-            async with self._connection() as connection:
-                created = await _insert_once(connection, creates)
-                known = await _known(connection, [key for user, key in creates if user.id not in created])
+            created, known = await self._run(partial(_insert_or_know, creates=creates))
         except _ConflictError as conflict:
             if len(creates) == 1 and isinstance(conflict.__cause__, asyncpg.UniqueViolationError):
                 return [EmailTakenError(creates[0][0].email)]
         else:
             return [user if user.id in created else self._earlier(key, known) for user, key in creates]
         # Nothing was kept, for the sake of some.
-        async with self._connection() as connection:
-            taken = await _taken(connection, creates)
+        taken = await self._run(partial(_taken, creates=creates))
         return await self._create_others(creates, taken)
 
     async def _create_others(self, creates: list[_Create], taken: set[str]) -> list[User | Exception]:
@@ -236,27 +256,30 @@ class PostgresqlUserStorage(UserStorage):
 
     @override
     async def get(self, user_id: uuid.UUID) -> User | None:
-        async with self._connection() as connection:
-            row = await connection.fetchrow(_GET, user_id)
+        row = await self._run(lambda connection: connection.fetchrow(_GET, user_id))
         return User(*row) if row else None
 
     @override
     async def page(self, after: uuid.UUID | None, limit: int) -> Sequence[User]:
-        async with self._connection() as connection:
-            return [User(*row) for row in await connection.fetch(_PAGE, after or _BEFORE_ALL, limit)]
+        rows = await self._run(lambda connection: connection.fetch(_PAGE, after or _BEFORE_ALL, limit))
+        return [User(*row) for row in rows]
 
     @override
     async def ping(self) -> None:
         async with self._failures():
             await self._probe.ask()
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        async with self._failures(), self._acquired() as connection, connection.statements():
+    async def _run[Result](self, statements: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Return what the statements of an operation do, which may be done twice."""
+        async with self._failures():
+            return await self._restarts.outlast(partial(self._run_once, statements))
+
+    async def _run_once[Result](self, statements: Callable[[Connection], Awaitable[Result]]) -> Result:
+        async with self._acquired() as connection, connection.statements():
             if not self._checked:
                 await check_schema(connection, self._name)
                 self._checked = True
-            yield connection
+            return await statements(connection)
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Connection]:

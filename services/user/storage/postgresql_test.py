@@ -129,8 +129,9 @@ async def test_pool_is_bounded(database):
 
 
 async def test_database_that_restarts(database, postgresql):
-    """While it is down calls fail at once; when it is there again they work, without a new storage."""
-    async with open_storage(database) as storage:
+    """While it is down calls fail in time; when it is there again they work, without a new storage."""
+    config = database.model_copy(update={"connect_timeout": SHORT})
+    async with open_storage(config) as storage:
         ada = await storage.create(new_user("Ada", "ada@example.com"))
         with postgresql.stopped():
             for _ in range(5):

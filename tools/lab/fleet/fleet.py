@@ -48,6 +48,8 @@ class Fleet:
         """The file that leads to the API server; a client finds it in the variable KUBECONFIG."""
         self.target = f"kubernetes:///{SERVICE}.{NAMESPACE}:{PORT_NAME}"
         """Of clients of grpc_common."""
+        self.command: Sequence[str | Path] = [SERVER]
+        """What new pods run: the user service, or a release or mutation of it."""
         self._database = database
         self._variables = dict(variables)
         self.timing = timing
@@ -169,21 +171,27 @@ class Fleet:
             if isinstance(result, BaseException):
                 raise result
 
-    async def add(self) -> Pod:
-        """Start one more pod, and wait until it is ready."""
-        pod = await self._new_pod()
+    async def add(self, variables: Mapping[str, str] | None = None) -> Pod:
+        """Start one more pod, and wait until it is ready.
+
+        Args:
+            variables: of its environment, over those of all.
+
+        """
+        pod = await self._new_pod(variables or {})
         self.pods.append(pod)
         await pod.start()
         return pod
 
-    async def _new_pod(self) -> Pod:
+    async def _new_pod(self, own: Mapping[str, str]) -> Pod:
         with ExitStack() as stack:
             address = self._new_address(stack)
             database, url = await self._way_to_database(stack)
             ports = {name: str(port) for name, port in self._ports.items()}
-            variables = {"LOGGING_FORMAT": "json", **self._variables, **ports}
+            variables = {"LOGGING_FORMAT": "json", **self._variables, **own, **ports}
             pod = Pod(
                 f"{SERVICE}-{next(self._numbers)}",
+                self.command,
                 address,
                 environment=environment(url, **variables),
                 database=database,

@@ -29,6 +29,8 @@ class HeadlessDns:
         """How often the addresses were asked for."""
         self.fails = False
         """Whether all questions are answered with SERVFAIL."""
+        self.forgets = False
+        """Whether it has no addresses, whatever it was told."""
         self._ttl = ttl
         self._udp, self._tcp = self._servers()
         self.server = f"127.0.0.1:{self._udp.server.server_address[1]}"
@@ -63,6 +65,6 @@ class HeadlessDns:
             reply.header.rcode = RCODE.NXDOMAIN
         elif question.qtype == QTYPE.A:
             self.questions += 1
-            for address in self.addresses:
+            for address in () if self.forgets else self.addresses:
                 reply.add_answer(RR(question.qname, QTYPE.A, rdata=A(address), ttl=self._ttl))
         return reply

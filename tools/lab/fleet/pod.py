@@ -7,15 +7,16 @@ import os
 import re
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.faults.proxy import Proxy
-from tests.programs import PATIENCE, SERVER
+from tests.programs import PATIENCE
 
 _STARTUP_PERIOD = 0.1
 """Seconds between the probes of a pod that starts."""
@@ -61,6 +62,7 @@ class Pod:
 
     Args:
         name: unique in its fleet.
+        command: the program that runs, and its arguments.
         address: an IP address of this machine.
         environment: of the process; GRPC_PORT and HEALTH_PORT are in it.
         database: the pod's own way to PostgreSQL, if it has one.
@@ -74,6 +76,7 @@ class Pod:
     def __init__(
         self,
         name: str,
+        command: Sequence[str | Path],
         address: str,
         *,
         environment: Mapping[str, str],
@@ -99,6 +102,7 @@ class Pod:
         """Of the last process that has ended; -9 if it was killed."""
         self.log: deque[bytes] = deque(maxlen=200)
         """The newest lines."""
+        self._command = command
         self._environment = {**environment, "GRPC_HOST": address, "POD_NAME": name}
         self._timing = timing
         self._on_change, self._on_line = on_change, on_line
@@ -137,11 +141,11 @@ class Pod:
             log = b"".join(self.log).decode(errors="replace")
             raise RuntimeError(f"{self.name} has not become ready (exit code {self.exit_code}):\n{log}")
 
-    async def terminate(self) -> None:
+    async def terminate(self, *, pre_stop: bool = True) -> None:
         """End it as the kubelet does: preStop, SIGTERM, and SIGKILL at the end of the grace period."""
         self.terminating = True
         self._on_change(self, "terminating")
-        await asyncio.sleep(self._timing.pre_stop)
+        await asyncio.sleep(self._timing.pre_stop if pre_stop else 0)
         self.signal(signal.SIGTERM)
         assert self._running
         await asyncio.wait({self._running}, timeout=self._timing.termination_grace - self._timing.pre_stop)
@@ -209,7 +213,7 @@ class Pod:
     async def _run_once(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *_DIES_WITH_US,
-            SERVER,
+            *self._command,
             env=self._environment,
             stderr=asyncio.subprocess.PIPE,
             limit=_LINE,

@@ -17,7 +17,7 @@ svg .aside { fill: var(--soft); } svg .middle { text-anchor: middle; } .lane { f
 .p99, .grid { fill: none; stroke: var(--slow); vector-effect: non-scaling-stroke; stroke-width: 1.5px; }
 .grid { stroke: var(--line); stroke-width: 1px; } .event line { stroke: var(--soft); }
 .event rect { fill: var(--text); fill-opacity: .08; } .fault line { stroke-dasharray: 3 2; }
-.fault rect { fill: url(#hatched); fill-opacity: 1; } .hatch { stroke: var(--text); stroke-opacity: .3; }
+.fault rect { fill: url(#hatched); fill-opacity: 1; } .hatch { stroke: var(--text); stroke-opacity: .2; }
 .badge { fill: var(--back); stroke: var(--text); } svg .number { font-size: 9px; text-anchor: middle; }
 """
 

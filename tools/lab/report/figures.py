@@ -58,13 +58,15 @@ def _time(seconds: float | None) -> str:
 def causes(report: Report, run: Run, *, planned: bool) -> Mapping[str, int]:
     """Return why calls failed in planned events, or otherwise, and how often.
 
-    What fails after an event and before the next is due to the event; at first there is nothing but plans.
+    In the lab, what fails after an event and before the next is due to it; at first there are only plans.
+    On a bad day faults overlap: its phases are storms of them, or planned events by their titles.
     """
     plans = {event.name: event.planned for event in report.events_of(run)}
     total: Counter[str] = Counter()
-    now = True
+    now = report.kind == "lab"
     for phase in run.phases:
-        now = now if phase.event is None else plans.get(phase.event, False)
+        if phase.event is not None or report.kind == "bad-day":
+            now = plans.get(phase.event or phase.title, False)
         if now == planned:
             total.update(phase.failed)
     return dict(total.most_common())

@@ -18,17 +18,19 @@ dt {{ color: var(--soft); font-size: 12px; line-height: 1.2; }} dd {{ margin: 0;
 .bad {{ color: var(--failed); font-weight: 700; }}
 .summary {{ width: 100%; }} .summary th {{ vertical-align: bottom; white-space: normal; font-weight: 600; }}
 .summary tbody th {{ text-align: left; white-space: nowrap; }} .summary a {{ color: inherit; }}
-.invariants td {{ text-align: left; white-space: normal; vertical-align: top; }}
-.invariants td:first-child {{ white-space: nowrap; }}
+.invariants td {{ text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }}
+.invariants td:first-child {{ white-space: nowrap; }} .invariants td:nth-child(2) {{ font-weight: 600; }}
 details th, details td {{ font-size: 13px; padding: .2rem .3rem; vertical-align: top; }}
 details th, details td:last-child {{ white-space: normal; }}
 details td:last-child {{ overflow-wrap: anywhere; min-width: 5rem; }}
 @media (min-width: 700px) {{
+  .invariants td:nth-child(2) {{ min-width: 20rem; }}
   .runs {{ grid-template-columns: repeat(auto-fit, minmax(480px, 1fr)); }}
-  .all {{ position: sticky; top: 0; background: var(--back); padding: .4rem 0; }} }}
+  .sticky {{ position: sticky; top: 0; background: var(--back); padding: .4rem 0; }} }}
 @media (max-width: 699px) {{
   body {{ margin: 1rem auto; padding: 0 .7rem; }} dl {{ grid-template-columns: 1fr 1fr; }}
-  .desk {{ display: none; }}
+  .desk {{ display: none; }} .invariants td {{ display: block; border: 0; padding: 0 .2rem; }}
+  .invariants tr {{ display: block; border-bottom: 1px solid var(--line); padding: .2rem 0; }}
   .summary th, .summary td {{ padding: .2rem .15rem; font-size: 13px; font-weight: 400; }}
   details th, details td {{ padding: .2rem .15rem; font-size: 12px; }}
   .summary tbody th, details td:first-child {{ white-space: normal; }}

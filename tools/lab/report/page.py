@@ -26,10 +26,12 @@ def page(report: dict[str, Any]) -> str:
     known = parsed(report)
     first = _summary(known) if known.kind == "lab" else _invariants(known)
     runs = "".join(_run(known, run) for run in known.runs)
+    # The few events of a story stay in sight of its many charts; a bad day has many of them, and one chart.
+    kept = "all sticky" if known.kind == "lab" else "all"
     body = (
         f'<svg width="0" height="0" style="position: absolute" aria-hidden="true">{PATTERNS}</svg>'
         f"{setting(known.setting)}{first}<h2>How to read the charts</h2><p>{HOW}</p>{_keys()}"
-        f'{_events(known.events, "all")}<div class="runs">{runs}</div>'
+        f'{_events(known.events, kept)}<div class="runs">{runs}</div>'
     )
     reasons = {each.title: each.why for each in known.skipped}
     return document(known.title, WHOLE_STYLE, body + skipped("Not played", reasons))

@@ -52,7 +52,9 @@ SEEN = """(() => {
         id => document.getElementById(id).textContent),
       shapes: all(run, ".shapes")[0], p99: all(run, "path.p99")[0],
       pods: [...run.querySelectorAll(".pod")].map(pod),
-      failed: all(run, ".failed"), marks: all(run, ".mark"),
+      failed: all(run, ".failed"), asides: all(run, "text.aside"),
+      marks: [...run.querySelectorAll(".mark")].map(mark =>
+        ({...box(mark), shape: mark.querySelector(".badge").tagName})),
       bands: [...run.querySelectorAll(".event")].map(band => ({...box(band), kind: band.classList[1]})),
     })),
   };
@@ -150,6 +152,7 @@ def the_chart_is_right(report, run, shown):
     for event, band, mark in zip(report["events"], shown["bands"], shown["marks"], strict=True):
         assert (band["left"], band["right"]) == (at(event["at"]), at(event["until"]))
         assert band["kind"] == ("planned" if event["planned"] else "fault")
+        assert mark["shape"] == ("circle" if event["planned"] else "rect")
         assert f": {event['title']}, " in mark["text"]
         assert (mark["left"] + mark["right"]) / 2 == at((event["at"] + event["until"]) / 2)
     counted = [int(count) for bar in shown["failed"] for count in re.findall(r"[:,] ([\d]+) U", bar["text"])]
@@ -216,6 +219,9 @@ async def test_p99_of_a_slow_pod_is_higher(tab, tmp_path):
     reached = (scale["bottom"] - runs["headless-dns"]["p99"]["top"]) / height
     assert reached == pytest.approx(0.60, abs=0.02)
     assert (scale["bottom"] - runs["pick-first"]["p99"]["top"]) / height < 0.3
+    words = {aside["text"]: aside for aside in reversed(runs["headless-dns"]["asides"])}  # times come last
+    for word, place in (("10 s", scale["top"]), ("1 ms", scale["bottom"])):
+        assert (words[word]["top"] + words[word]["bottom"]) / 2 == pytest.approx(place, abs=4)
 
 
 @pytest.mark.parametrize("width", [360, 1280])
@@ -225,8 +231,8 @@ async def test_a_bad_day_begins_with_its_invariants(tab, tmp_path, width):
     seen = await show(tab, tmp_path, report, width)
     assert seen["headings"][:2] == ["A bad day", "Invariants: 1 of 2 broken"]
     assert seen["invariants"] == [
-        ["✓ held", "No acknowledged user is lost", "421 users, each once"],
-        ["✗ broken", "No call outlives its deadline", "1 call <at 31 s>"],
+        ["✓ held", "Acknowledged users are there once", "421 users, pod-1 24 → 25"],
+        ["✗ broken", "No call outlives its deadline by 3 s", "1 DEADLINE_EXCEEDED <at 31 s>"],
     ]
     assert seen["commands"] == ["tools/bazel run //tools/bad_day -- --seed 7 --minutes 1 --engine grpc-aio"]
     assert seen["summary"] == []
@@ -279,6 +285,65 @@ async def test_what_must_not_be_stands_out(tab, tmp_path):
     assert marked == ["never", "3"]
 
 
+EVIL = """</title></svg></style>"'><script>document.title = "evil"</script>&amp;"""
+
+
+def evil(part, *path):
+    """Return a part of a report whose texts, and keys that are texts, have what HTML takes for its own."""
+    if isinstance(part, dict):
+        texts = path and path[-1] in {"calls", "failed", "setting"}
+        return {f"{key}{EVIL}" if texts else key: evil(value, *path, key) for key, value in part.items()}
+    if isinstance(part, list):
+        return [evil(each, *path) for each in part]
+    return f"{part}{EVIL}" if isinstance(part, str) and path[-1:] != ("kind",) else part
+
+
+@pytest.mark.parametrize("report", [lab(), bad_day()], ids=["lab", "bad-day"])
+async def test_texts_are_never_taken_for_html(tab, tmp_path, report):
+    """Whatever names, titles and errors hold is shown as it is, in the page and in the picture."""
+    (tmp_path / "page.html").write_text(page(evil(report)))
+    (tmp_path / "picture.svg").write_text(picture(evil(report)))
+    await tab.show(tmp_path / "page.html", 1280, "light")
+    shown = await tab.evaluate("document.documentElement.textContent")
+    parts = ("setting", "events", "runs", "skipped", "invariants")
+    causes = [f"{why}{EVIL}" for run in report["runs"] for each in run["samples"] for why in each["failed"]]
+    assert all(cause in shown for cause in causes)
+    assert all(text in shown for part in parts for text in texts(evil(report.get(part), part)))
+    assert await tab.evaluate("document.title") == report["title"] + EVIL
+    assert await tab.evaluate('document.querySelectorAll("script").length') == 0
+    await tab.show(tmp_path / "picture.svg", 848, "light")
+    assert await tab.evaluate('document.querySelectorAll("script").length') == 0
+    assert await tab.evaluate('document.querySelectorAll("svg > title").length') > 0
+    ET.fromstring(picture(evil(report)))  # noqa: S314 (it is our own)
+
+
+def texts(part):
+    """Return the titles and the like that a part of a report holds."""
+    if isinstance(part, dict):
+        own = [value for key, value in part.items() if key in {"title", "about", "why", "detail", "address"}]
+        return own + [text for value in part.values() for text in texts(value)]
+    return [text for each in part for text in texts(each)] if isinstance(part, list) else []
+
+
+async def test_the_words_of_the_picture_never_overlap(tab, tmp_path):
+    """Neither those of the next strategy, where there are few pods, nor the lanes beside a long title."""
+    report = lab()
+    for run in report["runs"]:
+        run["pods"] = [run["pods"][0]]
+        run["title"] = "pick_first, max_connection_age"
+        run["samples"] = [each | {"calls": {"pod-1": 20}} for each in run["samples"]]
+    (tmp_path / "lab.svg").write_text(picture(report))
+    await tab.show(tmp_path / "lab.svg", 848, "light")
+    names, others, lanes = await tab.evaluate("""[".name", ".aside:not(.name)", ".shapes"].map(what =>
+      [...document.querySelectorAll(what)].map(element => {
+        const {left, right, top, bottom} = element.getBoundingClientRect();
+        return {left, right, top, bottom} }))""")
+    assert len(names) == len(lanes) == len(report["runs"])
+    assert all(name["right"] <= lane["left"] for name in names for lane in lanes)
+    for name in names[1:]:
+        assert not any(other["top"] < name["top"] + 2 < other["bottom"] for other in others)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_picture_of_the_readme_stands_by_itself(tab, tmp_path, scheme):
     """It follows the reader's colours without a page, and names all strategies and events side by side."""
@@ -292,12 +357,22 @@ async def test_the_picture_of_the_readme_stands_by_itself(tab, tmp_path, scheme)
       return {left, right, top, bottom, text: text.textContent, color: getComputedStyle(text).fill} })""")
     shown = {word["text"]: word for word in words}
     assert {run["title"] for run in report["runs"]} <= set(shown)
-    assert f"Jain's index {report['runs'][0]['figures']['jain_steady']:.3f}" in shown
+    for known in (run["figures"] for run in report["runs"]):
+        assert f"Jain's index {known['jain_steady']:.3f}" in shown
+        assert f"failed: {known['failed_planned']} planned, {known['failed_unplanned']} otherwise" in shown
+    waits = [word.removeprefix("new pod has its share: ") for word in shown if word.startswith("new pod")]
+    assert set(map(number, waits)) == {run["figures"]["new_pod_seconds"] for run in report["runs"]}
     assert all(word["left"] >= 0 and word["right"] <= 848 for word in words)
     titles = [shown[event["title"]] for event in report["events"]]
     for index, one in enumerate(titles):
         assert all(one["right"] < t["left"] or one["top"] != t["top"] for t in titles[index + 1 :])
     assert (contrast(titles[0]["color"], WHITE) > 7) == (scheme == "light")
+    paper, lane, *fills = await tab.evaluate(
+        '["paper", "lane", "fair", "over", "failure"].map(each => '
+        'getComputedStyle(document.querySelector("." + each)).fill)'
+    )
+    assert contrast(paper, lane) < 2
+    assert all(contrast(fill, lane) >= 3 for fill in fills)
     pods = await tab.evaluate('[...document.querySelectorAll(".pod title")].map(pod => pod.textContent)')
     assert len(pods) == len(PODS) * len(report["runs"])
     assert tab.console == []

@@ -13,7 +13,7 @@ from tools.pages.document import theme
 
 _SIZE = Size(lane=8, gap=2, failed=10)
 
-_MARGIN, _WIDTH, _LEFT, _RIGHT = 8, 840, 212, 8
+_MARGIN, _WIDTH, _LEFT, _RIGHT = 8, 840, 236, 8
 _ACROSS = _WIDTH - _LEFT - _RIGHT
 _BETWEEN = 14
 """Pixels between two runs."""
@@ -25,7 +25,8 @@ _LINE = 14
 
 _STYLE = f"""
 {theme("svg", LIGHT, DARK)} {STYLE}
-svg .name {{ font-size: 13px; font-weight: 600; }} svg .bad {{ fill: var(--failed); font-weight: 600; }}
+svg .name {{ font-size: 12.5px; font-weight: 600; }} svg .bad {{ fill: var(--failed); font-weight: 600; }}
+svg .titles text {{ paint-order: stroke; stroke: var(--back); stroke-width: 4px; }}
 .leader {{ stroke: var(--soft); stroke-width: .5px; }} .paper {{ fill: var(--back); }}
 """
 
@@ -74,35 +75,31 @@ def _across(what: str, height: int, y: int = 0) -> str:
 def _titles(events: Sequence[Event], duration: float) -> tuple[str, int]:
     """Return the events' titles above where they were, in as many lines as they need, and their height."""
     ends: list[float] = []
-    places = []
+    leaders, titles = "", ""
     for event in events:
-        middle = (event.at + event.until) / 2 / duration * _ACROSS
+        x = (event.at + event.until) / 2 / duration * _ACROSS
         half = len(event.title) * _LETTER / 2
-        middle = max(half - _LEFT, min(middle, _ACROSS + _RIGHT - half))
+        middle = max(half - _LEFT, min(x, _ACROSS + _RIGHT - half))
         line = next((line for line, end in enumerate(ends) if end <= middle - half), len(ends))
         ends[line : line + 1] = [middle + half + _LETTER]
-        places.append((event, middle, line))
+        leaders += f'<path class="leader" d="M{x:.1f} {-_LINE * line - 6}V0"/>'
+        y = -_LINE * line - 8
+        titles += f'<text class="middle" x="{middle:.1f}" y="{y}">{escape(event.title)}</text>'
     height = _LINE * len(ends) + 6
-    return "".join(_title(*place, len(ends)) for place in places), height
-
-
-def _title(event: Event, middle: float, line: int, lines: int) -> str:
-    y = _LINE * (lines - line) - 2
-    return (
-        f'<g class="mark"><path class="leader" d="M{middle:.1f} {y + 3}V{_LINE * lines + 6}"/>'
-        f'<text class="middle" x="{middle:.1f}" y="{y}">{escape(event.title)}</text></g>'
-    )
+    return f'<g class="titles" transform="translate(0 {height})">{leaders}{titles}</g>', height
 
 
 def _row(report: Report, run: Run, top: int) -> tuple[str, int]:
     shapes = Shapes(run, report.duration, _SIZE)
     events = bands(report.events_of(run), report.duration, 0, shapes.height)
+    lines = _words(report, run)
     words = "".join(
         f'<text class="{"bad" if bad else "aside"}" x="0" y="{top + 11 + _LINE * line}">{escape(text)}</text>'
-        for line, (text, bad) in enumerate(_words(report, run).items(), 1)
+        for line, (text, bad) in enumerate(lines.items(), 1)
     )
     name = f'<text class="name" x="0" y="{top + 11}">{escape(run.title)}</text>'
-    return f"<g>{name}{words}{_across(shapes.svg(0) + events, shapes.height, top)}</g>", shapes.height
+    row = f"<g>{name}{words}{_across(shapes.svg(0) + events, shapes.height, top)}</g>"
+    return row, max(shapes.height, _LINE * (len(lines) + 1))
 
 
 def _words(report: Report, run: Run) -> dict[str, bool]:
@@ -114,8 +111,7 @@ def _words(report: Report, run: Run) -> dict[str, bool]:
         words[f"Jain's index {jain.text}"] = False
     if new := known.get("new_pod_seconds"):
         words[f"new pod has its share: {new.text}"] = new.bad
-    words[f"{failed:,} failed in planned events"] = failed > 0
-    words[f"{run.figures.failed_unplanned:,} failed otherwise"] = False
+    words[f"failed: {failed:,} planned, {run.figures.failed_unplanned:,} otherwise"] = failed > 0
     if slow := known.get("p99_slow_pod"):
         words[f"p99 with a slow pod {slow.text}"] = False
     return words

@@ -93,12 +93,16 @@ class Shapes:
     def _columns(
         self, name: str, parts: Iterable[Step], base: float, height: Callable[[float], float]
     ) -> str:
-        columns = (
-            f"M{self._x(part.start)} {base:g}v{-up:.1f}H{self._x(part.end)}V{base:g}Z"
-            for part in parts
-            if (up := height(part.share)) > 0
-        )
-        return f'<path class="{name}" d="{path}"/>' if (path := "".join(columns)) else ""
+        """Return a column for each part, as one path, whose pieces the browser closes when it fills them."""
+        path, end = "", -1.0
+        for part in parts:
+            if (up := height(part.share)) <= 0:
+                continue
+            if part.start != end:
+                path += f"{path and f'V{base:g}'}M{self._x(part.start)} {base:g}"
+            path += f"V{base - up:.1f}H{self._x(part.end)}"
+            end = part.end
+        return f'<path class="{name}" d="{path}V{base:g}"/>' if path else ""
 
     def _failures(self) -> str:
         """Return a bar for each bin with failed calls, full if as many failed as are made on average."""

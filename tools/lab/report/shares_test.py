@@ -73,6 +73,8 @@ def test_a_pod_lives_as_long_as_it_has_calls():
     """Calls in flight when it ended are its own, and are shown."""
     drained = run({"a": (0, 1), "b": (0, None)}, [(at, {"a": 1, "b": 1}, {}) for at in (1, 2, 3)])
     assert [(life.start, life.end) for life in lives(drained)] == [(0, 3), (0, 3)]
+    early = run({"a": (0, None), "b": (2, None)}, [(at, {"a": 1, "b": 1}, {}) for at in (1, 2, 3)])
+    assert [(life.start, life.end) for life in lives(early)] == [(0, 3), (0, 3)]
 
 
 def test_a_pod_takes_the_lane_of_one_that_has_ended():

@@ -80,8 +80,8 @@ def bad_day() -> dict[str, Any]:
     invariants = [
         {"name": name, "title": title, "held": held, "detail": detail}
         for name, title, held, detail in (
-            ("acknowledged", "No acknowledged user is lost", True, "421 users, each once"),
-            ("deadline", "No call outlives its deadline", False, "1 call <at 31 s>"),
+            ("acknowledged", "Acknowledged users are there once", True, "421 users, pod-1 24 → 25"),
+            ("deadline", "No call outlives its deadline by 3 s", False, "1 DEADLINE_EXCEEDED <at 31 s>"),
         )
     ]
     title, pick, _ = WAYS["kubernetes-round-robin"]

@@ -17,7 +17,13 @@ from cryptography.x509.oid import NameOID
 from kubernetes_asyncio.client import Configuration
 
 from grpc_common.client.resolver.api_error import ConfigurationError
-from grpc_common.client.resolver.kubernetes_api import connect, list_slices, load_configuration, own_namespace
+from grpc_common.client.resolver.kubernetes_api import (
+    connect,
+    list_slices,
+    load_configuration,
+    own_namespace,
+    read_list,
+)
 from grpc_common.testing.api_server import ApiServer, kubeconfig
 
 
@@ -26,6 +32,22 @@ async def list_with(load, server):
     async with asyncio.timeout(30), connect(load) as api:
         await list_slices(api, "echo", "default")
     return await server.seen.get()
+
+
+@pytest.mark.parametrize("items", ["[]", "[ ]", "[{}]", "[ {} , 5\n]", "null", '[{"items": [1, 2]}, []]'])
+async def test_list_is_read_as_json(items):
+    """What is read slice by slice is what is there."""
+    listed = await read_list(f'{{"metadata": {{"resourceVersion": "7"}}, "items" : {items}}}')
+    assert (listed.version, listed.items) == (7, json.loads(items) or [])
+
+
+@pytest.mark.parametrize(
+    "items", ["[{}-5]", "[{} {}]", "[{},]", "[,{}]", "[,]", "[{},,{}]", "[{}\x1e]", "[{}", "["]
+)
+async def test_list_that_is_no_json(items):
+    """Whoever sends no JSON is no API server, and nothing of it is believed."""
+    with pytest.raises(ValueError, match=r"comma|JSON|Expecting"):
+        await read_list(f'{{"metadata": {{"resourceVersion": "7"}}, "items": {items}}}')
 
 
 @pytest.fixture

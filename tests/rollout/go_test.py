@@ -1,0 +1,45 @@
+import os
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from k8s.checks.rendered import load
+from tests.rollout.go_client import go_client
+from tests.rollout.proof import PODS, proof
+
+PROGRAM = os.environ.get("ROLLOUT_CLIENT")
+
+pytestmark = [
+    # The loop that the fleet runs in.
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(
+        PROGRAM is None,
+        reason="$ROLLOUT_CLIENT names no client of grpc-go; with Go it is had by "
+        "`go build -C tests/rollout/go -o $ROLLOUT_CLIENT .`",
+    ),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def called(tmp_path_factory):
+    """Run a fleet, and a client of grpc-go that balances over the headless Service."""
+    folder = tmp_path_factory.mktemp("go")
+    async with proof(folder, load("traefik"), mutual_tls=False) as running:
+        dns, port = running.fleet.dns, running.fleet.pods[0].port
+        target = f"dns://{dns.server}/{dns.name}:{port}"
+        async with go_client(Path(PROGRAM), target, running.ledger):
+            yield running
+
+
+async def test_every_pod_is_replaced(called):
+    """Each pod is replaced in turn, and a client that only knows DNS does not notice."""
+    async with called.event("grpc-go: every pod is replaced"):
+        await called.fleet.roll()
+
+
+async def test_scales(called):
+    """The fleet grows, and shrinks below what it was."""
+    for count in (PODS + 1, PODS - 1):
+        async with called.event(f"grpc-go: scaled to {count}"):
+            await called.fleet.scale(count)

@@ -1,0 +1,116 @@
+import asyncio
+import os
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from k8s.checks.rendered import load
+from services.user.testing_releases import EXPAND, Release
+from tests.programs import SERVER
+from tests.rollout.proof import AGE, PODS, proof
+
+# The loop that the fleet runs in.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rolled(tmp_path_factory):
+    """Run the fleet and its clients for all tests."""
+    folder = tmp_path_factory.mktemp("rollout")
+    async with (
+        proof(folder, load("traefik"), mutual_tls=True) as running,
+        running.balanced().calling(),
+        running.plain("short-lived").calling_anew(),
+    ):
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def connected(rolled):
+    """Have a client with one connection too, which can't follow new certificates."""
+    async with rolled.plain("one-connection").calling():
+        yield rolled
+
+
+async def test_certificates(rolled):
+    """Certificates of both sides are replaced, and so is their authority."""
+    for step in rolled.certificates.steps():
+        async with rolled.event(step):
+            # Nothing tells when all have taken it. Connections are made anew after this time at the latest.
+            await asyncio.sleep(1.5 * AGE)
+
+
+async def test_configuration_changes(connected):
+    """Pods take over a change of their file, and where that needs a restart each is replaced in turn."""
+    async with connected.event("configuration is changed"):
+        await connected.change_configuration()
+    async with connected.event("every pod is replaced"):
+        await connected.fleet.roll()
+
+
+async def test_postgresql_restarts(connected):
+    """Calls wait for the database, also those that it had begun."""
+    async with connected.event("PostgreSQL is restarted"):
+        await asyncio.to_thread(connected.postgresql.restart)
+
+
+async def test_migrates_forward_and_back(connected, tmp_path):
+    """The next release's migration and pods, and the pods before again, which work with its schema."""
+    fleet, url = connected.fleet, connected.postgresql.url
+    release = Release(tmp_path / "release", EXPAND)
+    async with connected.event("migrated, and rolled forward"):
+        code, _, error = await release.run(url, "migrate")
+        assert code == 0, error
+        fleet.command = release.command
+        await fleet.roll()
+    async with connected.event("rolled back"):
+        fleet.command = [SERVER]
+        await fleet.roll()
+
+
+async def test_scales(connected):
+    """The fleet grows, and shrinks below what it was."""
+    for count in (PODS + 2, PODS - 1):
+        async with connected.event(f"scaled to {count}"):
+            await connected.fleet.scale(count)
+
+
+UNDRAINED = [
+    "env",
+    f"PYTHONPATH={os.pathsep.join(sys.path)}",
+    sys.executable,
+    Path("tests/rollout/undrained.py").absolute(),
+]
+"""A server without a drain."""
+
+TRIES = 3
+"""Pods that a mutated rollout ends, as there are in a fleet: one of them must lose calls."""
+
+MUTATIONS = ["none", "no drain", "no preStop", "a grace that is too short"]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+async def test_mutation_is_noticed(connected, mutation):
+    """A pod that ends without what a rollout needs loses calls, and the ledger has them."""
+    lost = Counter()
+    for _ in range(TRIES):
+        lost += await end_mutated_pod(connected, mutation)
+        if lost or mutation == "none":
+            break
+    print(f"| mutation: {mutation} | {lost.total()} lost: {dict(lost)} |")
+    assert bool(connected.ledger.unexcused(lost)) == (mutation != "none")
+
+
+async def end_mutated_pod(proof, mutation):
+    """Add a pod with a mutation, and end it under load; return the calls that are lost by it."""
+    fleet = proof.fleet
+    variables = {"DRAIN_GRACE": "0.5s"} if mutation == "a grace that is too short" else {}
+    fleet.command = UNDRAINED if mutation == "no drain" else [SERVER]
+    pod = await fleet.add(variables)
+    fleet.command = [SERVER]
+    async with proof.attached(pod):
+        return await proof.losses(partial(pod.terminate, pre_stop=mutation != "no preStop"))
