@@ -129,5 +129,5 @@ async def _look(day: Day, when: str, processes: Mapping[str, int]) -> None:
     for name, pid in processes.items():
         try:
             day.last[f"{name}{when}"] = await vitals(pid)
-        except (ProcessLookupError, TimeoutError) as error:
+        except ProcessLookupError as error:
             day.unrecovered.append(f"{name}{when}: {error}")

@@ -163,14 +163,18 @@ def _memory(day: Day) -> Finding:
 
 def _no_growth(day: Day, what: str) -> Finding:
     """Hold each process to what its like had at rest; a pod to all pods of the beginning."""
-    of_pods = max((getattr(v, what) for name, v in day.first.items() if name.startswith("pod")), default=0)
+    first = {name: count for name, v in day.first.items() if (count := getattr(v, what)) is not None}
+    of_pods = max((count for name, count in first.items() if name.startswith("pod")), default=0)
     grown: dict[str, int] = {}
     for name, vitals in day.last.items():
-        before, after = getattr(day.first.get(name), what, of_pods), getattr(vitals, what)
-        grown[f"{name} had {before} {what} at rest, and has {after}"] = after - before
+        before, after = first.get(name, of_pods), getattr(vitals, what)
+        if after is not None:
+            grown[f"{name} had {before} {what} at rest, and has {after}"] = after - before
     wrong = [text for text, more in grown.items() if more > GROWTH[what]]
+    if len(grown) < len(day.last) / 2:
+        wrong.append(f"only {len(grown)} of {len(day.last)} times a process told")
     title = f"no growth of {what} (more than {GROWTH[what]}) in any server and in the clients"
-    return _finding(what, title, wrong, f"most: {max(grown, key=grown.__getitem__)}")
+    return _finding(what, title, wrong, f"most: {max(grown, key=grown.__getitem__)}" if grown else "")
 
 
 def _finding(name: str, title: str, wrong: Sequence[str], good: str) -> Finding:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 import subprocess
 import sys
 
@@ -118,6 +119,11 @@ def grown(day, **more):
     day.last["pod b"] = Vitals(**{name: value + more.get(name, 0) for name, value in values.items()})
 
 
+def silent(day):
+    """Most processes do not count their tasks when they are asked."""
+    day.last = {name: Vitals(20, 10, None) for name in ("pod a", "pod b", "clients")}
+
+
 def of_clients(day):
     """The clients have more descriptors than before, though not more than servers have."""
     day.last["clients"] = Vitals(40, 3, 1)
@@ -145,6 +151,7 @@ def of_clients(day):
         ),
         (lambda day: grown(day, threads=GROWTH["threads"] + 1), "threads", "pod b had 10 threads at rest"),
         (lambda day: grown(day, tasks=25), "tasks", "pod b had 3 tasks at rest, and has 28"),
+        (silent, "tasks", "only 0 of 3 times a process told"),
         (of_clients, "descriptors", "clients had 12 descriptors at rest, and has 40"),
     ],
 )
@@ -219,6 +226,16 @@ async def test_vitals_of_another_process():
         process.kill()
     assert found == Vitals(descriptors=3 + 3 + 5, threads=1, tasks=8)
     assert 2**20 < peak < 2**30
+
+
+async def test_process_that_stands_still():
+    """It does not tell its tasks; all else is known of it."""
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as process:  # noqa: ASYNC220 (short)
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        found = await vitals(process.pid)
+        process.kill()
+    assert found == Vitals(descriptors=3 + 3 + 5, threads=1, tasks=None)
 
 
 async def test_vitals_of_no_process() -> None:

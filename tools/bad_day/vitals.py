@@ -10,7 +10,7 @@ from pathlib import Path
 _PATIENCE = 3.0
 """Seconds that a busy process may take until it does what it is asked."""
 
-_TRIES = 10
+_TRIES = 4
 """A process that writes the word in which it is asked, at the same moment, does not see that it is."""
 
 _COUNT = """
@@ -27,8 +27,8 @@ class Vitals:
 
     descriptors: int
     threads: int
-    tasks: int
-    """Of asyncio, in all threads."""
+    tasks: int | None
+    """Of asyncio, in all threads; None if the process did not tell, as happens once in some hundred times."""
 
 
 async def vitals(pid: int) -> Vitals:
@@ -36,7 +36,6 @@ async def vitals(pid: int) -> Vitals:
 
     Raises:
         ProcessLookupError: it has ended.
-        TimeoutError: it does not count its tasks, for which its loop must turn now and then.
 
     """
     tasks = await _tasks(pid)
@@ -60,8 +59,8 @@ def _status(pid: int, name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-async def _tasks(pid: int) -> int:
-    """Have the process count its tasks, by PEP 768, and tell it in a file.
+async def _tasks(pid: int) -> int | None:
+    """Have the process count its tasks, by PEP 768, and tell it in a file; its loop must turn now and then.
 
     `python -m asyncio ps` would read its memory instead, and loses its way in grpc.aio's coroutines.
     """
@@ -75,7 +74,7 @@ async def _tasks(pid: int) -> int:
                     while not told.exists():  # noqa: ASYNC110, ASYNC240 (another process tells)
                         await asyncio.sleep(0.05)
                 return int(told.read_text("utf-8"))  # noqa: ASYNC240 (a few bytes)
-        raise TimeoutError(f"process {pid} does not count its tasks within {_TRIES * _PATIENCE:g} s")
+    return None
 
 
 def _ask(pid: int, script: Path) -> None:
