@@ -84,15 +84,15 @@ class Proxy:
 
 
 @asynccontextmanager
-async def server_behind_proxy(url: str) -> AsyncIterator[tuple[Server, Proxy]]:
-    """Run a server that reaches the database of `url` through a proxy."""
+async def server_behind_proxy(url: str, **variables: str) -> AsyncIterator[tuple[Server, Proxy]]:
+    """Run a server, with variables of its environment, that reaches the database of `url` through a proxy."""
     port = urlsplit(url).port
     assert port
     proxy = Proxy(port)
     listener = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     own_port = listener.sockets[0].getsockname()[1]
     with ExitStack() as stack:
-        server = running_server(url.replace(f":{port}/", f":{own_port}/"))
+        server = running_server(url.replace(f":{port}/", f":{own_port}/"), **variables)
         # In a thread, since the server's first connection needs the proxy.
         yield await asyncio.to_thread(stack.enter_context, server), proxy
     listener.close()
