@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from tools.lab.calls import Call, Calls
@@ -183,7 +185,8 @@ class Run:
         return sum(at <= each < until for each in arrivals) >= even / 2
 
     def _between(self, begin: float, end: float) -> list[tuple[int, Call]]:
-        return [(number, call) for at, number, call in self._by_start if begin <= at < end]
+        first, last = (bisect_left(self._by_start, at, key=itemgetter(0)) for at in (begin, end))
+        return [(number, call) for _, number, call in self._by_start[first:last]]
 
     def _answered(self, calls: Sequence[tuple[int, Call]]) -> Counter[str]:
         """Return how many calls each pod has answered; of several pods the last one had the answer."""
