@@ -12,6 +12,7 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 import grpc_common
 from grpc_common.testing.pods import Words, until
+from services.user.testing_listing import all_users
 from services.user.testing_releases import EXPAND, Pod, Release
 
 # An index that is made beside the writes.
@@ -80,14 +81,7 @@ class Load:
 
     async def all_users(self) -> dict[str, pb.User]:
         """Return all users that there are, by name."""
-        users = {}
-        token = ""
-        while True:
-            call = self._stub.ListUsers(pb.ListUsersRequest(page_size=1000, page_token=token), timeout=10)
-            users |= {user.name: user async for user in call}
-            token = str(dict(await call.trailing_metadata()).get("next-page-token", ""))
-            if not token:
-                return users
+        return {user.name: user for user in await all_users(self._stub, deadline=10)}
 
 
 class Fleet:

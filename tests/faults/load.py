@@ -13,6 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
+from services.user.testing_listing import all_users
+
 DEADLINE = 3.0
 """Seconds that a call is given."""
 
@@ -140,18 +142,10 @@ class Load:
             self.longest = max(self.longest, time.perf_counter() - began)
 
 
-async def all_users(target: str) -> list[pb.User]:
-    """List every user, page by page."""
-    users: list[pb.User] = []
-    token = ""
+async def users_of(target: str) -> list[pb.User]:
+    """List every user of a server."""
     async with grpc.aio.insecure_channel(target) as channel:
-        while True:
-            request = pb.ListUsersRequest(page_size=1000, page_token=token)
-            call = UserServiceStub(channel).ListUsers(request, timeout=DEADLINE)
-            users += [user async for user in call]
-            token = str(dict(await call.trailing_metadata()).get("next-page-token", ""))
-            if not token:
-                return users
+        return await all_users(UserServiceStub(channel), DEADLINE)
 
 
 async def assert_nothing_lost(load: Load, fault: str, database: str, target: str) -> int:
@@ -162,7 +156,7 @@ async def assert_nothing_lost(load: Load, fault: str, database: str, target: str
     Returns how many of those had happened.
     """
     acknowledged = dict(load.acknowledged)
-    users = {user.name: user for user in await all_users(target)}
+    users = {user.name: user for user in await users_of(target)}
     found = sum(users.get(key) == user for key, user in acknowledged.items())
     kept = len(users) - len(acknowledged)
     failed = {code.name: count for code, count in load.codes.items()}
@@ -174,7 +168,7 @@ async def assert_nothing_lost(load: Load, fault: str, database: str, target: str
     assert [text for text in load.details if any(word in text.lower() for word in UNTOLD)] == []
     assert load.longest < DEADLINE + SLACK
     await load.retry(target)
-    listed = await all_users(target)
+    listed = await users_of(target)
     assert [user.id for user in listed] == sorted(user.id for user in load.acknowledged.values())
     assert {user.name: user for user in listed} == load.acknowledged
     return kept

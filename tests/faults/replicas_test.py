@@ -6,7 +6,7 @@ import pytest
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
-from tests.faults.load import DEADLINE, Load, all_users, assert_nothing_lost
+from tests.faults.load import DEADLINE, Load, assert_nothing_lost, users_of
 from tests.programs import Server, running_server
 
 REPLICAS = 3
@@ -46,7 +46,7 @@ async def test_one_email_at_all_replicas(replicas, stubs):
         codes = [await call.code() for call in calls]
         assert codes.count(grpc.StatusCode.OK) == 1
         assert codes.count(grpc.StatusCode.ALREADY_EXISTS) == REPLICAS - 1
-    assert len(await all_users(replicas[0].target)) == ROUNDS
+    assert len(await users_of(replicas[0].target)) == ROUNDS
 
 
 async def test_a_replica_is_killed(replicas):

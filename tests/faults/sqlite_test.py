@@ -8,7 +8,7 @@ import pytest
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
-from tests.faults.load import CREATORS, Load, all_users, assert_nothing_lost
+from tests.faults.load import CREATORS, Load, assert_nothing_lost, users_of
 from tests.programs import running_server
 
 
@@ -38,7 +38,7 @@ async def test_full_disk(small_disk: Path):
         await assert_nothing_lost(load, "disk full", "sqlite", server.target)
         server.kill()
     with running_server(small_disk / "users.db") as server:
-        assert len(await all_users(server.target)) == len(load.acknowledged)
+        assert len(await users_of(server.target)) == len(load.acknowledged)
 
 
 async def test_file_locked_by_another_process(sqlite_url: str):

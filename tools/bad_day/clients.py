@@ -118,21 +118,3 @@ class Client:
             ids = [user.id async for user in call]
             if ids != sorted(set(ids)):
                 self._ledger.untrue.append(f"ListUsers of {self.name} is not in the order of ids: {ids}")
-
-
-async def all_users(channel: grpc.aio.Channel) -> list[pb.User]:
-    """List every user, page by page.
-
-    Raises:
-        grpc.aio.AioRpcError: the service does not answer.
-
-    """
-    users: list[pb.User] = []
-    token = ""
-    while True:
-        request = pb.ListUsersRequest(page_size=1000, page_token=token)
-        call = UserServiceStub(channel).ListUsers(request, timeout=10 * DEADLINE, wait_for_ready=True)
-        users += [user async for user in call]
-        token = str(dict(await call.trailing_metadata()).get("next-page-token", ""))
-        if not token:
-            return users

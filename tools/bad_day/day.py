@@ -5,9 +5,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from user.user_service_pb2_grpc import UserServiceStub
+
+from services.user.testing_listing import all_users
 from tests.programs import PATIENCE
 from tools.bad_day.callers import Callers
-from tools.bad_day.clients import all_users
+from tools.bad_day.clients import DEADLINE
 from tools.bad_day.faults import EVENTS, FAULTS, until_ready
 from tools.bad_day.invariants import RECOVERY, Day, Window
 from tools.bad_day.plan import KINDS, ROUND, Fault, Round
@@ -66,7 +69,8 @@ async def bad_day(rounds: Sequence[Round], seed: int, engine: str, live: Live) -
             await asyncio.sleep(_AT_REST)
             await _look(day, "", _processes(stack.pods) | {"clients": callers.pid})
         async with stack.ways.channels() as channels:
-            day.users = await all_users(channels["kubernetes"])
+            stub = UserServiceStub(channels["kubernetes"])
+            day.users = await all_users(stub, 10 * DEADLINE, wait_for_ready=True)
     return outcome
 
 

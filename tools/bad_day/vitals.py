@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from grpc_common.testing.server import memory
+
 _PATIENCE = 3.0
 """Seconds that a busy process may take until it does what it is asked."""
 
@@ -40,8 +42,7 @@ async def vitals(pid: int) -> Vitals:
     """
     tasks = await _tasks(pid)
     try:
-        threads = _status(pid, "Threads")
-        return Vitals(len(list(Path(f"/proc/{pid}/fd").iterdir())), threads, tasks)  # noqa: ASYNC240 (no disk)
+        return Vitals(_count(pid, "fd"), _count(pid, "task"), tasks)
     except FileNotFoundError:
         raise ProcessLookupError(pid) from None
 
@@ -49,14 +50,13 @@ async def vitals(pid: int) -> Vitals:
 def peak_memory(pid: int) -> int:
     """Return the most bytes that a process has had in memory at a time; 0 if it has ended."""
     try:
-        return _status(pid, "VmHWM") * 1024
+        return memory(pid, "VmHWM")
     except FileNotFoundError, ProcessLookupError, StopIteration:  # a zombie has no memory
         return 0
 
 
-def _status(pid: int, name: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text("utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+def _count(pid: int, what: str) -> int:
+    return len(list(Path(f"/proc/{pid}/{what}").iterdir()))
 
 
 async def _tasks(pid: int) -> int | None:
