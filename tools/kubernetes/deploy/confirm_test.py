@@ -4,6 +4,8 @@ import json
 import os
 import pty
 import signal
+import subprocess
+from contextlib import suppress
 
 import pytest
 
@@ -33,8 +35,8 @@ def test_who_does_not_say_yes_is_told_what_was_done(app: App, answer: str, code:
     asked = ""
     while "[y/N]" not in asked:
         asked += process.stdout.read(1)
-    if answer == "\x03":  # it is not the terminal that the process belongs to
-        os.killpg(process.pid, signal.SIGINT)
+    if answer == "\x03":
+        press_ctrl_c(process)
     else:
         os.write(terminal, answer.encode())
     output, _ = process.communicate(timeout=30)
@@ -42,6 +44,18 @@ def test_who_does_not_say_yes_is_told_what_was_done(app: App, answer: str, code:
     os.close(stdin)
     assert (process.returncode, text in output, "Aborted" in output) == (code, True, False), output
     assert not app.running.kubectl("get", "namespace", app.namespace, "--ignore-not-found")
+
+
+def press_ctrl_c(process: subprocess.Popen[str]) -> None:
+    """Do what a terminal does that the process belongs to, until it ends, as a person would.
+
+    Python does not see a signal that comes after the question and before the read of its answer has begun.
+    """
+    for _ in range(30):
+        os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+            return
 
 
 def test_the_cluster_is_known_by_its_uid(app: App) -> None:
