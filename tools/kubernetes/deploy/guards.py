@@ -58,7 +58,9 @@ class Settings(pydantic.BaseModel, extra="forbid", frozen=True):
 
         """
         try:
-            return cls.model_validate(yaml.safe_load(file.read_text("utf-8")) or {})
+            # libyaml's: the one in Python takes seconds for a few thousand brackets.
+            content = yaml.load(file.read_text("utf-8"), yaml.CSafeLoader)
+            return cls.model_validate(content or {})
         except (ValueError, RecursionError, yaml.YAMLError) as error:  # of dates and bytes as well
             raise RefusedError(printable(f"{file}: {error}")) from None
 
