@@ -63,6 +63,16 @@ class Restarts:
                 self._is_up = True
                 return result
 
+    async def ask(self) -> None:
+        """Ask whether the database can be used; if so, what a restart meets from now on waits.
+
+        Raises:
+            FAILURES: it can't.
+
+        """
+        await self._ask()
+        self._is_up = True
+
     async def _is_back(self) -> bool:
         """Wait with all others until the database answers, or has been away for too long."""
         if self._waiting is None or self._waiting.done():
@@ -75,7 +85,7 @@ class Restarts:
                 while True:
                     await asyncio.sleep(_PAUSE)
                     with suppress(*FAILURES):
-                        await self._ask()
+                        await self.ask()
                         return True
         self._is_up = False
         return False

@@ -5,8 +5,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from services.user.config import DatabaseConfig
 from services.user.idempotency import IdempotencyKey
 from services.user.storage import EmailTakenError, StorageError, migrate_storage, open_storage
+from services.user.testing_pgbouncer import running_pgbouncer
 from services.user.users import new_user
 
 WINDOW = 30.0
@@ -24,9 +26,19 @@ async def opened(database, connect_timeout=WINDOW):
         yield storage
 
 
-async def test_calls_outlast_a_restart(postgresql, postgresql_database):
+@pytest.fixture(params=["PostgreSQL", "PgBouncer"])
+def way(request, postgresql, postgresql_database):
+    """Yield an empty database, reached directly or through a PgBouncer that is set as our README says."""
+    if request.param == "PostgreSQL":
+        yield postgresql_database
+        return
+    with running_pgbouncer(postgresql, server_login_retry=1) as bouncer:
+        yield DatabaseConfig(url=bouncer.url)
+
+
+async def test_calls_outlast_a_restart(postgresql, way):
     """What a restart meets is answered, creates without a key too, and each user is there once."""
-    async with opened(postgresql_database) as storage:
+    async with opened(way) as storage:
         numbers = itertools.count()
         created = []
         ended = asyncio.Event()
@@ -58,6 +70,15 @@ async def test_first_call_after_a_restart(postgresql, postgresql_database):
         await asyncio.gather(*[storage.get(ada.id) for _ in range(20)])
         await asyncio.to_thread(postgresql.restart)
         assert await asyncio.gather(*[storage.get(ada.id) for _ in range(20)]) == [ada] * 20
+
+
+async def test_restart_before_the_first_call(postgresql, postgresql_database):
+    """A call outlasts a restart although none was answered before: opening has found the database up."""
+    async with opened(postgresql_database) as storage:
+        with postgresql.stopped():
+            call = asyncio.create_task(storage.get(new_user("Ada", "ada@example.com").id))
+            await asyncio.wait([call], timeout=SHORT)
+        assert await call is None
 
 
 async def test_create_that_is_done_twice(postgresql_database):
