@@ -24,6 +24,8 @@ class Proxy:
         self._host, self._port = host, port
         self._writers: set[asyncio.StreamWriter] = set()
         self._gate = _open_gate()
+        self._silenced: list[asyncio.Event] = []
+        """Nothing else leads to the tasks behind these once both ends are gone; asyncio would complain."""
         self.cut_at: bytes | None = None
         """STATEMENT or ANSWER: a connection is cut before it passes."""
         self.delay = 0.0
@@ -48,6 +50,7 @@ class Proxy:
 
     def resume(self) -> None:
         """Forward what comes over new connections; the silenced ones stay so."""
+        self._silenced.append(self._gate)
         self._gate = _open_gate()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
