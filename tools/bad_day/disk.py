@@ -1,6 +1,6 @@
 """A disk that can be full."""
 
-import os
+import errno
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +13,8 @@ import pytest
 _SIZE = "256m"
 """Of a database with some ten thousand users, its log, and room."""
 
+_CHUNK = bytes(2**20)
+
 
 @dataclass(frozen=True)
 class SmallDisk:
@@ -21,10 +23,14 @@ class SmallDisk:
     path: Path
 
     def fill(self) -> None:
-        """Take all room that is left."""
-        with self._ballast.open("wb") as file:
-            room = os.statvfs(self.path)
-            os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
+        """Take all room that is left, whoever takes some of it at the same time."""
+        with self._ballast.open("wb", buffering=0) as file:
+            try:
+                while file.write(_CHUNK):
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
 
     def free(self) -> None:
         """Give it back."""
