@@ -187,7 +187,7 @@ class Lab:
         aged = self._fleets.get(True)  # that of all clients with kubernetes:///
         environment = {"GRPC_VERBOSITY": "NONE"}
         if aged:
-            environment["KUBECONFIG"] = str(aged.fleet.kubeconfig)
+            environment["KUBECONFIG"] = str(aged.fleet.api.kubeconfig)
         for number, client in self._clients.items():
             strategy = self._strategies[number]
             command = clients.in_go() if strategy.in_go else clients.IN_PYTHON
