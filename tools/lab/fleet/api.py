@@ -17,6 +17,9 @@ LOOPBACK = "127.0.0."
 class Api(Protocol):
     """An API server, as a fleet needs it."""
 
+    name: str
+    """What it is, and its version."""
+
     namespace: str
     """Of the Service."""
 
@@ -33,6 +36,7 @@ class Api(Protocol):
 class SimulatedApi(ApiServer):
     """That of grpc_common.testing, which has nothing but EndpointSlices."""
 
+    name = "simulated by grpc_common.testing"
     namespace = "default"
     network = LOOPBACK
     kubeconfig = Path()
