@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ import click
 import pytest
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from grpc_common.config.path_argument import PathArgument
 from grpc_common.core.errors import StartError
@@ -28,7 +29,7 @@ from tools.lab.strategies import STRATEGIES, Strategy
 from tools.pages.units import readable
 
 _STORIES = Path(__file__).resolve().parent / "stories"
-_COLUMNS = ("Jain", "new pod", "failed", "p50", "p99", "slow pod's p99")
+_COLUMNS = ("Jain", "new pod", "failed", "p50", "p99", "p99,\nslow pod")
 _NAMES = [strategy.name for strategy in STRATEGIES]
 
 
@@ -66,6 +67,7 @@ def main(
     Real servers are the pods: each has an address of its own on 127.0.0.2 and up. A DNS server, an API
     server with EndpointSlices and a ClusterIP lead to those that are ready; real clients call them.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop has its own
     if quick and story:
         raise click.UsageError("--quick is a story of ours, --story one of yours; say one of the two")
     title = "your story" if story else "quick" if quick else "full"
@@ -117,8 +119,15 @@ def _apis(*, real: bool) -> Iterator[Apis]:
 
 def _summarize(report: dict[str, Any]) -> None:
     """Print the figures of each run."""
-    table = Table("", *_COLUMNS, box=box.SIMPLE, caption="failed: in planned events + in others")
-    table.columns[0].no_wrap = True
+    caption = "failed: in planned events + in others"
+    table = Table(
+        Column("", no_wrap=True),
+        *_COLUMNS,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption=caption,
+    )
     for run in report["runs"]:
         table.add_row(run["name"], *_row(run["figures"]))
     Console().print(table)
@@ -132,10 +141,10 @@ def _row(figures: dict[str, Any]) -> list[str]:
     return [
         "" if even is None else f"{even:.3f}",
         "never" if waited is None else f"{waited:.1f} s",
-        f"{figures['failed_planned']} + {figures['failed_unplanned']}",
+        f"{figures['failed_planned']}+{figures['failed_unplanned']}",
         *("" if latency is None else readable(latency) for latency in latencies),
     ]
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="lab")

@@ -54,8 +54,8 @@ _PATIENCE = 60.0
 
 
 def timing(story: Story) -> Timing:
-    """Return the times of k8s/base/deployment.yaml, as much shorter as the story has its connections."""
-    scale = story.max_connection_age / _AGE
+    """Return the times of k8s/base/deployment.yaml; as much shorter as the story has its connections."""
+    scale = min(1.0, story.max_connection_age / _AGE)
     return Timing(
         probe_period=5 * scale,
         probe_timeout=max(1.0, 3 * scale),
