@@ -186,7 +186,7 @@ async def proof(
     with running_postgresql() as postgresql, pytest.MonkeyPatch.context() as patch:
         url, times = postgresql.url, timing(overlay, faster)
         async with Fleet.running(PODS, database=url, variables=variables, timing=times) as fleet:
-            patch.setenv("KUBECONFIG", str(fleet.kubeconfig))
+            patch.setenv("KUBECONFIG", str(fleet.api.kubeconfig))
             await until(lambda: len(fleet.dns.addresses) == PODS)  # which takes PROPAGATION
             seeded = await seed(url, PAGE)
             yield Proof(fleet, postgresql, certificates, seeded, config)

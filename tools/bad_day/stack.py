@@ -19,7 +19,7 @@ from tests.interop.envoy_proxy import configured, listener, retry_policy, type_u
 from tools.bad_day.callers import Ways
 from tools.bad_day.database import Database
 from tools.bad_day.network import CLUSTER, Network
-from tools.lab.fleet.fleet import HEADLESS_NAME, NAMESPACE, PORT_NAME, SERVICE, Fleet
+from tools.lab.fleet.fleet import NAMESPACE, PORT_NAME, SERVICE, Fleet
 from tools.lab.fleet.pod import Pod
 
 PODS = 3
@@ -75,7 +75,7 @@ class Stack:
         [port] = {pod.port for pod in self.fleet.pods}
         targets = {
             "kubernetes": f"kubernetes:///{SERVER_NAME}:{PORT_NAME}",
-            "dns": f"dns://{self.fleet.dns.server}/{HEADLESS_NAME}:{port}",
+            "dns": f"dns://{self.fleet.dns.server}/{self.fleet.dns.name}:{port}",
         }
         kubeconfig = str(self.folder / "kubeconfig")
         return Ways(kubeconfig, targets, self.envoy, self.certificates["client"].path, SERVER_NAME)

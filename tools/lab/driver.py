@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, Self
 
 import grpc
@@ -20,6 +20,9 @@ from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
 import grpc_common
+from grpc_common.client.resolver.endpoint import Endpoint
+from grpc_common.client.resolver.source import source_of
+from grpc_common.client.resolver.target import parse_target
 from grpc_common.client.service_config import ServiceConfig
 from grpc_common.observe.logs import set_level
 
@@ -43,6 +46,9 @@ class Client:
     policy: Literal["round_robin", "least_request"] | None = None
     """Of grpc_common; None is grpcio as it is."""
 
+    networks: tuple[str, str] | None = None
+    """How the addresses of endpoints begin, and how those begin that are dialled in their place."""
+
     service_config: str = ""
     """Of grpcio."""
 
@@ -60,9 +66,12 @@ class Client:
         """Open the channel."""
         if self.policy:
             service = ServiceConfig.for_services(_SERVICE, load_balancing=self.policy)
-            config = grpc_common.ChannelConfig(service=service)
+            config = grpc_common.ChannelConfig(service=service, channel_args={"grpc.enable_http_proxy": 0})
+            source = _Renumbered(self.target, *self.networks) if self.networks else None
             # What is not ready yet fails calls, which are told.
-            async with grpc_common.channel(self.target, config=config, ready_timeout=None) as channel:
+            async with grpc_common.channel(
+                self.target, config=config, endpoints=source, ready_timeout=None
+            ) as channel:
                 yield channel
             return
         async with self._of_grpcio() as channel:
@@ -79,6 +88,18 @@ class Client:
         options.append(("grpc.ssl_target_name_override", self.host))
         credentials = grpc.ssl_channel_credentials(self.root.encode())
         return grpc.aio.secure_channel(self.target, credentials, options)
+
+
+class _Renumbered:
+    """What grpc_common finds for a target, with addresses of another network."""
+
+    def __init__(self, target: str, told: str, dialled: str) -> None:
+        self._source = source_of(parse_target(target), {})
+        self._told, self._dialled = told, dialled
+
+    async def watch(self) -> AsyncIterator[list[Endpoint]]:
+        async for found in self._source.watch():
+            yield [replace(each, address=each.address.replace(self._told, self._dialled)) for each in found]
 
 
 @dataclass(frozen=True)

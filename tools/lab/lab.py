@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +15,82 @@ import click
 import pytest
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from grpc_common.config.path_argument import PathArgument
 from grpc_common.core.errors import StartError
 from services.user.testing_postgresql import running_postgresql
-from tools.lab.run import Lab
+from tools.cluster.cluster import ClusterError, running
+from tools.lab.fleet.api import SimulatedApi
+from tools.lab.report.output import OutputFile, write
+from tools.lab.run import Apis, Lab
 from tools.lab.story import Story, read_story
 from tools.lab.strategies import STRATEGIES, Strategy
 from tools.pages.units import readable
 
 _STORIES = Path(__file__).resolve().parent / "stories"
-_COLUMNS = ("Jain", "new pod", "failed", "p50", "p99", "slow pod's p99")
+_COLUMNS = ("Jain", "new pod", "failed", "p50", "p99", "p99,\nslow pod")
 _NAMES = [strategy.name for strategy in STRATEGIES]
-
-
-def _file(text: str | None) -> Path | None:
-    """Return a file that the user has named; `bazel run` starts programs in a folder of its own."""
-    return Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."), text) if text else None
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Play the short story: under a minute, in place of five.")
-@click.option("--story", metavar="FILE", help="Play a story of your own; stories/full.yaml is an example.")
+@click.option(
+    "--story",
+    type=PathArgument(),
+    metavar="FILE",
+    help="Play a story of your own; stories/full.yaml is an example.",
+)
 @click.option(
     "--strategy", "names", multiple=True, type=click.Choice(_NAMES), help="Only this; may be given again."
 )
-@click.option("--html", metavar="FILE", help="Write the report as one HTML file.")
-@click.option("--json", "json_file", metavar="FILE", help="Write it as JSON.")
+@click.option(
+    "--cluster", is_flag=True, help="Have a real API server, which tools/cluster/build.sh builds once."
+)
+@click.option("--json", "json_file", type=OutputFile(), metavar="FILE", help="Write the report for programs.")
+@click.option("--html", type=OutputFile(), metavar="FILE", help="Write it as one HTML file.")
+@click.option(
+    "--picture", "svg", type=OutputFile(), metavar="FILE", help="Draw it small, as the README has it."
+)
 def main(
-    *, quick: bool, story: str | None, names: Sequence[str], html: str | None, json_file: str | None
+    *,
+    quick: bool,
+    story: Path | None,
+    names: Sequence[str],
+    cluster: bool,
+    json_file: Path | None,
+    html: Path | None,
+    svg: Path | None,
 ) -> None:
     """Play one story for each way in which clients reach the pods of a Service, all at the same time.
 
     Real servers are the pods: each has an address of its own on 127.0.0.2 and up. A DNS server, an API
     server with EndpointSlices and a ClusterIP lead to those that are ready; real clients call them.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop has its own
+    if quick and story:
+        raise click.UsageError("--quick is a story of ours, --story one of yours; say one of the two")
+    title = "your story" if story else "quick" if quick else "full"
+    chosen = [each for each in STRATEGIES if not names or each.name in names]
+    report = _played(story or _STORIES / f"{title}.yaml", title, chosen, cluster=cluster)
+    _summarize(report)
+    write(json_file, partial(json.dumps, indent=1), report)
+    if html or svg:
+        from tools.lab.report.page import page  # noqa: PLC0415 (with all that they need)
+        from tools.lab.report.picture import picture  # noqa: PLC0415
+
+        write(html, page, report)
+        write(svg, picture, report)
+
+
+def _played(story: Path, title: str, strategies: Sequence[Strategy], *, cluster: bool) -> dict[str, Any]:
+    """Play the story of a file; what is wrong with it, or with this machine, is told in a sentence."""
     try:
-        chosen = [each for each in STRATEGIES if not names or each.name in names]
-        title = "your story" if story else "quick" if quick else "full"
-        told = read_story(_file(story) or _STORIES / f"{title}.yaml")
-        report = _play(told, title, chosen)
-    except (StartError, RuntimeError, ExceptionGroup) as error:
+        return _play(read_story(story), title, strategies, cluster=cluster)
+    except (StartError, ClusterError, RuntimeError, ExceptionGroup) as error:
         raise click.ClickException(str(_first(error))) from None
     except asyncio.CancelledError:  # SIGTERM
         raise click.Abort from None
-    _summarize(report)
-    if path := _file(json_file):
-        path.write_text(json.dumps(report, indent=1))
-    if path := _file(html):
-        from tools.lab.report.page import page  # noqa: PLC0415 (with all that it needs)
-
-        path.write_text(page(report), "utf-8")
 
 
 def _first(error: Exception) -> Exception:
@@ -71,18 +98,36 @@ def _first(error: Exception) -> Exception:
     return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
-def _play(story: Story, title: str, strategies: Sequence[Strategy]) -> dict[str, Any]:
+def _play(story: Story, title: str, strategies: Sequence[Strategy], *, cluster: bool) -> dict[str, Any]:
     try:
-        with running_postgresql() as database:
-            return asyncio.run(Lab(story, strategies, database).play(title))
+        with _apis(real=cluster) as apis, running_postgresql() as database:
+            return asyncio.run(Lab(story, strategies, database, apis).play(title))
     except pytest.skip.Exception as reason:
         raise RuntimeError(f"the lab {reason}") from None
 
 
+@contextmanager
+def _apis(*, real: bool) -> Iterator[Apis]:
+    if not real:
+        yield SimulatedApi.running
+        return
+    from tools.lab.cluster_api import ClusterApi  # noqa: PLC0415 (with the client of Kubernetes' API)
+
+    with running() as cluster:
+        yield partial(ClusterApi.running, cluster)
+
+
 def _summarize(report: dict[str, Any]) -> None:
     """Print the figures of each run."""
-    table = Table("", *_COLUMNS, box=box.SIMPLE, caption="failed: in planned events + in others")
-    table.columns[0].no_wrap = True
+    caption = "failed: in planned events + in others"
+    table = Table(
+        Column("", no_wrap=True),
+        *_COLUMNS,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption=caption,
+    )
     for run in report["runs"]:
         table.add_row(run["name"], *_row(run["figures"]))
     Console().print(table)
@@ -96,10 +141,10 @@ def _row(figures: dict[str, Any]) -> list[str]:
     return [
         "" if even is None else f"{even:.3f}",
         "never" if waited is None else f"{waited:.1f} s",
-        f"{figures['failed_planned']} + {figures['failed_unplanned']}",
+        f"{figures['failed_planned']}+{figures['failed_unplanned']}",
         *("" if latency is None else readable(latency) for latency in latencies),
     ]
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="lab")

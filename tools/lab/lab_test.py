@@ -43,9 +43,11 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     (folder / "story.yaml").write_text(STORY)
     chosen = [f"--strategy={name}" for name in [*OURS, ONE_CONNECTION]]
-    files = [f"--story={folder}/story.yaml", f"--json={folder}/report.json", f"--html={folder}/report.html"]
-    subprocess.run([*COMMAND, *chosen, *files], env=ENVIRONMENT, check=True, timeout=240)
+    files = [f"--story={folder}/story.yaml", f"--json={folder}/report.json"]
+    drawn = [f"--html={folder}/report.html", f"--picture={folder}/report.svg"]
+    subprocess.run([*COMMAND, *chosen, *files, *drawn], env=ENVIRONMENT, check=True, timeout=240)
     assert "<svg" in (folder / "report.html").read_text("utf-8")
+    assert (folder / "report.svg").read_text("utf-8").startswith("<svg ")
     return json.loads((folder / "report.json").read_text())
 
 
@@ -139,6 +141,9 @@ def test_edges_follow_the_pods(tmp_path):
     [
         (["--strategy=carrier-pigeon"], "'carrier-pigeon' is not one of 'pick-first', "),
         (["--story=no-such.yaml"], "no-such.yaml: No such file or directory"),
+        (["--story=."], ".: Is a directory"),
+        (["--story=mine.yaml", "--quick"], "say one of the two"),
+        (["--html=no-such/report.html"], "'--html': no-such/report.html: No such file or directory"),
     ],
 )
 def test_bad_options(options, told):
@@ -151,6 +156,17 @@ def test_bad_options(options, told):
     assert "Traceback" not in ended.stderr
 
 
+def test_without_the_real_api_server(tmp_path):
+    """Who has not built it is told how, before anything is played."""
+    environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(tmp_path)}
+    ended = subprocess.run(
+        [*COMMAND, "--cluster"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"Error: there is no {tmp_path}/")
+    assert ended.stderr.endswith(": run tools/cluster/build.sh once (it needs Go)\n")
+
+
 def marked(mark):
     """Return the processes with a mark in their environment."""
     found = []
@@ -161,17 +177,32 @@ def marked(mark):
     return found
 
 
-def test_end_in_the_middle_leaves_nothing(tmp_path):
-    """With SIGTERM the lab ends, and its servers with it."""
+def ctrl_c(lab):
+    """Do as a terminal does: all its programs hear of it."""
+    os.killpg(lab.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("end", [subprocess.Popen.terminate, ctrl_c])
+def test_end_in_the_middle_leaves_nothing(tmp_path, end):
+    """With SIGTERM or Ctrl-C the lab ends, without a traceback, a process or a file that stays."""
     (tmp_path / "story.yaml").write_text(STORY)
-    command = [*COMMAND, f"--story={tmp_path}/story.yaml", "--strategy=kubernetes-round-robin"]
+    (tmp_path / "files").mkdir()
+    chosen = [f"--strategy={name}" for name in ("kubernetes-round-robin", "traefik", "nginx", "envoy")]
     with subprocess.Popen(
-        command, env=ENVIRONMENT | {"MARK": str(tmp_path)}, stdout=subprocess.PIPE, text=True
+        [*COMMAND, f"--story={tmp_path}/story.yaml", *chosen],
+        env=ENVIRONMENT | {"MARK": str(tmp_path), "TMPDIR": f"{tmp_path}/files"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as lab:
         assert lab.stdout
         assert lab.stdout.readline().startswith("lab: ")
         assert len(marked(tmp_path)) > 2
-        lab.send_signal(signal.SIGTERM)
-        lab.stdout.read()
+        end(lab)
+        _, said = lab.communicate()
     assert lab.returncode == 1
+    assert said.splitlines()[-1:] == ["Aborted!"]
+    assert "Traceback" not in said
     assert marked(tmp_path) == []
+    assert list((tmp_path / "files").iterdir()) == []

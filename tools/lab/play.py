@@ -137,13 +137,18 @@ async def _not_serving(pod: Pod, event: NotServing, stage: Stage) -> None:
 async def _kill(pod: Pod) -> None:
     process = pod.pid
     pod.kill()
-    async with asyncio.timeout(_PATIENCE):
-        while pod.pid == process:  # noqa: ASYNC110 (the pod tells fleets alone)
-            await asyncio.sleep(0.05)
+    await _until(lambda: pod.pid != process, f"{pod.name} has not been started again")
     await _until_ready(pod)
 
 
 async def _until_ready(pod: Pod) -> None:
-    async with asyncio.timeout(_PATIENCE):
-        while not pod.ready:  # noqa: ASYNC110 (as above)
-            await asyncio.sleep(0.05)
+    await _until(lambda: pod.ready, f"{pod.name} is not ready again")
+
+
+async def _until(condition: Callable[[], bool], otherwise: str) -> None:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while not condition():  # noqa: ASYNC110 (the pod tells fleets alone)
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise RuntimeError(f"{otherwise} after {_PATIENCE:g} s") from None

@@ -8,8 +8,8 @@ import platform
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,12 +27,16 @@ from tools.lab import clients
 from tools.lab.calls import Record
 from tools.lab.driver import Client, Plan
 from tools.lab.figures import STEP, PodLife, Run, events
+from tools.lab.fleet.api import Api
 from tools.lab.fleet.fleet import Fleet
 from tools.lab.fleet.pod import Pod, Timing
 from tools.lab.play import Stage, play
 from tools.lab.report.live import Live
 from tools.lab.story import Story
 from tools.lab.strategies import Strategy
+
+type Apis = Callable[[], AbstractAsyncContextManager[Api]]
+"""Runs an API server, or a part of one, for one fleet."""
 
 _CONFIG = Path("k8s/base/config.yaml").absolute()
 
@@ -50,8 +54,8 @@ _PATIENCE = 60.0
 
 
 def timing(story: Story) -> Timing:
-    """Return the times of k8s/base/deployment.yaml, as much shorter as the story has its connections."""
-    scale = story.max_connection_age / _AGE
+    """Return the times of k8s/base/deployment.yaml; as much shorter as the story has its connections."""
+    scale = min(1.0, story.max_connection_age / _AGE)
     return Timing(
         probe_period=5 * scale,
         probe_timeout=max(1.0, 3 * scale),
@@ -109,10 +113,13 @@ class _Playing:
 class Lab:
     """Strategies that are played at the same time, over one PostgreSQL."""
 
-    def __init__(self, story: Story, strategies: Sequence[Strategy], database: PostgreSQL) -> None:
+    def __init__(
+        self, story: Story, strategies: Sequence[Strategy], database: PostgreSQL, apis: Apis
+    ) -> None:
         self._story = story
         self._strategies = dict(enumerate(strategies, 1))
         self._database = database
+        self._apis = apis
         self._record = Record()
         self._stack = AsyncExitStack()
         self._fleets: dict[bool, _Playing] = {}
@@ -158,6 +165,7 @@ class Lab:
                 database=self._database.url,
                 variables=variables(self._story, ages=ages),
                 timing=timing(self._story),
+                api=self._apis(),
             )
             fleet = await self._stack.enter_async_context(running)
             fleet.read_logs(self._record.read_log)
@@ -187,7 +195,7 @@ class Lab:
         aged = self._fleets.get(True)  # that of all clients with kubernetes:///
         environment = {"GRPC_VERBOSITY": "NONE"}
         if aged:
-            environment["KUBECONFIG"] = str(aged.fleet.kubeconfig)
+            environment["KUBECONFIG"] = str(aged.fleet.api.kubeconfig)
         for number, client in self._clients.items():
             strategy = self._strategies[number]
             command = clients.in_go() if strategy.in_go else clients.IN_PYTHON
@@ -283,6 +291,7 @@ class Lab:
             "Python": platform.python_version(),
             "grpcio": version("grpcio"),
             "database": self._database.version,
+            "API server": next(iter(self._fleets.values())).fleet.api.name,
             "cores": os.cpu_count(),
             "calls a second, each": self._story.rate,
             "max_connection_age": f"{self._story.max_connection_age:g} s",

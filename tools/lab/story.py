@@ -9,8 +9,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from grpc_common.config.document import ConfigError, Document, Place, dotted
 from grpc_common.config.section import Section
-from grpc_common.config.units import Count, Duration, PositiveDuration
+from grpc_common.config.units import WRITTEN, Count, Duration, Factor, PositiveDuration
 from grpc_common.config.yaml_file import read_document
+
+type Pods = Annotated[Count, Field(ge=1, le=6)]
+"""Two fleets of so many, and as many that end, share the 97 connections that PostgreSQL has for them."""
 
 
 class Event(Section):
@@ -24,7 +27,7 @@ class Scale(Event):
     """The number of pods changes."""
 
     do: Literal["scale"]
-    pods: Count
+    pods: Pods
 
 
 class Slow(Event):
@@ -52,13 +55,13 @@ class Simple(Event):
 class Story(Section):
     """A load, and what happens under it."""
 
-    pods: Count
+    pods: Pods
     """At the beginning."""
 
-    rate: Annotated[float, Field(gt=0, le=1000)]
+    rate: Annotated[Factor, Field(ge=1, le=1000)]
     """Calls of each client a second."""
 
-    max_connection_age: PositiveDuration
+    max_connection_age: Annotated[PositiveDuration, Field(ge=1)]
     """Of the servers; also the least time between two questions of grpcio and grpc-go to DNS."""
 
     events: list[Annotated[Scale | Slow | NotServing | Simple, Field(discriminator="do")]]
@@ -75,6 +78,16 @@ class Story(Section):
             raise ValueError("the story ends before its last event; choose a later `until`")
         return self
 
+    @model_validator(mode="after")
+    def _scales(self) -> Story:
+        pods = self.pods
+        for index, event in enumerate(self.events):
+            if isinstance(event, Scale):
+                if event.pods == pods:
+                    raise ValueError(f"events.{index}: there are {pods} pods already; choose another number")
+                pods = event.pods
+        return self
+
 
 def read_story(file: Path) -> Story:
     """Read a story.
@@ -87,7 +100,7 @@ def read_story(file: Path) -> Story:
     if document.mistakes:
         raise ConfigError.of(*document.mistakes)
     try:
-        return Story.model_validate(document.values)
+        return Story.model_validate(document.values, context=WRITTEN)
     except ValidationError as error:
         mistakes = [f"{file}{_line(document, each['loc'])}: {_words(each['msg'])}" for each in error.errors()]
         raise ConfigError.of(*mistakes) from None

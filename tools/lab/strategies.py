@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.lab import edges
+from tools.lab.fleet.api import LOOPBACK
 from tools.lab.fleet.fleet import Fleet
 from tools.lab.story import Story
 
@@ -52,7 +53,9 @@ async def _headless(_folder: Path, fleet: Fleet, story: Story) -> AsyncIterator[
 def _kubernetes(policy: str) -> Callable[[Path, Fleet, Story], Opened]:
     @asynccontextmanager
     async def opened(_folder: Path, fleet: Fleet, _story: Story) -> AsyncIterator[dict[str, Any]]:
-        yield {"target": fleet.target, "policy": policy}
+        network = fleet.api.network
+        networks = None if network == LOOPBACK else (network, LOOPBACK)
+        yield {"target": fleet.target, "policy": policy, "networks": networks}
 
     return opened
 

@@ -9,27 +9,33 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from grpc_common.testing.api_server import ApiServer, Object, endpoint_slice, kubeconfig
+from grpc_common.testing.api_server import Object, endpoint_slice
 from tests.faults.proxy import Proxy
 from tests.programs import SERVER, environment
+from tools.lab.fleet.api import LOOPBACK, Api, SimulatedApi
 from tools.lab.fleet.cluster_ip import ClusterIp
 from tools.lab.fleet.headless_dns import HeadlessDns
 from tools.lab.fleet.pod import Pod, Timing
 from tools.ports import held_port
 
 SERVICE = "user-service"
-NAMESPACE = "default"
+NAMESPACE = SimulatedApi.namespace
 PORT_NAME = "grpc"
-HEADLESS_NAME = f"{SERVICE}-headless.{NAMESPACE}.svc.cluster.local"
 
-_ADDRESSES = [f"127.0.0.{last}" for last in range(2, 251)]
+_ADDRESSES = [f"{LOOPBACK}{last}" for last in range(2, 251)]
 """Of pods, which take them in turn."""
 
 _PORTS = ("GRPC_PORT", "HEALTH_PORT")
@@ -38,15 +44,13 @@ _PORTS = ("GRPC_PORT", "HEALTH_PORT")
 class Fleet:
     """The pods of a Service: `async with Fleet.running(3, database=url) as fleet`."""
 
-    def __init__(self, database: str, variables: Mapping[str, str], timing: Timing) -> None:
+    def __init__(self, api: Api, database: str, variables: Mapping[str, str], timing: Timing) -> None:
         self.pods: list[Pod] = []
         """All whose process runs, those that terminate too; the oldest first."""
-        self.api = ApiServer()
-        self.dns = HeadlessDns(HEADLESS_NAME, timing.dns_ttl)
+        self.api = api
+        self.dns = HeadlessDns(f"{SERVICE}-headless.{api.namespace}.svc.cluster.local", timing.dns_ttl)
         self.cluster_ip = ClusterIp()
-        self.kubeconfig = Path()
-        """The file that leads to the API server; a client finds it in the variable KUBECONFIG."""
-        self.target = f"kubernetes:///{SERVICE}.{NAMESPACE}:{PORT_NAME}"
+        self.target = f"kubernetes:///{SERVICE}.{api.namespace}:{PORT_NAME}"
         """Of clients of grpc_common."""
         self.command: Sequence[str | Path] = [SERVER]
         """What new pods run: the user service, or a release or mutation of it."""
@@ -62,7 +66,6 @@ class Fleet:
         self._followers: list[Callable[[Sequence[str]], None]] = []
         self._resources: dict[Pod, ExitStack] = {}
         self._published: list[Object] | None = None
-        self._stack = AsyncExitStack()
 
     @classmethod
     @asynccontextmanager
@@ -73,6 +76,7 @@ class Fleet:
         database: str,
         variables: Mapping[str, str] | None = None,
         timing: Timing = Timing(),  # noqa: B008 (it is frozen)
+        api: AbstractAsyncContextManager[Api] | None = None,
     ) -> AsyncIterator[Self]:
         """Run `count` pods over a database, which is migrated first, as its Job does.
 
@@ -82,14 +86,15 @@ class Fleet:
                 has a way of its own.
             variables: of the pods' environment.
             timing: of the cluster.
+            api: runs the API server; None is one of grpc_common.testing.
 
         Raises:
             RuntimeError: a pod has not become ready, or the migration has failed; the text has its log.
 
         """
-        fleet = cls(database, variables or {}, timing)
-        async with fleet._stack:
-            await fleet._start_cluster()
+        async with api or SimulatedApi.running() as opened, AsyncExitStack() as stack:
+            fleet = cls(opened, database, variables or {}, timing)
+            await fleet._start_cluster(stack)
             await fleet.migrate()
             await fleet.scale(count)
             yield fleet
@@ -229,15 +234,11 @@ class Fleet:
                 return address
         raise RuntimeError(f"no address from {_ADDRESSES[0]} to {_ADDRESSES[-1]} has its ports free")
 
-    async def _start_cluster(self) -> None:
-        await self._stack.enter_async_context(self.api.serve())
-        await self._stack.enter_async_context(self.cluster_ip.serving())
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-")))
-        self.kubeconfig = folder / "kubeconfig"
-        self.kubeconfig.write_text(kubeconfig(self.api.url, {"token": "a"}, namespace=NAMESPACE))
+    async def _start_cluster(self, stack: AsyncExitStack) -> None:
+        await stack.enter_async_context(self.cluster_ip.serving())
         self.dns.start()
-        self._stack.callback(self.dns.stop)
-        self._stack.push_async_callback(self._end_all)
+        stack.callback(self.dns.stop)
+        stack.push_async_callback(self._end_all)
 
     async def _end_all(self) -> None:
         await asyncio.gather(*(pod.end() for pod in list(self.pods)))
@@ -264,7 +265,7 @@ class Fleet:
                     "serving": pod.ready,
                     "terminating": pod.terminating,
                 },
-                "targetRef": {"kind": "Pod", "name": pod.name, "namespace": NAMESPACE},
+                "targetRef": {"kind": "Pod", "name": pod.name, "namespace": self.api.namespace},
             }
             for pod in self.pods
         ]
@@ -278,11 +279,18 @@ class Fleet:
         # As kube-proxy: what terminates is better than nothing.
         backends = self.dns.addresses or _addresses(endpoints, "serving")
         self.cluster_ip.backends = [f"{address}:{self.port}" for address in backends]
-        name, ports = f"{SERVICE}-1", [(PORT_NAME, self.port)]
-        piece = endpoint_slice(name, [], service=SERVICE, namespace=NAMESPACE, ports=ports)
-        self.api.put(piece | {"endpoints": endpoints})
+        self.api.put(self._slice(endpoints))
         for follower in self._followers:
             follower(self.cluster_ip.backends)
+
+    def _slice(self, endpoints: Sequence[Object]) -> Object:
+        name, ports = f"{SERVICE}-1", [(PORT_NAME, self.port)]
+        piece = endpoint_slice(name, [], service=SERVICE, namespace=self.api.namespace, ports=ports)
+        told = [
+            each | {"addresses": [each["addresses"][0].replace(LOOPBACK, self.api.network)]}
+            for each in endpoints
+        ]
+        return piece | {"endpoints": told}
 
 
 def _addresses(endpoints: Sequence[Object], condition: str) -> list[str]:

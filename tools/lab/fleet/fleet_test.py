@@ -13,7 +13,7 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 import grpc_common
 from grpc_common.testing.pods import until
-from tools.lab.fleet.fleet import HEADLESS_NAME, Fleet
+from tools.lab.fleet.fleet import Fleet
 from tools.lab.fleet.pod import Timing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,7 +41,7 @@ def conditions(fleet):
 def resolved(fleet):
     """Ask the DNS server for the addresses of the headless name."""
     host, port = fleet.dns.server.split(":")
-    answer = DNSRecord.parse(DNSRecord.question(HEADLESS_NAME).send(host, int(port), timeout=20))
+    answer = DNSRecord.parse(DNSRecord.question(fleet.dns.name).send(host, int(port), timeout=20))
     return {str(record.rdata) for record in answer.rr}
 
 
@@ -73,7 +73,7 @@ async def calling(channel, failures, until_done):
 
 async def test_pods_scale_and_roll_without_a_failed_call(fleet, monkeypatch):
     """A client that follows the API server loses no call while pods come, are replaced and go."""
-    monkeypatch.setenv("KUBECONFIG", str(fleet.kubeconfig))
+    monkeypatch.setenv("KUBECONFIG", str(fleet.api.kubeconfig))
     first = list(fleet.pods)
     changes = []
     fleet.subscribe(lambda pod, change: changes.append((pod.name, change)))
