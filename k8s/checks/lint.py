@@ -186,7 +186,8 @@ def read_external(file: Path) -> list[External]:
 
     """
     try:
-        return [External(**each) for each in yaml.safe_load(file.read_text("utf-8")) or []]
+        declared = yaml.load(file.read_text("utf-8"), yaml.CSafeLoader)
+        return [External(**each) for each in declared or []]
     except (LookupError, OSError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: {' '.join(str(error).split())}; see k8s/checks/external.yaml") from None
 

@@ -56,7 +56,7 @@ def _reason(error: Exception) -> str:
             return f"is nested deeper than {_DEEPEST}"
         case UnicodeDecodeError():
             return f"not YAML: byte {error.start} is not UTF-8"
-        case yaml.MarkedYAMLError(problem=problem, problem_mark=yaml.Mark() as mark):
+        case yaml.MarkedYAMLError(problem=problem, problem_mark=mark) if mark:
             # Not as text: that quotes the line, which may hold a secret.
             what = _QUOTED.sub(r"\1; text that begins with ! needs quotes", problem or "")
             return f"not YAML: {what}, in line {mark.line + 1}, column {mark.column + 1}"
@@ -93,18 +93,17 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads what JSON has, as Kubernetes makes JSON of YAML."""
+class _Loader(yaml.CSafeLoader):
+    """Reads what JSON has, as Kubernetes makes JSON of YAML.
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(
-                None, None, "has an alias, which `kustomize build` writes out", mark
-            )
-        return super().compose_node(parent, index)
+    Its parser is libyaml, of which Kubernetes' is a port; PyYAML's own takes seconds for some brackets.
+    """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002
+        if node in self.constructed_objects or node in self.recursive_objects:
+            raise yaml.constructor.ConstructorError(
+                None, None, "has an alias for this, which `kustomize build` writes out", node.start_mark
+            )
         try:
             return super().construct_object(node, deep)
         except IndexError, KeyError, TypeError, ValueError:

@@ -9,8 +9,8 @@ PLATFORM = [
     "@platforms//os:linux",
 ]
 
-def fuzz_test(name, parsers, deps):
-    """Makes NAME, which fuzzes until it is told to end, and NAME_test, which does it for a few seconds.
+def fuzz_test(name, parsers, deps, runs = 5000):
+    """Makes NAME, which fuzzes until it is told to end, and NAME_test, which tries some inputs.
 
     The target is targets/NAME.py, with a function `fuzz(data: bytes) -> None` that fails at a bug; its seeds are the
     files in corpus/NAME.
@@ -20,6 +20,7 @@ def fuzz_test(name, parsers, deps):
         parsers: what is fuzzed: modules, which lead the fuzzer. The seeds must execute most of each, or of its one
             function if it is written as module:function.
         deps: what the target imports.
+        runs: how many inputs NAME_test tries; about a second's.
     """
     target = "tools.fuzz.targets." + name
     deps = deps + ["@pip//atheris"]
@@ -45,6 +46,7 @@ def fuzz_test(name, parsers, deps):
         srcs = ["target_test.py"],
         env = {
             "FUZZ_PARSERS": ",".join(parsers),
+            "FUZZ_RUNS": str(runs),
             "FUZZ_TARGET": target,
         },
         target_compatible_with = PLATFORM,

@@ -135,7 +135,9 @@ def main(target: str, parsers: str, *arguments: str) -> None:
         flags = [argument for argument in arguments if argument.startswith("-")]
         if not inputs:
             learnt.mkdir(parents=True, exist_ok=True)
-            inputs = [str(learnt), *([str(seeds)] if seeds.exists() else [])]
+            inputs = [str(learnt)]
+            # Sorted: in which order a folder has them is up to the file system, and leads elsewhere.
+            flags += ["-seed_inputs=" + ",".join(map(str, sorted(seeds.iterdir())))] if seeds.exists() else []
         # libFuzzer's own limit of time counts what other processes take of the CPU.
         atheris.Setup([sys.argv[0], "-timeout=86400", "-max_len=4096", *flags, *inputs], fuzz)
         atheris.Fuzz()
