@@ -267,7 +267,7 @@ class PostgresqlUserStorage(UserStorage):
     @override
     async def ping(self) -> None:
         async with self._failures():
-            await self._probe.ask()
+            await self._restarts.ask()
 
     async def _run[Result](self, statements: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Return what the statements of an operation do, which may be done twice."""

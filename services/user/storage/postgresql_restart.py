@@ -43,6 +43,16 @@ class Restarts:
         self._is_up = False
         self._waiting: asyncio.Task[bool] | None = None
 
+    async def ask(self) -> None:
+        """Do nothing if the database can be used; then what meets a restart waits, the first call too.
+
+        Raises:
+            FAILURES: it can't be used.
+
+        """
+        await self._ask()
+        self._is_up = True
+
     async def outlast[Result](self, operation: Callable[[], Awaitable[Result]]) -> Result:
         """Return what `operation` does, which may be done twice: a first time whose answer was lost.
 
@@ -75,7 +85,7 @@ class Restarts:
                 while True:
                     await asyncio.sleep(_PAUSE)
                     with suppress(*FAILURES):
-                        await self._ask()
+                        await self.ask()
                         return True
         self._is_up = False
         return False

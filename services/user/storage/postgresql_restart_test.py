@@ -60,6 +60,16 @@ async def test_first_call_after_a_restart(postgresql, postgresql_database):
         assert await asyncio.gather(*[storage.get(ada.id) for _ in range(20)]) == [ada] * 20
 
 
+async def test_first_call_of_all_comes_during_a_restart(postgresql, postgresql_database):
+    """A replica that is ready, and has not had a call yet, outlasts a restart as the others do."""
+    async with opened(postgresql_database) as storage:
+        await storage.ping()
+        with postgresql.stopped():
+            call = asyncio.create_task(storage.page(None, 1))
+            assert not (await asyncio.wait([call], timeout=1))[0]
+        assert await call == []
+
+
 async def test_create_that_is_done_twice(postgresql_database):
     """A create whose answer was lost, done again, has its user once; another one's email is still taken."""
     async with opened(postgresql_database) as storage:
