@@ -73,7 +73,7 @@ class ClusterApi:
         name = piece["metadata"]["name"]
         piece["metadata"]["labels"] |= _OURS
         try:
-            await api.patch_namespaced_endpoint_slice(
+            await api.patch_namespaced_endpoint_slice(  # type: ignore[call-arg]  # the stubs lack _content_type
                 name,
                 self.namespace,
                 piece,
@@ -82,7 +82,8 @@ class ClusterApi:
                 _content_type="application/apply-patch+yaml",
             )
         except ApiException as error:
-            raise RuntimeError(f"the API server refused the EndpointSlice {name}: {error.body}") from error
+            why = json.loads(error.body)["message"] if error.body else error.reason
+            raise RuntimeError(f"the API server refused the EndpointSlice {name}: {why}") from error
 
 
 def _made(cluster: Cluster, file: Path) -> tuple[str, str]:

@@ -69,7 +69,7 @@ async def test_slice_that_the_api_server_refuses(cluster):
             api.put(piece(api, "127.0.0.2", ready=True))
             await asyncio.Event().wait()
     [error] = caught.value.exceptions
-    assert str(error).startswith("the API server refused the EndpointSlice pods-1: ")
+    assert str(error).startswith("the API server refused the EndpointSlice pods-1: EndpointSlice")
     assert "may not be in the loopback range" in str(error)
 
 

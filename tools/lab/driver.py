@@ -21,8 +21,8 @@ from user.user_service_pb2_grpc import UserServiceStub
 
 import grpc_common
 from grpc_common.client.resolver.endpoint import Endpoint
-from grpc_common.client.resolver.source import source_of
-from grpc_common.client.resolver.target import parse_target
+from grpc_common.client.resolver.kubernetes import KubernetesEndpoints
+from grpc_common.client.resolver.target import KubernetesTarget, parse_target
 from grpc_common.client.service_config import ServiceConfig
 from grpc_common.observe.logs import set_level
 
@@ -94,7 +94,9 @@ class _Renumbered:
     """What grpc_common finds for a target, with addresses of another network."""
 
     def __init__(self, target: str, told: str, dialled: str) -> None:
-        self._source = source_of(parse_target(target), {})
+        parsed = parse_target(target)
+        assert isinstance(parsed, KubernetesTarget)
+        self._source = KubernetesEndpoints(parsed.service, parsed.namespace, parsed.port)
         self._told, self._dialled = told, dialled
 
     async def watch(self) -> AsyncIterator[list[Endpoint]]:
