@@ -15,7 +15,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_common import ChannelConfig, channel
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.testing.floods import floods, headers, send, swelling
-from grpc_common.testing.http2 import CONTINUATION, ECHO, END_HEADERS, HEADERS, HELLO, SETTINGS, frame, literal
+from grpc_common.testing.http2 import (
+    CONTINUATION,
+    ECHO,
+    END_HEADERS,
+    HEADERS,
+    HELLO,
+    SETTINGS,
+    frame,
+    literal,
+)
 from grpc_common.testing.server import memory, serving, serving_process
 
 MEBIBYTE = 2**20
