@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
-from grpc_common.testing.floods import Flood, floods, send, swelling
+from grpc_common.testing.floods import Flood, floods, send, swelling, unacknowledged
 from grpc_common.testing.http2 import (
     DATA,
     END_HEADERS,
@@ -114,7 +114,7 @@ def _unread() -> bytes:
 
 
 def _all() -> dict[str, _Attack]:
-    fast = floods(_GET_USER) | swelling(_GET_USER)
+    fast = floods(_GET_USER) | swelling(_GET_USER) | unacknowledged(_GET_USER)
     slow = {
         "handshakes that never begin": (_HALF_OPEN, b"", None),
         "half a preface": (_HALF_OPEN, HELLO[:10], None),

@@ -32,7 +32,7 @@ _DEADLINE_SLACK = 0.1
 """Seconds. On the client's clock the deadline is over earlier than here, by the time the request took."""
 
 MANY_HEADERS = 64
-"""Headers of a call from which on their size is looked at; few have more than ten."""
+"""Headers of a call that is not kept waiting for its message, since they may be megabytes; few have ten."""
 
 _HEADER = 32
 """Bytes that HTTP/2 counts for a header beside its name and value: RFC 9113, section 10.5.1."""
@@ -208,8 +208,8 @@ class Lifecycle:
         )
 
     def _admit(self, call: ServerCall, admission: Admission) -> None:
-        # C-core counts a header that is sent once and referred to a thousand times as one.
-        if len(call.metadata) > MANY_HEADERS and _size(call.metadata) > self._max_metadata_size:
+        # C-core takes up to 16 MiB of whoever has not acknowledged its SETTINGS.
+        if _size(call.metadata) > self._max_metadata_size:
             call.metadata.clear()  # megabytes, while the status is under way
             raise StatusError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "the metadata is larger than max_metadata_size"

@@ -110,6 +110,34 @@ def swelling(path: str) -> dict[str, Flood]:
     }
 
 
+def unacknowledged(path: str) -> dict[str, Flood]:
+    """Return floods of peers that never acknowledge SETTINGS, whom C-core holds to 16 MiB of headers alone.
+
+    Each connection has one header block, which does not end.
+    """
+    call = request(path)
+    large = b"v" * 16_000_000
+
+    def endless(*frames: bytes) -> Flood:
+        first, *more = frames
+        return Flood(
+            2, HELLO + frame(HEADERS, 1, first) + b"".join(frame(CONTINUATION, 1, one) for one in more)
+        )
+
+    def cut_short(header: bytes) -> Flood:
+        return endless(call, *(header[start : start + 2**14] for start in range(0, len(large), 2**14)))
+
+    return {
+        "small headers without end": endless(call, *[literal(b"a", b"") * 4_000] * 1_000),
+        "a value without end": cut_short(literal(b"x", large)),
+        "a name without end": cut_short(literal(large, b"x")),
+        "references without end": endless(
+            call + literal(b"x", b"v" * 3_900, indexed=True), *[b"\xbe" * 16_000] * 100
+        ),
+        "static references without end": endless(call, *[b"\x90" * 16_000] * 1_000),
+    }
+
+
 def send(port: int, sent: bytes) -> None:
     """Connect, send this while reading all that comes, and hang up a moment later."""
     with socket.create_connection(("127.0.0.1", port)) as connection, suppress(OSError):

@@ -15,7 +15,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_common import ChannelConfig, channel
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.testing.floods import floods, headers, send, swelling
-from grpc_common.testing.http2 import ECHO, HELLO, literal
+from grpc_common.testing.http2 import (
+    CONTINUATION,
+    ECHO,
+    END_HEADERS,
+    HEADERS,
+    HELLO,
+    SETTINGS,
+    frame,
+    literal,
+)
 from grpc_common.testing.server import memory, serving, serving_process
 
 MEBIBYTE = 2**20
@@ -94,6 +103,74 @@ async def test_flood_that_c_core_makes_larger_takes_less_than_a_pod_has(connecti
         print(f"{memory(pid, 'VmHWM') / MEBIBYTE:.0f} MiB, {codes}")
         assert memory(pid, "VmHWM") < 450 * MEBIBYTE
     assert set(codes) == {OK}
+
+
+LARGE_HEADER = literal(b"x", b"v" * 15_000)
+LARGE_BLOCK = (  # 750 kB
+    frame(HEADERS, 1, ECHO)
+    + frame(CONTINUATION, 1, LARGE_HEADER) * 49
+    + frame(CONTINUATION, 1, LARGE_HEADER, flags=END_HEADERS)
+)
+
+
+async def greeted(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect, and return once the server's SETTINGS are there."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(HELLO)
+    async with asyncio.timeout(PATIENCE):
+        await reader.readexactly(9)
+    return reader, writer
+
+
+class Sizes(grpc.aio.ServerInterceptor):
+    """Keeps the size of each call's metadata."""
+
+    def __init__(self) -> None:
+        self.seen: asyncio.Queue[int] = asyncio.Queue()
+
+    async def intercept_service(self, continuation, details):
+        """Look at the call, which is of no method that the server has."""
+        self.seen.put_nowait(sum(len(value) for _, value in details.invocation_metadata))
+        return await continuation(details)
+
+
+@pytest.mark.parametrize(
+    ("acknowledgement", "large"), [(b"", True), (frame(SETTINGS, flags=1), False)], ids=["none", "sent"]
+)
+async def test_c_core_bounds_metadata_from_the_acknowledgement_of_its_settings_on(acknowledgement, large):
+    """A fact of gRPC: whoever never acknowledges gets 16 MiB of headers into a server that takes 16 KiB.
+
+    If this fails, gRPC may have mended it: docs/operations.md, "Hostile peers".
+    """
+    sizes = Sizes()
+    limits = [("grpc.max_metadata_size", 2**14), ("grpc.absolute_max_metadata_size", 2**14)]
+    server = grpc.aio.server(interceptors=[sizes], options=limits)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        _, writer = await greeted(port)
+        writer.write(acknowledgement + LARGE_BLOCK)
+        async with asyncio.timeout(PATIENCE):
+            size = await sizes.seen.get()
+        writer.close()
+    finally:
+        await server.stop(None)
+    assert (size > 700_000) == large
+    assert large or size < 2**15 + 2**10
+
+
+@pytest.mark.parametrize("count", [2, 50])
+async def test_metadata_limit_holds_without_an_acknowledgement(count):
+    """Metadata that C-core lets through is RESOURCE_EXHAUSTED, be it of many headers or of two large ones."""
+    block = frame(HEADERS, 1, ECHO) + frame(CONTINUATION, 1, LARGE_HEADER) * count
+    call = block + frame(CONTINUATION, 1, flags=END_HEADERS)
+    async with serving() as (port, _):
+        reader, writer = await greeted(port)
+        writer.write(call)
+        async with asyncio.timeout(PATIENCE):
+            answered = await reader.readuntil(b"larger than max_metadata_size")
+        writer.close()
+    assert b"grpc-status\x018" in answered
 
 
 def free_port() -> int:
