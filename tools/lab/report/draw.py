@@ -31,7 +31,7 @@ def main(report: Path, html: Path | None, svg: Path | None) -> None:
 
 def _write(file: Path, draw: Callable[[dict[str, Any]], str], data: dict[str, Any]) -> None:
     try:
-        file.write_text(draw(data), encoding="utf-8")
+        file.write_text(draw(data), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from error
     click.echo(f"written: {file}")
