@@ -7,10 +7,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-type Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from grpc_common.core.errors import printable
+
+_LONGEST = 7 * 86_400
+"""Seconds: a week, of which the axis of a chart still has room for each hour."""
+
+type Time = Annotated[float, Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
 """Seconds, or seconds since the start."""
 
-type Count = Annotated[int, Field(ge=0)]
+type Count = Annotated[int, Field(ge=0, le=2**53)]
+"""At most what a float has to the last digit."""
+
 type Fairness = Annotated[float, Field(ge=0, le=1)]
 """Jain's index; None where there were no calls."""
 
@@ -103,7 +110,7 @@ class Run(_Part):
     events: list[Event] | None
     """None if they are those of the report."""
 
-    duration: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    duration: Annotated[float, Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
     pods: list[Pod]
     samples: list[Sample]
     phases: list[Phase]
@@ -173,7 +180,7 @@ def parsed(data: Any) -> Report:
     try:
         return Report.model_validate(data)
     except ValidationError as error:
-        wrong = "\n".join(f"{_where(each['loc'])}: {each['msg']}" for each in error.errors())
+        wrong = "\n".join(printable(f"{_where(each['loc'])}: {each['msg']}") for each in error.errors())
         raise ValueError(f"it is no report of the lab or of a bad day:\n{wrong}") from error
 
 
@@ -192,7 +199,7 @@ def read(file: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON: {error}") from error
     parsed(data)
     return dict(data)

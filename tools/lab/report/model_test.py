@@ -36,6 +36,8 @@ def with_value(report, value, *path):
         (with_value(lab(), 0.5, "runs", 0, "samples", 3, "at"), "samples[3] is at 0.5, not later than 1.5"),
         (with_value(lab(), {"pod-99": 1}, "runs", 0, "samples", 3, "calls"), "not in pods: pod-99"),
         (with_value(lab(), 1.0, "events", 0, "until"), "events[0]: Value error, it ends at 1.0, before it"),
+        (with_value(lab(), 1e300, "runs", 0, "duration"), "duration: Input should be less than"),
+        (with_value(lab(), 10**400, "runs", 0, "phases", 0, "calls"), "calls: Input should be less than"),
         (with_value(lab(), float("nan"), "runs", 0, "figures", "p99"), "figures.p99: Input should be"),
     ],
 )
@@ -52,6 +54,28 @@ def test_what_is_no_json_is_refused(tmp_path, content, why):
     """The message has the line; bytes that are no text are refused as well."""
     (tmp_path / "report.json").write_bytes(content)
     with pytest.raises(ValueError, match=f"it is no JSON: .*{why}"):
+        read(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        with_value(lab(), {"\x1b[31m": 1}, "runs", 0, "samples", 3, "calls"),
+        with_value(lab(), {"\x1b[31m": -1}, "runs", 0, "samples", 3, "calls"),
+    ],
+)
+def test_a_name_that_would_steer_the_terminal_is_shown_escaped(tmp_path, report):
+    """The message is for one, and reports come from elsewhere."""
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=r"\\x1b\[31m") as refused:
+        read(tmp_path / "report.json")
+    assert "\x1b" not in str(refused.value)
+
+
+def test_what_is_nested_without_end_is_refused(tmp_path):
+    """It is no JSON that anybody has written."""
+    (tmp_path / "report.json").write_text(1_000_000 * "[")
+    with pytest.raises(ValueError, match="it is no JSON: "):
         read(tmp_path / "report.json")
 
 

@@ -40,7 +40,7 @@ def write(file: Path | None, draw: Callable[[dict[str, Any]], str], report: dict
     if file is None:
         return
     try:
-        file.write_text(draw(report), encoding="utf-8")
+        file.write_text(draw(report), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from error
     click.echo(f"written: {file}")
