@@ -1,8 +1,6 @@
 """Draw a report that the lab or a bad day has written as JSON."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -10,12 +8,13 @@ from grpc_common.config.path_argument import PathArgument
 from tools.lab.report.model import read
 from tools.lab.report.page import page
 from tools.lab.report.picture import picture
+from tools.pages.output_file import OutputFile, write
 
 
 @click.command(help=__doc__)
 @click.argument("report", metavar="REPORT.json", type=PathArgument(exists=True, dir_okay=False))
-@click.option("--html", type=PathArgument(dir_okay=False), help="A file for the page.")
-@click.option("--picture", "svg", type=PathArgument(dir_okay=False), help="A file for the picture, as SVG.")
+@click.option("--html", type=OutputFile(), help="A file for the page.")
+@click.option("--picture", "svg", type=OutputFile(), help="A file for the picture, as SVG.")
 def main(report: Path, html: Path | None, svg: Path | None) -> None:
     """Draw what was asked for."""
     if not (html or svg):
@@ -26,15 +25,7 @@ def main(report: Path, html: Path | None, svg: Path | None) -> None:
         raise click.BadParameter(f"{report}: {error}", param_hint="REPORT.json") from error
     for file, draw in ((html, page), (svg, picture)):
         if file:
-            _write(file, draw, data)
-
-
-def _write(file: Path, draw: Callable[[dict[str, Any]], str], data: dict[str, Any]) -> None:
-    try:
-        file.write_text(draw(data), encoding="utf-8")
-    except OSError as error:
-        raise click.ClickException(f"{file}: {error.strerror}") from error
-    click.echo(f"written: {file}")
+            write(file, draw(data))
 
 
 if __name__ == "__main__":

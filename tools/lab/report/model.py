@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-type Time = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""Seconds, or seconds since the start."""
+type Time = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+"""Seconds, or seconds since the start; 30 years are enough for everybody."""
 
-type Count = Annotated[int, Field(ge=0)]
+type Count = Annotated[int, Field(ge=0, le=2**53)]
+"""Up to what every reader of JSON takes for an integer."""
+
 type Fairness = Annotated[float, Field(ge=0, le=1)]
 """Jain's index; None where there were no calls."""
 
@@ -103,7 +105,7 @@ class Run(_Part):
     events: list[Event] | None
     """None if they are those of the report."""
 
-    duration: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    duration: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
     pods: list[Pod]
     samples: list[Sample]
     phases: list[Phase]
@@ -116,6 +118,8 @@ class Run(_Part):
             if later <= earlier:
                 raise ValueError(f"samples[{index}] is at {later}, not later than {earlier} before it")
         known = {pod.name for pod in self.pods}
+        if len(known) < len(self.pods):
+            raise ValueError("several pods have the same name")
         if unknown := {pod for sample in self.samples for pod in sample.calls} - known:
             raise ValueError(f"samples name pods that are not in pods: {', '.join(sorted(unknown))}")
         return self
@@ -153,10 +157,18 @@ class Report(_Part):
     seed: int | None = None
     invariants: list[Invariant] = []
 
+    @model_validator(mode="after")
+    def _of_a_day(self) -> Self:
+        if self.kind == "bad-day" and (self.seed is None or not self.invariants):
+            raise ValueError("a bad day has a seed and invariants")
+        return self
+
     @property
     def duration(self) -> float:
-        """How long the longest run is: the time axis of all."""
-        return max(run.duration for run in self.runs)
+        """How long the longest run is, with all of its events and samples: the time axis of all."""
+        ends = [event.until for run in self.runs for event in self.events_of(run)]
+        ends += [sample.at for run in self.runs for sample in run.samples[-1:]]
+        return max([*ends, *(run.duration for run in self.runs)])
 
     def events_of(self, run: Run) -> list[Event]:
         """Return what happened in a run."""
@@ -182,6 +194,10 @@ def _where(location: tuple[int | str, ...]) -> str:
     return path.removeprefix(".") or "the report"
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def read(file: Path) -> dict[str, Any]:
     """Return what a JSON file holds, once it is known to be a report.
 
@@ -191,8 +207,9 @@ def read(file: Path) -> dict[str, Any]:
 
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON: {error}") from error
     parsed(data)
     return dict(data)
