@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import shlex
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import click
 import pytest
 
-from grpc_common.config.path_argument import PathArgument
 from tools.bad_day.day import Outcome, bad_day, duration
 from tools.bad_day.invariants import Finding, check
 from tools.bad_day.plan import Round, plan
@@ -20,9 +20,21 @@ from tools.bad_day.report import report
 from tools.bad_day.watching import NAME
 from tools.lab.report.live import Live
 from tools.lab.report.page import page
+from tools.pages.output_file import OutputFile, write
 
 _CAUSES = 12
 """Most of the causes that are told."""
+
+_SHORTEST, _LONGEST = 0.5, 120.0
+"""Minutes; the database's small disks have no room for the users of many hours."""
+
+_MOST_SEEDS = 2**32
+
+
+class _NoDay(click.ClickException):
+    """This machine can't have a day, which says nothing about invariants."""
+
+    exit_code = 2
 
 
 def _show_plan(rounds: list[Round], seed: int) -> None:
@@ -52,36 +64,56 @@ def _lived(rounds: list[Round], seed: int, engine: str) -> Outcome:
         with Live(f"A bad day, seed {seed}", duration(rounds), [NAME]) as live:
             return asyncio.run(bad_day(rounds, seed, engine, live))
     except pytest.skip.Exception as missing:
-        raise click.ClickException(f"this machine {missing}") from None
-    except RuntimeError as error:
-        raise click.ClickException(str(error)) from None
+        raise _NoDay(f"this machine {missing}") from None
+    except (RuntimeError, OSError, subprocess.SubprocessError, ExceptionGroup) as error:
+        raise _NoDay(str(_first(error))) from None
+    except asyncio.CancelledError:  # SIGTERM
+        raise click.Abort from None
+
+
+def _first(error: Exception) -> Exception:
+    """Return what is wrong, of several things that were done at once."""
+    return _first(error.exceptions[0]) if isinstance(error, ExceptionGroup) else error
 
 
 def _write(data: dict[str, Any], html: Path | None, json_file: Path | None) -> None:
-    if html:
-        html.write_text(page(data), "utf-8")
-        click.echo(f"The report: {html}")
     if json_file:
-        json_file.write_text(json.dumps(data, indent=1), "utf-8")
-        click.echo(f"The same for programs: {json_file}")
+        write(json_file, json.dumps(data, indent=1, allow_nan=False))
+    if html:
+        write(html, page(data))
+
+
+def _minutes(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if not _SHORTEST <= value <= _LONGEST:  # which nan is not either
+        raise click.BadParameter(f"{value:g} is not from {_SHORTEST:g} to {_LONGEST:g}.")
+    return value
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--minutes", default=2.0, type=click.FloatRange(min=0.5), help="How long the day is, about.")
-@click.option("--seed", type=int, help="Of the faults: the same seed has the same plan.  [default: any]")
+@click.option(
+    "--minutes",
+    default=2.0,
+    callback=_minutes,
+    help=f"How long the day is, about; {_SHORTEST:g} to {_LONGEST:g}.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, _MOST_SEEDS - 1),
+    help="Of the faults: the same seed has the same plan.  [default: any]",
+)
 @click.option(
     "--engine",
     default="completion-queue",
     type=click.Choice(["completion-queue", "grpc-aio"]),
     help="What drives the servers' calls.",
 )
-@click.option("--html", type=PathArgument(), metavar="FILE", help="Where to write a page about the day.")
-@click.option("--json", "json_file", type=PathArgument(), metavar="FILE", help="The same for programs.")
+@click.option("--html", type=OutputFile(), metavar="FILE", help="Where to write a page about the day.")
+@click.option("--json", "json_file", type=OutputFile(), metavar="FILE", help="The same for programs.")
 def main(minutes: float, seed: int | None, engine: str, html: Path | None, json_file: Path | None) -> None:
     """Run the whole stack under load while faults that a seed decides happen to it.
 
-    The plan is printed first. The exit code is 1 if an invariant was broken; the same seed has the same plan
-    again.
+    The plan is printed first. The exit code is 1 if an invariant was broken, and 2 if this machine could not
+    have the day; the same seed has the same plan again.
     """
     seed = random.randrange(10_000) if seed is None else seed  # noqa: S311 (to be replayed)
     rounds = plan(seed, minutes * 60)

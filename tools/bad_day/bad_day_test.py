@@ -47,7 +47,13 @@ def test_what_is_planned_can_be_brought_about() -> None:
 
 @pytest.mark.parametrize(
     ("options", "what"),
-    [(["--minutes", "0"], "--minutes"), (["--seed", "x"], "--seed"), (["--engine", "go"], "--engine")],
+    [
+        *((["--minutes", minutes], "--minutes") for minutes in ("0", "-1", "1e9", "nan", "inf", "two")),
+        *((["--seed", seed], "--seed") for seed in ("x", "1.5", "-1", "9" * 20, "9" * 5000)),
+        (["--engine", "go"], "--engine"),
+        (["--html", "/proc/day.html"], "--html"),
+        (["--json", "missing/day.json"], "--json"),
+    ],
 )
 def test_wrong_usage(options: list[str], what: str) -> None:
     """Who asks for what there is not is told which option is wrong, and no day begins."""

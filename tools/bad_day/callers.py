@@ -4,8 +4,9 @@ import asyncio
 import multiprocessing
 import os
 import random
+import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -87,7 +88,7 @@ class Callers:
         assert process.pid
         try:
             callers = cls(process.pid, ours)
-            await asyncio.to_thread(ours.recv)
+            await callers._answer("warm up")
             yield callers
         finally:
             process.kill()
@@ -106,11 +107,19 @@ class Callers:
         return cast("Ledger", await self._ask("end"))
 
     async def _ask(self, order: str) -> object:
-        self._pipe.send(order)
-        return await asyncio.to_thread(self._pipe.recv)
+        with suppress(BrokenPipeError):  # then there is no answer either
+            self._pipe.send(order)
+        return await self._answer(order)
+
+    async def _answer(self, order: str) -> object:
+        try:
+            return await asyncio.to_thread(self._pipe.recv)
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(f"the clients' process has ended when it was to {order}") from error
 
 
 def _run(pipe: Connection, ways: Ways, start: float, seed: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     # C-core's lines about each handshake that fails belong into nobody's table.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     set_level("error")

@@ -141,8 +141,15 @@ class Database:
 
 
 async def _entered[T](stack: AsyncExitStack, context: AbstractContextManager[T]) -> T:
-    """Enter what starts a program, in a thread, since that waits."""
-    return await asyncio.to_thread(stack.enter_context, context)
+    """Enter what starts a program, in a thread, since that waits; who cancels it waits for it too.
+
+    Else the stack would have ended all that it knows, and the thread would start one thing more.
+    """
+    entering = asyncio.create_task(asyncio.to_thread(stack.enter_context, context))
+    try:
+        return await asyncio.shield(entering)
+    finally:
+        await asyncio.wait([entering])
 
 
 async def _execute(url: str, *statements: str) -> None:

@@ -1,6 +1,7 @@
 """A bad day from its beginning to its end: load, storms, recoveries, planned events, and what came of it."""
 
 import asyncio
+import signal
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,11 @@ from tools.bad_day.watching import Seen, Watch
 from tools.lab.fleet.pod import Pod
 from tools.lab.report.live import Live
 
-_STEADY = 5.0
-"""Seconds of load before the first fault, and after each planned event."""
+_STEADY = DEADLINE + 1
+"""Seconds of load before the first fault, and after each planned event, in which a call that hangs fails."""
+
+QUIET = "before the first fault"
+"""What happens in the first calm time."""
 
 _AT_REST = 3.0
 """Seconds after the last call in which what it has used is given back."""
@@ -46,10 +50,15 @@ def duration(rounds: Sequence[Round]) -> float:
 async def bad_day(rounds: Sequence[Round], seed: int, engine: str, live: Live) -> Outcome:
     """Live through the rounds; return what was seen.
 
+    SIGTERM cancels it, as Ctrl-C does.
+
     Raises:
-        RuntimeError: a program has not started; the text has its log.
+        RuntimeError: a program has not started, or the clients have ended; the text says more.
 
     """
+    task = asyncio.current_task()
+    assert task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with running_stack(engine) as stack:
         outcome = Outcome(record := Record())
         day = record.day
@@ -61,6 +70,7 @@ async def bad_day(rounds: Sequence[Round], seed: int, engine: str, live: Live) -
             watch = Watch(stack.fleet.pods, callers, record, live)
             async with watch.looking():
                 await asyncio.sleep(_STEADY)
+                day.calm.append(Window(None, 0.0, day.ledger.now(), QUIET))
                 for each in rounds:
                     await _storm(stack, each.faults, record)
                     await _calm(stack, each.planned, record)

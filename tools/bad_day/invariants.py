@@ -40,8 +40,8 @@ _SHOWN = 5
 class Window:
     """A time without any fault, more than RECOVERY after the last one, in seconds."""
 
-    last_fault: float
-    """When it was over."""
+    last_fault: float | None
+    """When it was over; None before the first one."""
 
     start: float
     end: float
@@ -105,8 +105,10 @@ def _users_are_there(day: Day) -> Finding:
 
 
 def _answers_are_true(day: Day) -> Finding:
-    good = f"{day.ledger.succeeded.total()} answers"
-    return _finding("true-answers", "no answer contradicts another", day.ledger.untrue, good)
+    answers = day.ledger.succeeded
+    wrong = day.ledger.untrue or ([] if answers else ["no call was answered"])
+    good = ", ".join(f"{count} answers through {client}" for client, count in answers.items())
+    return _finding("true-answers", "no answer contradicts another", wrong, good)
 
 
 def _calls_end(ledger: Ledger) -> Finding:
@@ -134,44 +136,49 @@ def _tells_secrets(made: Made) -> bool:
 
 
 def _calm_fails_nothing(day: Day) -> Finding:
-    wrong = [*day.unrecovered]
+    wrong = [*day.unrecovered, *([] if day.calm else ["there was no calm time"])]
     for window in day.calm:
         failed = [made for made in day.ledger.failed if made.within(window.start, window.end)]
         wrong += [f"{made}, in {window.planned}" for made in failed]
     title = f"from {RECOVERY:g} s after the last fault on no call fails, whatever is planned"
     good = "; ".join(
-        f"{window.planned} in {window.start:.0f}-{window.end:.0f} s, {_recovery(day.ledger, window)} before"
+        f"{window.planned} in {window.start:.0f}-{window.end:.0f} s{_recovery(day.ledger, window)}"
         for window in day.calm
     )
     return _finding("calm", title, wrong, good)
 
 
 def _recovery(ledger: Ledger, window: Window) -> str:
-    """Return when calls failed for the last time after a storm."""
+    """Return when calls failed for the last time after a storm; nothing if there was none before."""
+    if window.last_fault is None:
+        return ""
     began = [made.began for made in ledger.failed if window.last_fault < made.began < window.start]
     if not began:
-        return "recovered at once"
-    return f"recovered {max(began) - window.last_fault:.1f} s after the last fault"
+        return ", recovered at once before"
+    return f", recovered {max(began) - window.last_fault:.1f} s after the last fault before"
 
 
 def _memory(day: Day) -> Finding:
     wrong = [f"{name} had {peak / 2**20:.0f} MiB" for name, peak in day.peaks.items() if peak > MEMORY]
     most = max(day.peaks.values(), default=0)
+    if not most:
+        wrong.append("no server's memory is known")
     title = f"each server inside its {MEMORY // 2**20} MiB"
     return _finding("memory", title, wrong, f"at most {most / 2**20:.0f} MiB")
 
 
 def _no_growth(day: Day, what: str) -> Finding:
-    """Hold each process to what its like had at rest; a pod to all pods of the beginning."""
+    """Hold each process to what its like had at rest; a pod that came later to all pods of the beginning."""
     first = {name: count for name, v in day.first.items() if (count := getattr(v, what)) is not None}
-    of_pods = max((count for name, count in first.items() if name.startswith("pod")), default=0)
+    of_pods = [count for name, count in first.items() if name.startswith("pod")]
     grown: dict[str, int] = {}
     for name, vitals in day.last.items():
-        before, after = first.get(name, of_pods), getattr(vitals, what)
-        if after is not None:
-            grown[f"{name} had {before} {what} at rest, and has {after}"] = after - before
+        like = [first[name]] if name in first else of_pods if name.startswith("pod") else []
+        after = getattr(vitals, what)
+        if like and after is not None:
+            grown[f"{name} had {max(like)} {what} at rest, and has {after}"] = after - max(like)
     wrong = [text for text, more in grown.items() if more > GROWTH[what]]
-    if len(grown) < len(day.last) / 2:
+    if not grown or len(grown) < len(day.last) / 2:
         wrong.append(f"only {len(grown)} of {len(day.last)} times a process told")
     title = f"no growth of {what} (more than {GROWTH[what]}) in any server and in the clients"
     return _finding(what, title, wrong, f"most: {max(grown, key=grown.__getitem__)}" if grown else "")

@@ -1,12 +1,15 @@
 """Each invariant is broken by what it is there for, and by nothing else."""
 
+import asyncio
 import copy
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from user import user_service_pb2 as pb
 
 from tools.bad_day.invariants import GROWTH, MEMORY, RECOVERY, SLACK, Day, Window, check
@@ -34,7 +37,7 @@ def day() -> Day:
     return Day(
         ledger,
         users=[user("ada"), user("grace"), user("perhaps")],
-        calm=[Window(20, 30, 60, "rolling-restart")],
+        calm=[Window(None, 0, 9, "quiet"), Window(20, 30, 60, "rolling-restart")],
         first=rest,
         last=rest | {"pod b": Vitals(20, 10, 3)},
         peaks={"a": 90 * 2**20},
@@ -95,12 +98,28 @@ def internal(day):
 
 def told(day):
     """A failure tells of the database."""
-    day.ledger.failed[0].detail = "asyncpg: the connection was closed"
+    day.ledger.failed[0].detail = "AsyncPG: the connection was closed"
 
 
 def planned(day):
     """A call failed in a planned event."""
     day.ledger.failed.append(Made("envoy", "GetUser", 57, 60, 59, "UNAVAILABLE"))
+
+
+def at_first(day):
+    """A call failed before there was any fault."""
+    day.ledger.failed.append(Made("envoy", "GetUser", 0, 8, 9, "UNAVAILABLE"))
+
+
+def unanswered(day):
+    """No call has succeeded, and none has failed."""
+    day.ledger.succeeded.clear()
+    day.ledger.failed.clear()
+
+
+def unseen(day):
+    """No time was one in which calls may not fail."""
+    day.calm.clear()
 
 
 def unready(day):
@@ -113,6 +132,11 @@ def fat(day):
     day.peaks["a"] = MEMORY + 1
 
 
+def unweighed(day):
+    """No server has told its memory."""
+    day.peaks = {"a": 0}
+
+
 def grown(day, **more):
     """Give a pod that came later more than the first ones had at rest."""
     values = {"descriptors": 20, "threads": 10, "tasks": 3}
@@ -121,7 +145,13 @@ def grown(day, **more):
 
 def silent(day):
     """Most processes do not count their tasks when they are asked."""
-    day.last = {name: Vitals(20, 10, None) for name in ("pod a", "pod b", "clients")}
+    day.last = {name: Vitals(20, 10, None) for name in ("pod a", "pod b")} | {"clients": Vitals(12, 3, 1)}
+
+
+def incomparable(day):
+    """Nobody knows what the only process had at rest that is known at the end."""
+    day.last = {"clients": Vitals(12, 3, 1)}
+    day.first = day.first | {"clients": Vitals(12, 3, None)}
 
 
 def of_clients(day):
@@ -140,18 +170,23 @@ def of_clients(day):
         (hanging, "deadlines", "dns GetUser of 359"),
         (late, "deadlines", "dns GetUser of 10.0 s OK at 16.1 s"),
         (internal, "codes", "dns GetUser of 10.0 s INTERNAL at 11.0 s: error 17"),
-        (told, "codes", "asyncpg"),
+        (told, "codes", "AsyncPG"),
         (planned, "calm", "UNAVAILABLE at 59.0 s: , in rolling-restart"),
+        (at_first, "calm", "envoy GetUser of 0.0 s UNAVAILABLE at 9.0 s: , in quiet"),
         (unready, "calm", "a is not ready"),
+        (unseen, "calm", "there was no calm time"),
+        (unanswered, "true-answers", "no call was answered"),
         (fat, "memory", "a had 256 MiB"),
+        (unweighed, "memory", "no server's memory is known"),
         (
             lambda day: grown(day, descriptors=25),
             "descriptors",
             "pod b had 20 descriptors at rest, and has 45",
         ),
-        (lambda day: grown(day, threads=GROWTH["threads"] + 1), "threads", "pod b had 10 threads at rest"),
+        (lambda day: grown(day, threads=17 + (os.cpu_count() or 1)), "threads", "pod b had 10 threads"),
         (lambda day: grown(day, tasks=25), "tasks", "pod b had 3 tasks at rest, and has 28"),
-        (silent, "tasks", "only 0 of 3 times a process told"),
+        (silent, "tasks", "only 1 of 3 times a process told"),
+        (incomparable, "tasks", "only 0 of 1 times a process told"),
         (of_clients, "descriptors", "clients had 12 descriptors at rest, and has 40"),
     ],
 )
@@ -163,6 +198,45 @@ def test_broken(day, mutate, name, detail):
     assert found == name
     assert detail in text
     assert broken(before) == {}
+
+
+def test_nobody_looked_at_is_nobody_found_well(day):
+    """Without any process at the end nothing is known of growth."""
+    day.last.clear()
+    assert broken(day).keys() == GROWTH.keys()
+
+
+def test_what_is_just_allowed_is_no_breach(day):
+    """Each limit is one that may be reached."""
+    now = day.ledger.now()
+    day.ledger.late.append(Made("dns", "GetUser", 10, 13, 13 + SLACK, "OK"))
+    day.ledger.running.add(Made("dns", "GetUser", now - 3, now - SLACK + 1))
+    day.peaks["a"] = MEMORY
+    grown(day, **GROWTH)
+    day.last["clients"] = Vitals(12 + GROWTH["descriptors"], 3 + GROWTH["threads"], 1 + GROWTH["tasks"])
+    assert broken(day) == {}
+
+
+def test_memory_is_that_of_the_pod():
+    """Who gives pods less has days on which they must do with less."""
+    deployment = yaml.safe_load(Path("k8s/base/deployment.yaml").read_text("utf-8"))
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["memory"] == f"{MEMORY // 2**20}Mi"
+
+
+async def test_each_call_gets_into_the_books():
+    """Also one whose client's own process has cancelled it, or failed: neither is a status."""
+    ledger = Ledger()
+    for error in (asyncio.CancelledError("the channel was closed"), KeyError("id")):
+        with pytest.raises(type(error)):
+            async with ledger.call("dns", "GetUser", 1):
+                raise error
+    assert [(made.code, made.detail) for made in ledger.failed] == [
+        ("CancelledError", "the channel was closed"),
+        ("KeyError", "'id'"),
+    ]
+    assert "dns GetUser" in broken(Day(ledger))["codes"]
+    assert not ledger.running
 
 
 def test_failed_calls_of_a_storm_are_no_breach(day):
@@ -183,7 +257,7 @@ def test_a_client_that_does_not_run_is_told_later(day):
 
 def test_recovery_is_told(day):
     """How long calls failed after the last fault is told, though it is less than it may be."""
-    assert "rolling-restart in 30-60 s, recovered at once" in told_of(day, "calm")
+    assert "quiet in 0-9 s; rolling-restart in 30-60 s, recovered at once before" in told_of(day, "calm")
     day.ledger.failed += [Made("dns", "GetUser", at, at + 3, at + 1, "UNAVAILABLE") for at in (19, 22.5, 21)]
     assert "recovered 2.5 s after the last fault" in told_of(day, "calm")
 

@@ -93,6 +93,9 @@ class Ledger:
             made.code = "OK"
         except grpc.aio.AioRpcError as error:
             made.code, made.detail = error.code().name, error.details() or ""
+        except BaseException as error:  # also asyncio's cancellation, by which a channel may lose a call
+            made.code, made.detail = type(error).__name__, str(error)
+            raise
         finally:
             self._ended(made)
 
@@ -104,7 +107,7 @@ class Ledger:
         if made.code == "OK":
             self.succeeded[made.client] += 1
             self.latencies.append(made.ended - made.began)
-        elif made.code:  # not cancelled by the end of the day
+        else:
             self.failed.append(made)
 
     async def created(self, name: str, answer: Awaitable[pb.User]) -> None:

@@ -93,13 +93,11 @@ def _run(outcome: Outcome) -> dict[str, Any]:
 def _phases(record: Record, seen: Sequence[Seen]) -> Iterator[dict[str, Any]]:
     """Yield the steady beginning, and by turns storms with their recoveries and calm times."""
     start = 0.0
-    first = min((each.at for each in record.happened), default=seen[-1].at)
-    bounds = [("before the first fault", first)]
-    for number, window in enumerate(record.day.calm, 1):
-        bounds += [(f"storm {number} and recovery", window.start), (window.planned, window.end)]
-    for title, end in bounds:
-        yield _phase(title, start, end, record.day.ledger.failed, seen)
-        start = end
+    for number, window in enumerate(record.day.calm):
+        if number:
+            yield _phase(f"storm {number} and recovery", start, window.start, record.day.ledger.failed, seen)
+        yield _phase(window.planned, window.start, window.end, record.day.ledger.failed, seen)
+        start = window.end
 
 
 def _phase(

@@ -22,10 +22,10 @@ from grpc_common.core.errors import StartError
 from services.user.testing_postgresql import running_postgresql
 from tools.cluster.cluster import ClusterError, running
 from tools.lab.fleet.api import SimulatedApi
-from tools.lab.report.output import OutputFile, write
 from tools.lab.run import Apis, Lab
 from tools.lab.story import Story, read_story
 from tools.lab.strategies import STRATEGIES, Strategy
+from tools.pages.output_file import OutputFile, write
 from tools.pages.units import readable
 
 _STORIES = Path(__file__).resolve().parent / "stories"
@@ -74,13 +74,16 @@ def main(
     chosen = [each for each in STRATEGIES if not names or each.name in names]
     report = _played(story or _STORIES / f"{title}.yaml", title, chosen, cluster=cluster)
     _summarize(report)
-    write(json_file, partial(json.dumps, indent=1), report)
-    if html or svg:
-        from tools.lab.report.page import page  # noqa: PLC0415 (with all that they need)
-        from tools.lab.report.picture import picture  # noqa: PLC0415
+    if json_file:
+        write(json_file, json.dumps(report, indent=1, allow_nan=False))
+    if html:
+        from tools.lab.report.page import page  # noqa: PLC0415 (with all that it needs)
 
-        write(html, page, report)
-        write(svg, picture, report)
+        write(html, page(report))
+    if svg:
+        from tools.lab.report.picture import picture  # noqa: PLC0415 (the same)
+
+        write(svg, picture(report))
 
 
 def _played(story: Path, title: str, strategies: Sequence[Strategy], *, cluster: bool) -> dict[str, Any]:

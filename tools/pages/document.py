@@ -1,18 +1,37 @@
 """A report as one HTML page that needs nothing else: no script, no font, no picture from elsewhere."""
 
+import html
+import re
 from collections.abc import Mapping, Sequence
-from html import escape
 
 _LIGHT = "--text: #1f2328; --back: #ffffff; --soft: #59636e; --line: #d1d9e0;"
 _DARK = "--text: #f0f6fc; --back: #0d1117; --soft: #9198a1; --line: #3d444d;"
 
+# Whatever a report says, a page of it asks nobody for anything, and runs nothing.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+_NO_TEXT = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 has no place for (https://www.w3.org/TR/xml/#charsets), nor a screen: control characters."""
+
 _STYLE = """
+h1, h2, p, li { overflow-wrap: anywhere; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); margin: 2rem auto;
   padding: 0 1rem; } h1, h2 { line-height: 1.2; }
 .soft { color: var(--soft); } table { border-collapse: collapse; } .scrolled { overflow-x: auto; }
 th, td { text-align: right; padding: .2rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+@media print { section, svg, tr { break-inside: avoid; } .sticky { position: static; } }
 """
+
+
+def escape(text: str) -> str:
+    """Return a text as HTML or SVG has it, without control characters."""
+    return html.escape(_NO_TEXT.sub("\ufffd", text))
+
+
+def aside(text: str) -> str:
+    """Return a text as HTML has it beside others, whose direction it leaves as it is."""
+    return f"<bdi>{escape(text)}</bdi>"
 
 
 def theme(selector: str, light: str, dark: str) -> str:
@@ -25,6 +44,7 @@ def document(title: str, style: str, body: str) -> str:
     """Return a page whose style is that of all reports, and this."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}{style}</style></head>"
         f"<body><h1>{escape(title)}</h1>{body}</body></html>\n"
@@ -33,13 +53,13 @@ def document(title: str, style: str, body: str) -> str:
 
 def setting(values: Mapping[str, object]) -> str:
     """Return where and how it was measured."""
-    pairs = " · ".join(f"{escape(str(name))}: {escape(str(value))}" for name, value in values.items())
+    pairs = " · ".join(f"{aside(str(name))}: {aside(str(value))}" for name, value in values.items())
     return f'<p class="soft setting">{pairs}</p>'
 
 
 def skipped(heading: str, reasons: Mapping[str, str]) -> str:
     """Return a section about what is missing and why; nothing if nothing is."""
-    items = "".join(f"<li>{escape(what)}: {escape(why)}</li>" for what, why in reasons.items())
+    items = "".join(f"<li>{aside(what)}: {aside(why)}</li>" for what, why in reasons.items())
     return f'<section class="skipped"><h2>{escape(heading)}</h2><ul>{items}</ul></section>' if items else ""
 
 

@@ -1,10 +1,11 @@
 """The chart of a run as plain SVG: its shapes, with the story's events across them and the time below."""
 
+import math
 from collections.abc import Sequence
-from html import escape
 
 from tools.lab.report.model import Event, Report, Run
 from tools.lab.report.shapes import DECADES, LEAST_TIME, Shapes, Size, span
+from tools.pages.document import escape
 from tools.pages.units import readable
 
 LIGHT = "--lane: #e4eaf1; --fair: #0969da; --over: #b36b00; --failed: #cf222e; --slow: #8250df;"
@@ -42,13 +43,20 @@ _TICKS = (5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _MOST_TICKS = 7
 
 
-def chart(report: Report, run: Run, about: str) -> str:
-    """Return a chart that is as wide as there is room; `about` says in words what it shows."""
+def chart(report: Report, run: Run, name: str, about: str) -> str:
+    """Return a chart that is as wide as there is room.
+
+    Args:
+        report: which it belongs to.
+        run: what it shows.
+        name: of the chart among all ids of the page.
+        about: what it shows, in words.
+
+    """
     events, duration = report.events_of(run), report.duration
     shapes = Shapes(run, duration, _SIZE)
     marks, top = badges(events, duration)
     bottom = top + shapes.height
-    name = escape(run.name)
     labels = f'aria-labelledby="title-{name} about-{name}"'
     return (
         f'<svg class="chart" role="img" {labels} height="{bottom + _BELOW}">'
@@ -114,7 +122,8 @@ def _band(event: Event, duration: float, top: int, height: int) -> str:
 
 def axis(duration: float, y: int) -> str:
     """Return the times below a chart."""
-    every = next((step for step in _TICKS if duration / step <= _MOST_TICKS), _TICKS[-1])
+    hours = math.ceil(duration / 3600 / _MOST_TICKS)
+    every = next((step for step in _TICKS if duration / step <= _MOST_TICKS), 3600 * hours)
     ticks = range(0, int(duration * 0.97) + 1, every)  # further right there is no room for a word
     return "".join(
         f'<text class="aside{" middle" if at else ""}" x="{at / duration:.2%}" y="{y}">{_clock(at)}</text>'

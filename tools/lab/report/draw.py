@@ -6,9 +6,9 @@ import click
 
 from grpc_common.config.path_argument import PathArgument
 from tools.lab.report.model import read
-from tools.lab.report.output import OutputFile, write
 from tools.lab.report.page import page
 from tools.lab.report.picture import picture
+from tools.pages.output_file import OutputFile, write
 
 
 @click.command(help=__doc__)
@@ -23,8 +23,9 @@ def main(report: Path, html: Path | None, svg: Path | None) -> None:
         data = read(report)
     except (ValueError, OSError) as error:
         raise click.BadParameter(f"{report}: {error}", param_hint="REPORT.json") from error
-    write(html, page, data)
-    write(svg, picture, data)
+    for file, draw in ((html, page), (svg, picture)):
+        if file:
+            write(file, draw(data))
 
 
 if __name__ == "__main__":

@@ -52,4 +52,4 @@ def test_there_must_be_something_to_draw_and_room_for_it(report, tmp_path):
     assert "--html FILE" in nothing.stderr
     nowhere = draw(report, "--html", tmp_path / "missing" / "page.html")
     assert nowhere.returncode == 2
-    assert f"'--html': {tmp_path}/missing/page.html: No such file or directory" in nowhere.stderr
+    assert f"{tmp_path}/missing/page.html can't be written: No such file or directory\n" in nowhere.stderr

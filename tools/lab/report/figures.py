@@ -59,13 +59,13 @@ def causes(report: Report, run: Run, *, planned: bool) -> Mapping[str, int]:
     """Return why calls failed in planned events, or otherwise, and how often.
 
     In the lab, what fails after an event and before the next is due to it; at first there are only plans.
-    On a bad day faults overlap: its phases are storms of them, or planned events by their titles.
+    On a bad day faults overlap: its phases from the second on are storms, or planned events by their titles.
     """
     plans = {event.name: event.planned for event in report.events_of(run)}
     total: Counter[str] = Counter()
-    now = report.kind == "lab"
-    for phase in run.phases:
-        if phase.event is not None or report.kind == "bad-day":
+    now = True
+    for number, phase in enumerate(run.phases):
+        if phase.event is not None or (number and report.kind == "bad-day"):
             now = plans.get(phase.event or phase.title, False)
         if now == planned:
             total.update(phase.failed)

@@ -32,11 +32,11 @@ def test_what_fails_after_an_event_is_due_to_it():
 
 
 def test_on_a_bad_day_what_is_no_planned_event_is_full_of_faults():
-    """Nobody plans a storm."""
+    """Nobody plans a storm; before the first one nothing has failed yet that could be to blame."""
     report = bad_day()
-    known = with_phases(report, (None, "storm"), ("roll", "drain"), (None, "storm"))
-    assert causes(known, known.runs[0], planned=True) == {"drain": 2}
-    assert causes(known, known.runs[0], planned=False) == {"storm": 4}
-    report["runs"][0]["phases"][1] |= {"event": None, "title": "roll"}
+    known = with_phases(report, (None, "first"), (None, "storm"), ("roll", "drain"), (None, "storm"))
+    assert causes(known, known.runs[0], planned=True) == {"drain": 3, "first": 1}
+    assert causes(known, known.runs[0], planned=False) == {"storm": 6}
+    report["runs"][0]["phases"][2] |= {"event": None, "title": "roll"}
     named = parsed(report)
-    assert causes(named, named.runs[0], planned=True) == {"drain": 2}
+    assert causes(named, named.runs[0], planned=True) == {"drain": 3, "first": 1}

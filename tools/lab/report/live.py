@@ -84,8 +84,10 @@ class Live:
         return grid
 
     def _figures(self, at: float) -> Table:
-        right = [Column(name, justify="right") for name in ("calls/s", "Jain", "failed", "p99")]
-        table = Table(Column("", no_wrap=True), right[0], Column("each pod", no_wrap=True), *right[1:])
+        names = ("calls/s", "Jain", "failed", "p99")
+        right = [Column(name, justify="right", no_wrap=True) for name in names]
+        # The one that may get narrower: many pods are to leave room for the figures.
+        table = Table(Column("", no_wrap=True), right[0], "each pod", *right[1:])
         pods = sorted({pod for row in self._rows.values() for pod in row.calls(at)}, key=_natural)
         for run, row in self._rows.items():
             calls = row.calls(at)
@@ -94,7 +96,7 @@ class Live:
             table.add_row(
                 Text(run),
                 f"{row.rate(at):.0f}",
-                sparkline(shares),
+                Text(sparkline(shares), no_wrap=True, overflow="ellipsis"),
                 f"{jain(shares):.3f}" if any(shares) else "",
                 failed,
                 readable(row.p99) if row.p99 is not None else "",

@@ -11,9 +11,9 @@ def sample(at, calls, p99=0.003, **failed):
     return {"at": at, "calls": calls, "failed": failed, "p50": 0.002, "p99": p99, "connections": 1}
 
 
-def screen():
-    """Return a terminal of 100 columns."""
-    return Console(file=StringIO(), force_terminal=True, width=100, color_system=None)
+def screen(width=100):
+    """Return a terminal of so many columns."""
+    return Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
 
 
 def seen(console):
@@ -37,6 +37,19 @@ def test_a_terminal_shows_a_row_for_each_run():
     (one,) = (line.split() for line in picture.splitlines() if "one " in line)
     assert [cell for cell in even if cell != "│"] == ["even", "40", "██", "1.000", "0", "3", "ms"]
     assert [cell for cell in one if cell != "│"] == ["one", "32", "█", "0.500", "7"]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_many_pods_leave_room_for_the_figures(width):
+    """A row stays one line, whose figures can be read."""
+    console = screen(width)
+    with Live("the lab", 60, ["kubernetes-least-request"], console) as shown:
+        calls = {f"pod-{number}": 20 for number in range(60)}
+        shown.update(1, {"kubernetes-least-request": sample(1, calls, UNAVAILABLE=1234)})
+    (row,) = (line for line in seen(console).splitlines() if "kubernetes" in line or "█" in line)
+    assert [cell for cell in row.split() if cell[0] not in "│█"] == [
+        *("kubernetes-least-request", "1200", "1.000", "1234", "3", "ms")
+    ]
 
 
 def test_a_row_forgets_what_is_long_ago():

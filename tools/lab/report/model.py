@@ -123,6 +123,8 @@ class Run(_Part):
             if later <= earlier:
                 raise ValueError(f"samples[{index}] is at {later}, not later than {earlier} before it")
         known = {pod.name for pod in self.pods}
+        if len(known) < len(self.pods):
+            raise ValueError("several pods have the same name")
         if unknown := {pod for sample in self.samples for pod in sample.calls} - known:
             raise ValueError(f"samples name pods that are not in pods: {', '.join(sorted(unknown))}")
         return self
@@ -160,10 +162,18 @@ class Report(_Part):
     seed: int | None = None
     invariants: list[Invariant] = []
 
+    @model_validator(mode="after")
+    def _of_a_day(self) -> Self:
+        if self.kind == "bad-day" and (self.seed is None or not self.invariants):
+            raise ValueError("a bad day has a seed and invariants")
+        return self
+
     @property
     def duration(self) -> float:
-        """How long the longest run is: the time axis of all."""
-        return max(run.duration for run in self.runs)
+        """How long the longest run is, with all of its events and samples: the time axis of all."""
+        ends = [event.until for run in self.runs for event in self.events_of(run)]
+        ends += [sample.at for run in self.runs for sample in run.samples[-1:]]
+        return max([*ends, *(run.duration for run in self.runs)])
 
     def events_of(self, run: Run) -> list[Event]:
         """Return what happened in a run."""
@@ -189,6 +199,10 @@ def _where(location: tuple[int | str, ...]) -> str:
     return path.removeprefix(".") or "the report"
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def read(file: Path) -> dict[str, Any]:
     """Return what a JSON file holds, once it is known to be a report.
 
@@ -198,7 +212,8 @@ def read(file: Path) -> dict[str, Any]:
 
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON: {error}") from error
     parsed(data)

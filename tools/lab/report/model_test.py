@@ -36,9 +36,11 @@ def with_value(report, value, *path):
         (with_value(lab(), 0.5, "runs", 0, "samples", 3, "at"), "samples[3] is at 0.5, not later than 1.5"),
         (with_value(lab(), {"pod-99": 1}, "runs", 0, "samples", 3, "calls"), "not in pods: pod-99"),
         (with_value(lab(), 1.0, "events", 0, "until"), "events[0]: Value error, it ends at 1.0, before it"),
-        (with_value(lab(), 1e300, "runs", 0, "duration"), "duration: Input should be less than"),
+        (with_value(lab(), 1e300, "runs", 0, "duration"), "runs[0].duration: Input should be less than"),
         (with_value(lab(), 10**400, "runs", 0, "phases", 0, "calls"), "calls: Input should be less than"),
-        (with_value(lab(), float("nan"), "runs", 0, "figures", "p99"), "figures.p99: Input should be"),
+        (with_value(lab(), "pod-1", "runs", 0, "pods", 1, "name"), "several pods have the same name"),
+        (bad_day() | {"invariants": []}, "a bad day has a seed and invariants"),
+        (bad_day() | {"seed": None}, "a bad day has a seed and invariants"),
     ],
 )
 def test_what_is_no_report_is_refused_with_the_place(tmp_path, report, message):
@@ -49,9 +51,20 @@ def test_what_is_no_report_is_refused_with_the_place(tmp_path, report, message):
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize(("content", "why"), [(b'{\n"version": 1,,\n}', "line 2"), (b"\xff\xfe\x00", "")])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'{\n"version": 1,,\n}', "line 2"),
+        (b"\xff\xfe\x00", ""),
+        (b'{"setting": {"minutes": NaN}}', "NaN is no number"),
+        (b'{"setting": {"minutes": -Infinity}}', "-Infinity is no number"),
+        (rb'{"title": "\ud800"}', "surrogates"),
+        (b"[" * 10**6, "(recursion|Stack overflow)"),
+        (b"1" * 5000, "digits"),
+    ],
+)
 def test_what_is_no_json_is_refused(tmp_path, content, why):
-    """The message has the line; bytes that are no text are refused as well."""
+    """The message has the line; what other readers refuse is refused as well, and bytes that are no text."""
     (tmp_path / "report.json").write_bytes(content)
     with pytest.raises(ValueError, match=f"it is no JSON: .*{why}"):
         read(tmp_path / "report.json")

@@ -1,7 +1,7 @@
 """A report of the lab or of a bad day as a page."""
 
+import shlex
 from collections.abc import Iterable
-from html import escape
 from typing import Any
 
 from tools.lab.report.chart import PATTERNS, badge, chart
@@ -9,7 +9,7 @@ from tools.lab.report.figures import NOTHING, Figure, causes, figures
 from tools.lab.report.looks import HOW, KEYS, WHOLE_STYLE
 from tools.lab.report.model import Event, Report, Run, parsed
 from tools.lab.report.shapes import span
-from tools.pages.document import document, setting, skipped, table
+from tools.pages.document import aside, document, escape, setting, skipped, table
 from tools.pages.units import readable
 
 _PHONE = {"jain_steady", "new_pod_seconds", "failed_planned", "failed_unplanned"}
@@ -25,7 +25,7 @@ def page(report: dict[str, Any]) -> str:
     """
     known = parsed(report)
     first = _summary(known) if known.kind == "lab" else _invariants(known)
-    runs = "".join(_run(known, run) for run in known.runs)
+    runs = "".join(_run(known, run, number) for number, run in enumerate(known.runs))
     # The few events of a story stay in sight of its many charts; a bad day has many of them, and one chart.
     kept = "all sticky" if known.kind == "lab" else "all"
     body = (
@@ -55,16 +55,16 @@ def _invariants(report: Report) -> str:
 def _replay(report: Report) -> str:
     """Return the command that has the same day again, with those of its options that the setting tells."""
     known = {"seed": report.seed} | report.setting
-    options = (f"--{name} {known[name]}" for name in ("seed", "minutes", "engine") if name in known)
-    return f"tools/bazel run //tools/bad_day -- {' '.join(options)}"
+    options = (f"--{name}={known[name]}" for name in ("seed", "minutes", "engine") if name in known)
+    return f"tools/bazel run //tools/bad_day -- {shlex.join(options)}"
 
 
 def _summary(report: Report) -> str:
     head = "".join(f'<th scope="col"{_desk(f)}>{f.label}</th>' for f in figures(report, report.runs[0]))
     rows = "".join(
-        f'<tr><th scope="row"><a href="#{escape(run.name)}">{escape(run.title)}</a></th>'
+        f'<tr><th scope="row"><a href="#run-{number}">{escape(run.title)}</a></th>'
         f"{''.join(f'<td{_desk(f)}>{_value(f)}</td>' for f in figures(report, run))}</tr>"
-        for run in report.runs
+        for number, run in enumerate(report.runs)
     )
     return (
         '<section><h2>Summary</h2><div class="scrolled"><table class="summary">'
@@ -88,14 +88,14 @@ def _keys() -> str:
 def _events(events: Iterable[Event], name: str) -> str:
     items = (
         f'<li><svg width="14" height="14" aria-hidden="true">{badge(event, number, "7", 7)}</svg>'
-        f'{escape(event.title)} <span class="soft">{span(event.at, event.until)}'
+        f'{aside(event.title)} <span class="soft">{span(event.at, event.until)}'
         f"{'' if event.planned else ', fault'}</span></li>"
         for number, event in enumerate(events, 1)
     )
     return f'<ol class="events {name}">{"".join(items)}</ol>'
 
 
-def _run(report: Report, run: Run) -> str:
+def _run(report: Report, run: Run, number: int) -> str:
     shown = figures(report, run)
     about = f"{run.about} " + ", ".join(f"{f.label}: {f.text}" for f in shown)
     pairs = "".join(
@@ -103,15 +103,15 @@ def _run(report: Report, run: Run) -> str:
     )
     own = "" if run.events is None else _events(run.events, "own")
     return (
-        f'<section class="run" id="{escape(run.name)}"><h2>{escape(run.title)}</h2>'
-        f'<p class="about soft">{escape(run.about)}</p>{own}{chart(report, run, about)}'
+        f'<section class="run" id="run-{number}" data-run="{escape(run.name)}"><h2>{escape(run.title)}</h2>'
+        f'<p class="about soft">{escape(run.about)}</p>{own}{chart(report, run, f"chart-{number}", about)}'
         f"<dl>{pairs}</dl>{_causes(report, run)}{_phases(run)}</section>"
     )
 
 
 def _causes(report: Report, run: Run) -> str:
     items = [
-        f"<li>{count:,} failed {when}: {escape(cause)}</li>"
+        f"<li>{count:,} failed {when}: {aside(cause)}</li>"
         for when, planned in (("in planned events", True), ("otherwise", False))
         for cause, count in causes(report, run, planned=planned).items()
     ]

@@ -1,4 +1,6 @@
+import html
 import re
+import shlex
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -6,7 +8,7 @@ import pytest_asyncio
 
 from tools.lab.report.page import page
 from tools.lab.report.picture import picture
-from tools.lab.report.testing_report import DURATION, PODS, bad_day, lab
+from tools.lab.report.testing_report import DURATION, EVENTS, PODS, bad_day, lab
 from tools.pages.browser import browser, contrast, needs_browser
 
 # One browser, and so one loop, for all.
@@ -43,7 +45,7 @@ SEEN = """(() => {
     events: texts(document, ".events.all li"),
     skipped: texts(document, ".skipped li"),
     runs: [...document.querySelectorAll(".run")].map(run => ({
-      id: run.id, title: texts(run, "h2")[0], about: texts(run, ".about")[0],
+      id: run.dataset.run, title: texts(run, "h2")[0], about: texts(run, ".about")[0],
       figures: Object.fromEntries([...run.querySelectorAll("[data-figure]")].map(each =>
         [each.dataset.figure, each.querySelector("dd").textContent])),
       causes: texts(run, ".causes li"), own: texts(run, ".events.own li"),
@@ -99,13 +101,13 @@ def total(samples, key, *only):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [320, 1280])
 async def test_the_page_shows_what_the_json_holds(tab, tmp_path, width, scheme):
     """Each figure, event, pod and failed call is there, on a phone and on a desk, by day and night."""
     report = lab()
     seen = await show(tab, tmp_path, report, width, scheme)
     assert [run["id"] for run in seen["runs"]] == [run["name"] for run in report["runs"]]
-    names = FIGURES if width == 360 else FIGURES + MORE
+    names = FIGURES if width == 320 else FIGURES + MORE
     for run, row, shown in zip(report["runs"], seen["summary"], seen["runs"], strict=True):
         assert row[0] == shown["title"] == shown["label"][0] == run["title"]
         assert list(map(number, row[1:])) == [near(run["figures"][name]) for name in names]
@@ -224,7 +226,7 @@ async def test_p99_of_a_slow_pod_is_higher(tab, tmp_path):
         assert (words[word]["top"] + words[word]["bottom"]) / 2 == pytest.approx(place, abs=4)
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [320, 1280])
 async def test_a_bad_day_begins_with_its_invariants(tab, tmp_path, width):
     """Those that broke stand out, and the command to have the same day again is there."""
     report = bad_day()
@@ -234,7 +236,7 @@ async def test_a_bad_day_begins_with_its_invariants(tab, tmp_path, width):
         ["✓ held", "Acknowledged users are there once", "421 users, pod-1 24 → 25"],
         ["✗ broken", "No call outlives its deadline by 3 s", "1 DEADLINE_EXCEEDED <at 31 s>"],
     ]
-    assert seen["commands"] == ["tools/bazel run //tools/bad_day -- --seed 7 --minutes 1 --engine grpc-aio"]
+    assert seen["commands"] == ["tools/bazel run //tools/bad_day -- --seed=7 --minutes=1 --engine=grpc-aio"]
     assert seen["summary"] == []
     assert [run["figures"] for run in seen["runs"]] == [{"failed_planned": "0", "failed_unplanned": "4"}]
     the_chart_is_right(report, report["runs"][0], seen["runs"][0])
@@ -245,12 +247,12 @@ async def test_a_bad_day_begins_with_its_invariants(tab, tmp_path, width):
 
 
 async def test_the_numbers_of_many_events_do_not_overlap(tab, tmp_path):
-    """A bad day of 20 minutes has a hundred, and a phone 360 pixels."""
+    """A bad day of 20 minutes has a hundred, and a phone 320 pixels."""
     events = [
         {"at": 0.6 * n, "until": 0.6 * n, "name": f"fault-{n}", "title": "x", "planned": n % 3 > 0}
         for n in range(100)
     ]
-    seen = await show(tab, tmp_path, bad_day() | {"events": events}, 360)
+    seen = await show(tab, tmp_path, bad_day() | {"events": events}, 320)
     (run,) = seen["runs"]
     marks = run["marks"]
     assert len(marks) == 100
@@ -283,6 +285,77 @@ async def test_what_must_not_be_stands_out(tab, tmp_path):
     assert seen["runs"][0]["figures"]["new_pod_seconds"] == "never"
     marked = await tab.evaluate('[...document.querySelectorAll(".summary .bad")].map(e => e.textContent)')
     assert marked == ["never", "3"]
+
+
+def odd(**run):
+    """Return a report of one run, some of which is otherwise."""
+    report = lab()
+    return report | {"runs": [report["runs"][0] | run]}
+
+
+def of_many_pods(count):
+    """Return a report of so many pods."""
+    names = [f"user-service-{number}" for number in range(count)]
+    pods = [{"name": name, "address": "127.0.0.2", "from": 0, "to": None} for name in names]
+    sample = {"at": 60, "calls": dict.fromkeys(names, 3), "failed": {}, "p50": 0, "p99": 0, "connections": 1}
+    return odd(pods=pods, samples=[sample])
+
+
+TURNED, LONG = "\N{RIGHT-TO-LEFT OVERRIDE}deppots \N{HEBREW LETTER ALEF}", "user-service" * 40
+ODD = {
+    "nothing": odd(pods=[], samples=[], phases=[], events=[]),
+    "no call": odd(samples=[], phases=[]),
+    "an instant": odd(pods=[], samples=[], phases=[], events=[], duration=1e-3),
+    "a week": odd(duration=7 * 86_400.0),
+    "one pod": of_many_pods(1),
+    "many pods": of_many_pods(40),
+    "at once": odd(events=[EVENTS[0] | {"planned": number % 2 == 0} for number in range(60)]),
+    "after the end": odd(events=[EVENTS[0] | {"at": 70.0, "until": 90.0}]),
+    "long": odd(title=LONG, about=LONG, events=[EVENTS[0] | {"title": LONG}]) | {"title": LONG},
+    "control": odd(title="a\0b\x1b[31mc\ufffe", about="\x85") | {"events": [EVENTS[0] | {"title": "\x08"}]},
+    "turned": odd(title=TURNED) | {"events": [EVENTS[0] | {"title": TURNED}]},
+    "spaces": odd(name="a b\nc%20#"),
+}
+
+
+@pytest.mark.parametrize("report", ODD.values(), ids=ODD.keys())
+async def test_an_odd_report_is_a_page_too(tab, tmp_path, report):
+    """It is as wide as a phone, asks for nothing, and its chart has its name; the picture is well-formed."""
+    (tmp_path / "page.html").write_text(page(report))
+    await tab.show(tmp_path / "page.html", 320, "dark")
+    assert await tab.evaluate("document.documentElement.scrollWidth") <= 320
+    named = "getAttribute('aria-labelledby').split(' ').every(id => document.getElementById(id))"
+    assert await tab.evaluate(f"document.querySelector('svg.chart').{named}")
+    assert await tab.evaluate("document.querySelectorAll('svg.chart text').length") < 200
+    assert tab.console == []
+    assert tab.requests == [(tmp_path / "page.html").as_uri()]
+    ET.fromstring(picture(report))  # noqa: S314 (it is our own)
+
+
+async def test_the_direction_of_a_text_is_its_own(tab, tmp_path):
+    """What is written from right to left in a title leaves the times beside it readable."""
+    (tmp_path / "page.html").write_text(page(ODD["turned"]))
+    await tab.show(tmp_path / "page.html", 1280, "light")
+    title, times = await tab.evaluate(
+        '["bdi", ".soft"].map(what => document.querySelector(".events li " + what).getBoundingClientRect().x)'
+    )
+    assert title < times
+
+
+async def test_a_page_can_ask_nobody(tab, tmp_path):
+    """Its policy lets nothing in, should any text of a report get to be HTML one day."""
+    (tmp_path / "page.html").write_text(page(lab()))
+    await tab.show(tmp_path / "page.html", 1280, "light")
+    await tab.evaluate('document.body.append(Object.assign(new Image(), {src: "http://127.0.0.1:9/"}))')
+    await tab.evaluate("0")  # what the browser has said until then is read
+    assert "Content Security Policy" in str(tab.console)
+
+
+async def test_the_command_of_a_report_is_one():
+    """Whoever copies the command to have a day again runs nothing else, whoever has written the report."""
+    shown = page(bad_day() | {"setting": {"minutes": "1; rm -rf ~", "engine": "$(id)"}})
+    command = html.unescape(re.search("<code>(.*)</code>", shown)[1])
+    assert shlex.split(command)[-3:] == ["--seed=7", "--minutes=1; rm -rf ~", "--engine=$(id)"]
 
 
 EVIL = """</title></svg></style>"'><script>document.title = "evil"</script>&amp;"""

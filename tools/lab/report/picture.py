@@ -1,7 +1,6 @@
 """The report as the README's picture: each strategy's lanes, under the names of what happened."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from tools.lab.report.chart import DARK, LIGHT, PATTERNS, STYLE, axis, bands
@@ -9,7 +8,7 @@ from tools.lab.report.figures import figures
 from tools.lab.report.looks import KEYS
 from tools.lab.report.model import Event, Report, Run, parsed
 from tools.lab.report.shapes import Shapes, Size
-from tools.pages.document import theme
+from tools.pages.document import escape, theme
 
 _SIZE = Size(lane=8, gap=2, failed=10)
 

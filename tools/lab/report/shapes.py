@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from html import escape
 
 from tools.lab.report.model import Run
 from tools.lab.report.shares import Life, Step, bins, lanes, lives, load, steps
+from tools.pages.document import escape
 
 _ACROSS = 1000
 """How wide the shapes are, in units that are as wide as the reader's screen makes them."""

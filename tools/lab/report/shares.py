@@ -87,7 +87,7 @@ def lives(run: Run) -> list[Life]:
         # A sample tells only roughly when a call was, so the pod's own times count where they are in it.
         first = min([pod.start, *(start for start, until in spans if until <= pod.start)])
         last = max([first, end, *(until for start, until in spans if start >= end)])
-        found.append(Life(pod, first, min(last, run.duration)))
+        found.append(Life(pod, min(first, run.duration), min(last, run.duration)))
     return sorted(found, key=lambda life: life.start)
 
 
