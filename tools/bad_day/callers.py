@@ -20,6 +20,9 @@ from grpc_common.observe.logs import set_level
 from tools.bad_day.clients import Client
 from tools.bad_day.ledger import Ledger
 
+_PATIENCE = 60.0
+"""Seconds for the first connection, on a machine that does much else."""
+
 _TICK = 0.1
 """Seconds."""
 
@@ -49,10 +52,11 @@ class Ways:
         config = grpc_common.ChannelConfig(service=grpc_common.ServiceConfig.for_services(service))
         tls = grpc_common.ClientTLS(self.certificates, self.server_name)
         async with AsyncExitStack() as stack:
-            channels = {
-                name: await stack.enter_async_context(grpc_common.channel(target, tls=tls, config=config))
+            opened = {
+                name: grpc_common.channel(target, tls=tls, config=config, ready_timeout=_PATIENCE)
                 for name, target in self.targets.items()
             }
+            channels = {name: await stack.enter_async_context(each) for name, each in opened.items()}
             envoy = await stack.enter_async_context(grpc.aio.insecure_channel(self.envoy))
             yield channels | {"envoy": envoy}
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from typing import override
 
 import grpc
 import pytest
@@ -23,8 +24,8 @@ class Honest(UserServiceServicer):
         self.users: dict[str, pb.User] = {}
         """By id."""
         self.keys: dict[str, pb.User] = {}
-        self.context: grpc.aio.ServicerContext
 
+    @override
     async def CreateUser(self, request, context):
         """Make a user, unless its key has one."""
         key = dict(context.invocation_metadata()).get("idempotency-key")
@@ -37,12 +38,14 @@ class Honest(UserServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "come back")
         return user
 
+    @override
     async def GetUser(self, request, context):
         """Return the user of an id."""
         if request.id not in self.users:
             await context.abort(grpc.StatusCode.NOT_FOUND, "there is no such user")
         return self.found(self.users[request.id])
 
+    @override
     async def ListUsers(self, request, context):
         """Return the first of all users."""
         for user in self.listed()[: request.page_size]:
@@ -111,6 +114,7 @@ class Repeating(Honest):
 class Talkative(Honest):
     """It tells callers of its database."""
 
+    @override
     async def ListUsers(self, request, context):
         """Fail."""
         await context.abort(grpc.StatusCode.UNAVAILABLE, "relation users: deadlock")
@@ -128,7 +132,7 @@ async def lived(service: Honest) -> Day:
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as calling:
             calling.create_task(client.run(ended))
-            while ledger.made < CALLS:  # noqa: ASYNC110 (the books tell, no event)
+            while ledger.made < CALLS:
                 await asyncio.sleep(0.05)
             ended.set()
     await server.stop(None)

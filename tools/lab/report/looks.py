@@ -36,6 +36,7 @@ details td:last-child {{ overflow-wrap: anywhere; min-width: 5rem; }}
   .summary tbody th, details td:first-child {{ white-space: normal; }}
   details th:nth-child(2), details td:nth-child(2), details th:nth-child(5), details td:nth-child(5) {{
     display: none; }} }}
+@media print {{ .desk {{ display: none; }} }}
 @media (max-width: 340px) {{
   .summary th, .summary td, details th, details td {{ padding: .2rem .07rem; font-size: 11px; }} }}
 """
