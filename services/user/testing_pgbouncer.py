@@ -87,6 +87,11 @@ class PgBouncer:
         assert self._process.stderr
         self._process.stderr.close()
 
+    def restart(self) -> None:
+        """End it, and start it again."""
+        self.stop()
+        self.start()
+
 
 class Database(Protocol):
     """What can be behind a PgBouncer: a PostgreSQL, or an address that leads to one."""

@@ -26,41 +26,45 @@ async def opened(database, connect_timeout=WINDOW):
         yield storage
 
 
-@pytest.fixture(params=["PostgreSQL", "PgBouncer"])
-def way(request, postgresql, postgresql_database):
-    """Yield an empty database, reached directly or through a PgBouncer that is set as our README says."""
-    if request.param == "PostgreSQL":
-        yield postgresql_database
-        return
-    with running_pgbouncer(postgresql, server_login_retry=1) as bouncer:
-        yield DatabaseConfig(url=bouncer.url)
+async def check_restarts(storage, *restarts):
+    """Restart things while eight callers use the storage: all are answered, and each user is there once."""
+    numbers = itertools.count()
+    created = []
+    ended = asyncio.Event()
 
+    async def work():
+        while not ended.is_set():
+            number = next(numbers)
+            key = IdempotencyKey(f"key{number}", b"request") if number % 2 else None
+            user = await storage.create(new_user("Ada", f"ada{number}@example.com"), key)
+            created.append(user.id)
+            assert await storage.get(user.id) == user
+            assert await storage.page(None, 1)
 
-async def test_calls_outlast_a_restart(postgresql, way):
-    """What a restart meets is answered, creates without a key too, and each user is there once."""
-    async with opened(way) as storage:
-        numbers = itertools.count()
-        created = []
-        ended = asyncio.Event()
-
-        async def work():
-            while not ended.is_set():
-                number = next(numbers)
-                key = IdempotencyKey(f"key{number}", b"request") if number % 2 else None
-                user = await storage.create(new_user("Ada", f"ada{number}@example.com"), key)
-                created.append(user.id)
-                assert await storage.get(user.id) == user
-                assert await storage.page(None, 1)
-
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(8):
-                workers.create_task(work())
-            for _ in range(2):
-                await asyncio.sleep(0.2)
-                await asyncio.to_thread(postgresql.restart)
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(8):
+            workers.create_task(work())
+        for restart in restarts:
             await asyncio.sleep(0.2)
-            ended.set()
-        assert sorted(user.id for user in await storage.page(None, 100_000)) == sorted(created)
+            await asyncio.to_thread(restart)
+        await asyncio.sleep(0.2)
+        ended.set()
+    assert sorted(user.id for user in await storage.page(None, 100_000)) == sorted(created)
+
+
+async def test_calls_outlast_a_restart(postgresql, postgresql_database):
+    """What a restart meets is answered, creates without a key too, and each user is there once."""
+    async with opened(postgresql_database) as storage:
+        await check_restarts(storage, postgresql.restart, postgresql.restart)
+
+
+async def test_calls_outlast_restarts_behind_a_pooler(postgresql, postgresql_database):
+    """PostgreSQL's restart is outlasted through PgBouncer too, and so is PgBouncer's own."""
+    await migrate_storage(postgresql_database)
+    with running_pgbouncer(postgresql, server_login_retry=1) as bouncer:
+        config = DatabaseConfig(url=bouncer.url, connect_timeout=WINDOW)
+        async with open_storage(config) as storage:
+            await check_restarts(storage, postgresql.restart, bouncer.restart)
 
 
 async def test_first_call_after_a_restart(postgresql, postgresql_database):
