@@ -37,14 +37,6 @@ def test_what_is_no_report_is_refused(report, tmp_path):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_half_a_character_is_drawn_escaped(report, tmp_path):
-    """JSON may have it, and UTF-8 has not."""
-    report.write_text(json.dumps(lab() | {"title": "\ud800"}))
-    done = draw(report, "--html", tmp_path / "page.html")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "<h1>\\ud800</h1>" in (tmp_path / "page.html").read_text()
-
-
 def test_there_must_be_something_to_draw_and_room_for_it(report, tmp_path):
     """Neither ends in a traceback."""
     nothing = draw(report)
