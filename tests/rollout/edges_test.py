@@ -11,7 +11,8 @@ from user.user_service_pb2_grpc import UserServiceStub
 from k8s.checks.rendered import load
 from tests.rollout.ledger import PATIENCE
 from tests.rollout.load import plain_channel
-from tests.rollout.proof import PODS, proof
+from tests.rollout.planned import PLANNED
+from tests.rollout.proof import proof
 from tools.lab import edges
 
 # The loop that the fleet runs in.
@@ -51,14 +52,7 @@ async def until_heard(opened):
             code = await UserServiceStub(channel).GetUser(pb.GetUserRequest(id="none"), timeout=10).code()
 
 
-async def test_every_pod_is_replaced(published):
-    """Each pod is replaced in turn, and nobody outside notices."""
-    async with published.event("edges: every pod is replaced"):
-        await published.fleet.roll()
-
-
-async def test_scales(published):
-    """The fleet grows, and shrinks below what it was."""
-    for count in (PODS + 1, PODS - 1):
-        async with published.event(f"edges: scaled to {count}"):
-            await published.fleet.scale(count)
+@pytest.mark.parametrize("change", PLANNED)
+async def test_planned_change_fails_no_call(published, change, tmp_path):
+    """Nobody outside notices it, whichever edge is between."""
+    await change(published, tmp_path)

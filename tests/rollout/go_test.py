@@ -6,7 +6,8 @@ import pytest_asyncio
 
 from k8s.checks.rendered import load
 from tests.rollout.go_client import go_client
-from tests.rollout.proof import PODS, proof
+from tests.rollout.planned import PLANNED
+from tests.rollout.proof import proof
 
 PROGRAM = os.environ.get("ROLLOUT_CLIENT")
 
@@ -32,14 +33,7 @@ async def called(tmp_path_factory):
             yield running
 
 
-async def test_every_pod_is_replaced(called):
-    """Each pod is replaced in turn, and a client that only knows DNS does not notice."""
-    async with called.event("grpc-go: every pod is replaced"):
-        await called.fleet.roll()
-
-
-async def test_scales(called):
-    """The fleet grows, and shrinks below what it was."""
-    for count in (PODS + 1, PODS - 1):
-        async with called.event(f"grpc-go: scaled to {count}"):
-            await called.fleet.scale(count)
+@pytest.mark.parametrize("change", PLANNED)
+async def test_planned_change_fails_no_call(called, change, tmp_path):
+    """A client that only knows DNS does not notice it."""
+    await change(called, tmp_path)

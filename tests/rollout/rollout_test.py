@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from k8s.checks.rendered import load
-from services.user.testing_releases import EXPAND, Release
 from tests.programs import SERVER
-from tests.rollout.proof import AGE, PODS, proof
+from tests.rollout.planned import PLANNED
+from tests.rollout.proof import AGE, proof
 
 # The loop that the fleet runs in.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -44,39 +44,10 @@ async def test_certificates(rolled):
             await asyncio.sleep(1.5 * AGE)
 
 
-async def test_configuration_changes(connected):
-    """Pods take over a change of their file, and where that needs a restart each is replaced in turn."""
-    async with connected.event("configuration is changed"):
-        await connected.change_configuration()
-    async with connected.event("every pod is replaced"):
-        await connected.fleet.roll()
-
-
-async def test_postgresql_restarts(connected):
-    """Calls wait for the database, also those that it had begun."""
-    async with connected.event("PostgreSQL is restarted"):
-        await asyncio.to_thread(connected.postgresql.restart)
-
-
-async def test_migrates_forward_and_back(connected, tmp_path):
-    """The next release's migration and pods, and the pods before again, which work with its schema."""
-    fleet, url = connected.fleet, connected.postgresql.url
-    release = Release(tmp_path / "release", EXPAND)
-    async with connected.event("migrated, and rolled forward"):
-        code, _, error = await release.run(url, "migrate")
-        assert code == 0, error
-        fleet.command = release.command
-        await fleet.roll()
-    async with connected.event("rolled back"):
-        fleet.command = [SERVER]
-        await fleet.roll()
-
-
-async def test_scales(connected):
-    """The fleet grows, and shrinks below what it was."""
-    for count in (PODS + 2, PODS - 1):
-        async with connected.event(f"scaled to {count}"):
-            await connected.fleet.scale(count)
+@pytest.mark.parametrize("change", PLANNED)
+async def test_planned_change_fails_no_call(connected, change, tmp_path):
+    """Neither a client that balances notices it, nor one with a single connection."""
+    await change(connected, tmp_path)
 
 
 UNDRAINED = [

@@ -170,7 +170,10 @@ async def test_calls_that_wait_for_the_first_connection():
 
 
 async def test_crowd_that_waits_for_the_first_connection():
-    """Hundreds of calls that wait are spread over the endpoints that come in the next moment."""
+    """Hundreds of calls that wait are spread over the endpoints that come in the next moment.
+
+    Of twenty a machine that stands still may see four in that moment; the first alone would get all calls.
+    """
     async with pods(20) as fleet:
         for number, pod in enumerate(fleet):
             pod.connect_time = 0.05 + 0.005 * number
@@ -179,4 +182,4 @@ async def test_crowd_that_waits_for_the_first_connection():
             await asyncio.gather(*(load.call() for _ in range(300)))
         assert load.failures == []
     calls = [pod.calls for pod in fleet]
-    assert max(calls) < 4 * 300 / 20, calls
+    assert max(calls) <= 300 / 3, calls
