@@ -138,8 +138,8 @@ async def test_slow_pod():
     for balancing in ("least_request", "round_robin"):
         async with pods(4) as fleet:
             for pod in fleet:
-                pod.latency = 0.005
-            fleet[0].latency = 0.05
+                pod.latency = 0.02
+            fleet[0].latency = 0.2
             async with dial(Words(fleet), load_balancing=balancing) as opened, Load(opened).of(12) as load:
                 await ready(opened, 4)
                 before, calls = fleet[0].calls, load.done
