@@ -165,6 +165,9 @@ class Server:
             self.target,
             "--service",
             service,
+            # A busy machine is no answer.
+            "--connect-timeout=20s",
+            "--rpc-timeout=20s",
         ]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
         result = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
