@@ -143,7 +143,7 @@ def test_edges_follow_the_pods(tmp_path):
         (["--story=no-such.yaml"], "no-such.yaml: No such file or directory"),
         (["--story=."], ".: Is a directory"),
         (["--story=mine.yaml", "--quick"], "say one of the two"),
-        (["--html=no-such/report.html"], "'--html': no-such/report.html: No such file or directory"),
+        (["--html=no-such/report.html"], "no-such/report.html can't be written: No such file or directory"),
     ],
 )
 def test_bad_options(options, told):
