@@ -54,7 +54,7 @@ class DrainConfig(Section):
     """After SIGTERM, from NOT_SERVING to the end of new connections, for kube-proxy and proxies to notice."""
 
     grace: Duration = 40
-    """What calls get to end after it; from 1.1 x max_connection_age on no client loses one."""
+    """What calls get to end after it; 1.1 x max_connection_age plus the longest call fail no client."""
 
 
 class TlsConfig(Section):
