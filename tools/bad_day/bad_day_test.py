@@ -39,7 +39,7 @@ def test_invariants_hold_on_a_bad_day(tmp_path: Path) -> None:
     assert {event["name"] for event in report["events"] if not event["planned"]} == {*KINDS}
     assert len([event for event in report["events"] if event["planned"]]) == 2
     assert report["runs"][0]["figures"]["failed_planned"] == 0
-    assert f"--seed {SEED}" in files[0].read_text("utf-8")
+    assert f"--seed={SEED}" in files[0].read_text("utf-8")
 
 
 @contextmanager
