@@ -4,8 +4,7 @@ grpc.aio's `Server.stop` cancels the calls that have just arrived, the calls tha
 clients have its GOAWAY, and whatever a client has not read when its connection is closed. So a
 server stops only once nobody calls it any more: its listeners take no new connections, balancing
 clients have left because health says NOT_SERVING, and the others leave when their connection
-reaches max_connection_age, whose GOAWAY loses nothing. It hangs up first, for the sake of a call that a slow
-network delivers later.
+reaches max_connection_age, whose GOAWAY loses nothing.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,30 +99,6 @@ def close_listeners(*ports: int | str) -> None:
         _close_all([descriptor for descriptor, listens_on in found if listens_on == port], port)
 
 
-async def hang_up(*ports: int | str) -> None:
-    """Read nothing more from the connections of ports of this process, and wait until C-core has closed them.
-
-    A call that is still on its way then finds its connection closed, which is UNAVAILABLE to its caller.
-    `Server.stop` alone has it CANCELLED until the client has acknowledged a GOAWAY.
-    """
-    for _ in range(_LOOKS):
-        if not [descriptor for descriptor in _descriptors() if _hang_up(descriptor, ports)]:
-            return
-        await asyncio.sleep(_INTERVAL)
-
-
-def _hang_up(descriptor: int, ports: Collection[int | str]) -> bool:
-    """Return whether a descriptor is a connection of one of these ports."""
-    try:
-        with _borrowed(descriptor) as connection:
-            is_ours = _is_stream(connection, listens=False) and _port(connection) in ports
-            if is_ours:
-                connection.shutdown(socket.SHUT_RD)
-            return is_ours
-    except OSError:  # it is no socket, or C-core has closed it meanwhile
-        return False
-
-
 def _close_all(listeners: list[int], port: int | str) -> None:
     try:
         for listener in listeners:
@@ -145,21 +120,18 @@ def _listens_on(descriptor: int) -> int | str | None:
     """Return the port of a descriptor that listens."""
     try:
         with _borrowed(descriptor) as candidate:
-            return _port(candidate) if _is_stream(candidate, listens=True) else None
+            is_listener = (
+                candidate.type == socket.SOCK_STREAM
+                and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+            )
+            return _port(candidate) if is_listener else None
     except OSError:  # it is no socket, or gRPC's threads have closed it meanwhile
         return None
 
 
-def _is_stream(candidate: socket.socket, *, listens: bool) -> bool:
-    return (
-        candidate.type == socket.SOCK_STREAM
-        and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == listens
-    )
-
-
-def _port(bound: socket.socket) -> int | str | None:
-    name: Any = bound.getsockname()
-    if bound.family in (socket.AF_INET, socket.AF_INET6):
+def _port(listener: socket.socket) -> int | str | None:
+    name: Any = listener.getsockname()
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
         return int(name[1])
     return name if isinstance(name, str) else None  # a name that is no path is bytes
 

@@ -3,17 +3,16 @@ import os
 import resource
 import select
 import socket
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 import grpc
 import pytest
 
-from grpc_common import Server, loop_factory
+from grpc_common import Server
 from grpc_common.core import sockets
 from grpc_common.server import drain
 from grpc_common.server.drain import close_listeners
 from grpc_common.testing import configure
-from grpc_common.testing.http2 import ECHO, END_HEADERS, HEADERS, HELLO, frame
 
 LISTENERS = [
     (socket.AF_INET, "127.0.0.1", False),
@@ -178,35 +177,3 @@ async def test_server_stops_whatever_fails_in_its_drain(monkeypatch):
         async with server.serving() as port:
             assert await accepts(port)
     assert not await accepts(port)
-
-
-async def said_to_a_late_call(port: int, connected: asyncio.Event) -> bytes:
-    """Call once a server stops, which it says with GOAWAY or by hanging up, and return what it says."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(HELLO)
-    said = await reader.read(1)
-    connected.set()
-    with suppress(ConnectionError):
-        while b"Server shutdown" not in said and (more := await reader.read(2**16)):
-            said += more
-        writer.write(frame(HEADERS, 1, ECHO, flags=END_HEADERS))
-        said += await reader.read()
-    writer.close()
-    return said
-
-
-async def late_call(engine: str) -> bytes:
-    """Have a server drain that has a connection without calls, and return what it says to a late one."""
-    connected = asyncio.Event()
-    async with Server(configure(DRAIN_GRACE="20s", ENGINE=engine)).serving() as port:
-        late = asyncio.create_task(said_to_a_late_call(port, connected))
-        await connected.wait()
-    async with asyncio.timeout(30):
-        return await late
-
-
-@pytest.mark.parametrize("engine", ["completion-queue", "grpc-aio"])
-def test_call_that_comes_late_finds_its_connection_closed(engine):
-    """That is UNAVAILABLE to a caller; C-core alone would say CANCELLED, after which nobody comes back."""
-    said = asyncio.run(late_call(engine), loop_factory=loop_factory(engine))
-    assert b"grpc-status" not in said

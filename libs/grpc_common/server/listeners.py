@@ -79,21 +79,13 @@ class Listeners:
         return [*self.addresses, *self._paths]
 
     @property
-    def _ports(self) -> list[int | str]:
-        return [*(address.port for address in self.addresses), *self._paths]
-
-    @property
     def _paths(self) -> list[str]:
         return [str(file.bound) for file in self._files]
 
     def close(self) -> None:
         """Refuse new connections everywhere, and leave the established ones alone."""
-        drain.close_listeners(*self._ports)
+        drain.close_listeners(*(address.port for address in self.addresses), *self._paths)
         self.remove_files()
-
-    async def hang_up(self) -> None:
-        """End the established connections, which is UNAVAILABLE to whoever still calls."""
-        await drain.hang_up(*self._ports)
 
     def remove_files(self) -> None:
         """Remove the Unix sockets."""

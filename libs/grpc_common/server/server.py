@@ -298,10 +298,7 @@ class Server:
         try:
             async with asyncio.timeout(self._config.server.drain.grace):
                 await drain.quiet(admission, *self._listeners.bound)
-                while self._lifecycle.background.names():
-                    await self._lifecycle.background.ended()
-                    await drain.quiet(admission, *self._listeners.bound)
-            await self._listeners.hang_up()
+                await self._lifecycle.background.ended()
         except TimeoutError:
             background_tasks = self._lifecycle.background.names()
             if admission.in_flight or background_tasks or drain.has_traffic(*self._listeners.bound):
