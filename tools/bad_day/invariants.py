@@ -22,6 +22,9 @@ MEMORY = 256 * 2**20
 TELLING = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 """The codes that tell a caller to come back; a fault excuses no other."""
 
+LATE = "CANCELLED"
+"""What C-core says to a call that the network brings while its server stops."""
+
 UNTOLD = ("postgres", "sqlite", "asyncpg", "sql", "pgbouncer", "transaction", "relation", "traceback")
 """Words of the database, which no caller is to read."""
 
@@ -58,6 +61,9 @@ class Day:
     """All that the service lists."""
 
     calm: list[Window] = field(default_factory=list)
+    held_up: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when the network to a pod was slow or silent."""
+
     first: dict[str, Vitals] = field(default_factory=dict)
     """Of processes at rest, before the first call, by name; those of pods begin with "pod"."""
 
@@ -87,7 +93,7 @@ def check(day: Day) -> list[Finding]:
         _users_are_there(day),
         _answers_are_true(day),
         _calls_end(day.ledger),
-        _failures_tell(day.ledger),
+        _failures_tell(day),
         _calm_fails_nothing(day),
         _memory(day),
         *(_no_growth(day, what) for what in GROWTH),
@@ -124,11 +130,18 @@ def _is_over(made: Made, ledger: Ledger) -> bool:
     return end - ledger.stalled(made.began, end) > made.deadline + SLACK
 
 
-def _failures_tell(ledger: Ledger) -> Finding:
-    wrong = [made for made in ledger.failed if made.code not in TELLING or _tells_secrets(made)]
-    codes = Counter(made.code for made in ledger.failed)
-    good = ", ".join(f"{count} {code}" for code, count in codes.most_common()) or "no call failed"
-    return _finding("codes", "failed calls say that one may come back, and no more", [*map(str, wrong)], good)
+def _failures_tell(day: Day) -> Finding:
+    failed = day.ledger.failed
+    wrong = [made for made in failed if not _tells(made, day) or _tells_secrets(made)]
+    good = ", ".join(f"{count} {code}" for code, count in Counter(made.code for made in failed).most_common())
+    title = "failed calls say that one may come back, and no more"
+    return _finding("codes", title, [*map(str, wrong)], good or "no call failed")
+
+
+def _tells(made: Made, day: Day) -> bool:
+    return made.code in TELLING or (
+        made.code == LATE and any(made.overlaps(start, end) for start, end in day.held_up)
+    )
 
 
 def _tells_secrets(made: Made) -> bool:

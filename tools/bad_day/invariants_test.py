@@ -14,6 +14,7 @@ from user import user_service_pb2 as pb
 
 from tools.bad_day.invariants import GROWTH, MEMORY, RECOVERY, SLACK, Day, Window, check
 from tools.bad_day.ledger import Ledger, Made
+from tools.bad_day.record import Record
 from tools.bad_day.vitals import Vitals, peak_memory, vitals
 
 HOUR = 3600
@@ -55,6 +56,23 @@ def test_good_day(day):
     assert all(finding.detail for finding in check(day))
 
 
+def test_call_that_the_network_held_up_may_be_cancelled(day):
+    """A server that stops says so to a call that comes after all others."""
+    day.held_up = [(5, 10.5)]
+    day.ledger.failed.append(Made("dns", "GetUser", 10, 13, 11, "CANCELLED"))
+    assert broken(day) == {}
+
+
+def test_record_knows_what_held_calls_up():
+    """Those are the faults of the network in which packets come late."""
+    record = Record()
+    for kind in ("network-slow", "network-cut", "pod-killed"):
+        with record.event(kind, kind, planned=False):
+            pass
+    [(start, end)] = record.day.held_up
+    assert (start, end) == (record.happened[0].at, record.happened[0].until)
+
+
 def lost(day):
     """An acknowledged user is not listed."""
     del day.users[0]
@@ -94,6 +112,12 @@ def late(day):
 def internal(day):
     """A failure does not say that one may come back."""
     day.ledger.failed.append(Made("dns", "GetUser", 10, 13, 11, "INTERNAL", "error 17"))
+
+
+def cancelled(day):
+    """A call is given up that no network has held up: it was over before, and began after."""
+    day.held_up = [(5, 9.9), (11.1, 20)]
+    day.ledger.failed.append(Made("dns", "GetUser", 10, 13, 11, "CANCELLED"))
 
 
 def told(day):
@@ -170,6 +194,7 @@ def of_clients(day):
         (hanging, "deadlines", "dns GetUser of 359"),
         (late, "deadlines", "dns GetUser of 10.0 s OK at 16.1 s"),
         (internal, "codes", "dns GetUser of 10.0 s INTERNAL at 11.0 s: error 17"),
+        (cancelled, "codes", "dns GetUser of 10.0 s CANCELLED at 11.0 s"),
         (told, "codes", "AsyncPG"),
         (planned, "calm", "UNAVAILABLE at 59.0 s: , in rolling-restart"),
         (at_first, "calm", "envoy GetUser of 0.0 s UNAVAILABLE at 9.0 s: , in quiet"),

@@ -29,6 +29,10 @@ class Made:
         """Return whether it began and ended between two times."""
         return self.ended is not None and start <= self.began and self.ended <= end
 
+    def overlaps(self, start: float, end: float) -> bool:
+        """Return whether it went on at any moment between two times."""
+        return self.began <= end and (self.ended is None or start <= self.ended)
+
     def __str__(self) -> str:
         """Return what a report says of a call that failed."""
         ended = "has not ended" if self.ended is None else f"{self.code} at {self.ended:.1f} s: {self.detail}"

@@ -105,7 +105,7 @@ class End:
         if scheme not in {"ipv4", "ipv6"}:
             return None
         try:
-            return cls(_plain(ip_address(host.strip("[]"))), int(port))
+            return cls(plain(ip_address(host.strip("[]"))), int(port))
         except ValueError:
             return None
 
@@ -121,8 +121,8 @@ class End:
         return int(scope) if scope.isdecimal() else socket.if_nametoindex(scope)
 
 
-def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """Return the IPv4 address that a socket for both has as ::ffff:127.0.0.1."""
+def plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the IPv4 address that a socket for both has as ::ffff:127.0.0.1, or else `address`."""
     return getattr(address, "ipv4_mapped", None) or address
 
 
@@ -247,8 +247,8 @@ def _ends(answer: bytes) -> tuple[End, End]:
     family, local_port, remote_port, local, remote = _ANSWER.unpack_from(answer)
     size = 4 if family == socket.AF_INET else 16
     return (
-        End(_plain(ip_address(local[:size])), int.from_bytes(local_port)),
-        End(_plain(ip_address(remote[:size])), int.from_bytes(remote_port)),
+        End(plain(ip_address(local[:size])), int.from_bytes(local_port)),
+        End(plain(ip_address(remote[:size])), int.from_bytes(remote_port)),
     )
 
 

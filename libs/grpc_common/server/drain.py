@@ -15,13 +15,14 @@ import struct
 import termios
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from grpc_common.core.ports import Address
-from grpc_common.core.sockets import connections
+from grpc_common.core.sockets import connections, plain
 from grpc_common.server.admission import Admission
 
 log = structlog.get_logger()
@@ -86,27 +87,28 @@ def _queued(descriptor: int, queue: int) -> int:
     return int(count)
 
 
-def close_listeners(*ports: int | str) -> None:
-    """Refuse new connections to ports of this process, and leave the established ones alone.
+def close_listeners(*listeners: Address | str) -> None:
+    """Refuse new connections to `listeners` of this process, and leave the established ones alone.
 
-    The port of a Unix socket is the path that it was bound to.
+    A Unix socket is the path that it was bound to.
 
-    grpc has no call for it but `stop`, which does more. A port that can't be closed is logged, and takes
+    grpc has no call for it but `stop`, which does more. A listener that can't be closed is logged, and takes
     connections until the server stops.
     """
     found = [(descriptor, _listens_on(descriptor)) for descriptor in _descriptors()]
-    for port in ports:
-        _close_all([descriptor for descriptor, listens_on in found if listens_on == port], port)
+    for listener in listeners:
+        _close_all([descriptor for descriptor, bound in found if bound and _is_of(bound, listener)], listener)
 
 
-def _close_all(listeners: list[int], port: int | str) -> None:
+def _close_all(descriptors: list[int], listener: Address | str) -> None:
+    reason = None if descriptors else "no listener found"
     try:
-        for listener in listeners:
-            _close(listener)
+        for descriptor in descriptors:
+            _close(descriptor)
     except OSError as error:
-        log.warning("port takes connections until the server stops", port=port, reason=error.strerror)
-    if not listeners:
-        log.warning("port takes connections until the server stops", port=port, reason="no listener found")
+        reason = error.strerror
+    if reason:
+        log.warning("address takes connections until the server stops", address=str(listener), reason=reason)
 
 
 def _descriptors() -> Iterable[int]:
@@ -116,24 +118,35 @@ def _descriptors() -> Iterable[int]:
         return range(_MANY)
 
 
-def _listens_on(descriptor: int) -> int | str | None:
-    """Return the port of a descriptor that listens."""
+def _listens_on(descriptor: int) -> Address | str | None:
+    """Return what a descriptor that listens is bound to."""
     try:
         with _borrowed(descriptor) as candidate:
             is_listener = (
                 candidate.type == socket.SOCK_STREAM
                 and candidate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
             )
-            return _port(candidate) if is_listener else None
+            return _bound(candidate) if is_listener else None
     except OSError:  # it is no socket, or gRPC's threads have closed it meanwhile
         return None
 
 
-def _port(listener: socket.socket) -> int | str | None:
+def _bound(listener: socket.socket) -> Address | str | None:
     name: Any = listener.getsockname()
     if listener.family in (socket.AF_INET, socket.AF_INET6):
-        return int(name[1])
+        return Address(*name[:2])
     return name if isinstance(name, str) else None  # a name that is no path is bytes
+
+
+def _is_of(bound: Address | str, listener: Address | str) -> bool:
+    """Return whether what is bound so belongs to `listener`, which may stand for several addresses."""
+    if isinstance(bound, str) or isinstance(listener, str):
+        return bound == listener
+    return bound.port == listener.port and (
+        listener.host in {"", "localhost"}
+        or ip_address(listener.host).is_unspecified  # gRPC takes 0.0.0.0 for both families
+        or plain(ip_address(listener.host)) == plain(ip_address(bound.host))
+    )
 
 
 def _close(listener: int) -> None:

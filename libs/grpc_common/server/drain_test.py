@@ -8,11 +8,14 @@ from contextlib import ExitStack, contextmanager
 import grpc
 import pytest
 
-from grpc_common import Server
+from grpc_common import Server, loop_factory
 from grpc_common.core import sockets
+from grpc_common.core.ports import Address
 from grpc_common.server import drain
 from grpc_common.server.drain import close_listeners
 from grpc_common.testing import configure
+from grpc_common.testing.http2 import CALL, DATA, END_STREAM, PING, frame, message
+from grpc_common.testing.server import serving
 
 LISTENERS = [
     (socket.AF_INET, "127.0.0.1", False),
@@ -48,7 +51,7 @@ def test_closed_port_refuses_and_its_connections_stay(family, address, both):
         socket.create_connection((address, port)) as client,
         listener.accept()[0] as server,
     ):
-        close_listeners(port)
+        close_listeners(Address(port=port))
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((address, port))
         server.sendall(b"hello")
@@ -70,10 +73,22 @@ def test_other_descriptors_are_left_alone():
         stack.enter_context(select.epoll())
         pipes = [stack.enter_context(os.fdopen(end, "rb")) for _ in range(100) for end in os.pipe()]
         before = [os.fstat(entry.fileno()).st_ino for entry in (other, datagrams, unix, *pipes)]
-        close_listeners(port)
+        close_listeners(Address(port=port))
         assert [os.fstat(entry.fileno()).st_ino for entry in (other, datagrams, unix, *pipes)] == before
         with socket.create_connection(other.getsockname()):
             pass
+
+
+def test_same_port_of_another_address_is_left_alone():
+    """Servers on two addresses of one machine may have one port, and end one after the other."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_server(("127.0.0.2", listener.getsockname()[1])) as other,
+    ):
+        address = listener.getsockname()
+        close_listeners(Address(*address))
+        with socket.create_connection(other.getsockname()), pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
 
 
 def test_port_is_closed_without_a_descriptor_to_spare():
@@ -86,7 +101,7 @@ def test_port_is_closed_without_a_descriptor_to_spare():
         try:
             with pytest.raises(OSError, match="Too many open files"):
                 os.dup(0)
-            close_listeners(port)
+            close_listeners(Address(port=port))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         with pytest.raises(ConnectionRefusedError):
@@ -129,9 +144,9 @@ async def accepts(port: int) -> bool:
     return True
 
 
-async def answer_across_a_drain(gate: Gate) -> bytes:
+async def answer_across_a_drain(gate: Gate, **variables: str) -> bytes:
     """Have a server drain while a call is in flight, and return its answer."""
-    server = Server(configure(DRAIN_GRACE="40s"))
+    server = Server(configure(DRAIN_GRACE="40s", **variables))
     server.add(gate, gate.add)
     async with server.serving() as port:
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
@@ -147,6 +162,12 @@ async def test_drain_makes_c_core_log_nothing(capfd):
     """C-core's own lines, which are not in the form of the log, mean something again."""
     assert await answer_across_a_drain(Gate()) == b"hello"
     assert "accept4" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "localhost", "::ffff:127.0.0.1"])  # noqa: S104
+async def test_port_is_closed_whatever_host_stands_for(host):
+    """A server that listens on several addresses takes connections on none of them."""
+    assert await answer_across_a_drain(Gate(), GRPC_HOST=host) == b"hello"
 
 
 async def test_drain_without_proc_is_in_order(monkeypatch, tmp_path):
@@ -171,9 +192,72 @@ async def test_port_that_can_not_be_closed_does_not_keep_the_server(monkeypatch)
 
 async def test_server_stops_whatever_fails_in_its_drain(monkeypatch):
     """An unforeseen error comes out of the drain, and leaves no server behind."""
-    monkeypatch.setattr(drain, "close_listeners", lambda _port: 1 / 0)
+    monkeypatch.setattr(drain, "close_listeners", lambda _address: 1 / 0)
     server = Server(configure(DRAIN_GRACE="40s"))
     with pytest.raises(ZeroDivisionError):
         async with server.serving() as port:
             assert await accepts(port)
     assert not await accepts(port)
+
+
+RESPONSE = b"x" * 50_000
+"""It fits into HTTP/2's first window, and into what a kernel keeps for a process that does not read."""
+
+LATE = 2.0
+"""Seconds. A server that waits for nobody has ended long before."""
+
+PING_SIZE = 8
+PING_HEADER = frame(PING, payload=bytes(PING_SIZE))[:-PING_SIZE]
+ACK = 1
+
+CLOSE_WAIT = 8
+"""TCP_CLOSE_WAIT of include/net/tcp_states.h: the other side has said its last."""
+
+
+async def respond(_request: bytes, _context) -> bytes:
+    """Answer with a large message."""
+    return RESPONSE
+
+
+async def ended(client: socket.socket) -> None:
+    """Wait until the server has ended a connection."""
+    while client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != CLOSE_WAIT:
+        await asyncio.sleep(0.01)
+
+
+async def rest_of_a_response(client: socket.socket) -> bytes:
+    """Read nothing for a while, in which the connection does not end, then all; a PING comes last."""
+    loop = asyncio.get_running_loop()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(ended(client), LATE)
+    read = b""
+    while len(read.rpartition(PING_HEADER)[2]) < PING_SIZE or PING_HEADER not in read:
+        read += await loop.sock_recv(client, 2**16)
+    payload = read.rpartition(PING_HEADER)[2][:PING_SIZE]
+    await loop.sock_sendall(client, frame(PING, payload=payload, flags=ACK))
+    await asyncio.wait_for(ended(client), LATE)
+    return read
+
+
+async def read_across_a_stop(engine: str) -> bytes:
+    """Have a server stop while a client has read a part of a response, and return all that it reads."""
+    handler = grpc.unary_unary_rpc_method_handler(respond)
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.settimeout(0)
+        async with serving({"Echo": handler}, DRAIN_GRACE="20s", ENGINE=engine) as (port, _):
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, CALL + message(b"") + frame(DATA, 1, flags=END_STREAM))
+            read = b""
+            while b"x" not in read:
+                read += await loop.sock_recv(client, 1000)
+            reading = asyncio.create_task(rest_of_a_response(client))
+        async with asyncio.timeout(30):
+            return read + await reading
+
+
+@pytest.mark.parametrize("engine", ["completion-queue", "grpc-aio"])
+def test_client_that_is_late_to_read_gets_all(engine):
+    """As a proxy is whose own client is slow: nginx loses a response if the connection ends behind a PING."""
+    read = asyncio.run(read_across_a_stop(engine), loop_factory=loop_factory(engine))
+    assert read.count(b"x") == len(RESPONSE)

@@ -76,15 +76,11 @@ class Listeners:
     @property
     def bound(self) -> list[Address | str]:
         """All addresses, and the paths that Unix sockets were bound to, as the kernel has them."""
-        return [*self.addresses, *self._paths]
-
-    @property
-    def _paths(self) -> list[str]:
-        return [str(file.bound) for file in self._files]
+        return [*self.addresses, *(str(file.bound) for file in self._files)]
 
     def close(self) -> None:
         """Refuse new connections everywhere, and leave the established ones alone."""
-        drain.close_listeners(*(address.port for address in self.addresses), *self._paths)
+        drain.close_listeners(*self.bound)
         self.remove_files()
 
     def remove_files(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -41,6 +42,11 @@ log = structlog.get_logger()
 
 _STOP_GRACE = 1.0
 """Seconds. Grace for `Server.stop` after the drain, when only health watches and idle connections remain."""
+
+_READING_GRACE = 10.0
+"""Seconds. The same as far as the drain's grace has them left. A client that is slow to read, as a proxy
+whose own client is, acknowledges the GOAWAY behind all responses, and may lose these if its connection ends
+before. Some never do, as those that the network does not reach any more."""
 
 
 class Server:
@@ -281,24 +287,29 @@ class Server:
     async def _drain(self) -> None:
         config = self._config.server.drain
         log.info("draining", delay=self._drain_delay, grace=config.grace)
+        stop_grace = _STOP_GRACE
         try:
             self._health.drain()
             await asyncio.sleep(self._drain_delay)
             self._listeners.close()
-            await self._quiet()
+            stop_grace = max(_STOP_GRACE, min(_READING_GRACE, await self._quiet()))
         finally:  # whatever fails, the server ends
             self._lifecycle.end_built_in_calls()
             # Resources are closed next, so that tasks which clean up still have them.
             cancelling = self._lifecycle.background.cancel(_STOP_GRACE)
-            await asyncio.gather(cancelling, self._server.stop(_STOP_GRACE))
+            await asyncio.gather(cancelling, self._server.stop(stop_grace))
         log.info("stopped")
 
-    async def _quiet(self) -> None:
+    async def _quiet(self) -> float:
+        """Wait until no call is left, and return how many seconds of the drain's grace are."""
         admission = self._lifecycle.admission
+        began, grace = time.monotonic(), self._config.server.drain.grace
         try:
-            async with asyncio.timeout(self._config.server.drain.grace):
+            async with asyncio.timeout(grace):
                 await drain.quiet(admission, *self._listeners.bound)
-                await self._lifecycle.background.ended()
+                while self._lifecycle.background.names():
+                    await self._lifecycle.background.ended()
+                    await drain.quiet(admission, *self._listeners.bound)
         except TimeoutError:
             background_tasks = self._lifecycle.background.names()
             if admission.in_flight or background_tasks or drain.has_traffic(*self._listeners.bound):
@@ -308,6 +319,7 @@ class Server:
                     methods=self._lifecycle.methods_in_flight(),
                     background_tasks=background_tasks,
                 )
+        return began + grace - time.monotonic()
 
 
 def _credentials(config: TlsConfig, registry: CollectorRegistry) -> grpc.ServerCredentials | None:
