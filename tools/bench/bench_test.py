@@ -12,7 +12,7 @@ import pytest
 
 from tools.bench.charts import Bar, chart
 from tools.bench.loads import CORES, LOADS, LoadError
-from tools.bench.measuring import measure, quantiles
+from tools.bench.measuring import measure, percentiles
 from tools.bench.page import page
 from tools.bench.plan import SHORT, WHOLE
 from tools.bench.results import Report, Result, Spread, changes
@@ -199,13 +199,12 @@ def test_a_chart_holds_all_of_its_bars(values):
 
 
 @pytest.mark.parametrize(
-    ("count", "told"), [(0, []), (2, ["p50"]), (100, ["p50", "p99"]), (2000, ["p50", "p99", "p99.9"])]
+    ("count", "told"),
+    [(0, []), (2, ["p50"]), (99, ["p50"]), (100, ["p50", "p99"]), (1000, ["p50", "p99", "p99.9"])],
 )
-def test_a_quantile_is_told_when_calls_lie_beyond(count, told):
+def test_a_percentile_is_told_when_calls_lie_beyond(count, told):
     """p99.9 of a hundred calls would be the slowest of them, and says nothing."""
     latencies = list(map(float, range(count)))
-    found = quantiles(latencies)
+    found = percentiles(latencies)
     assert list(found) == told
-    assert all(
-        value == count * share for value, share in zip(found.values(), (0.5, 0.99, 0.999), strict=False)
-    )
+    assert all(value < latencies[-1] for value in found.values())

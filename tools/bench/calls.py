@@ -27,6 +27,7 @@ from rich.table import Table
 
 import grpc_common
 from tools.bench.processes import process
+from tools.pages.percentiles import percentile
 
 SERVICE = "bench.Echo"
 ECHO, CPU_TIME = f"/{SERVICE}/Echo", f"/{SERVICE}/CpuTime"
@@ -153,11 +154,10 @@ async def _measure(way: Way, port: int, callers: int, seconds: float) -> Figures
         durations = await _load(echo, callers, seconds)
         elapsed = time.perf_counter() - start
         used = await cpu() - before
-    durations.sort()
     return Figures(
         calls_per_second=len(durations) / elapsed,
-        p50=durations[len(durations) // 2],
-        p99=durations[len(durations) * 99 // 100],
+        p50=percentile(durations, 50),
+        p99=percentile(durations, 99),
         cpu=used / len(durations),
     )
 

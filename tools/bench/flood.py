@@ -29,6 +29,7 @@ from user.user_service_pb2_grpc import UserServiceStub
 from grpc_common.testing import server as processes
 from tests.programs import Server, running_server
 from tools.bench.attacks import Peers, peers
+from tools.pages.percentiles import percentile
 
 _CONFIG = Path("k8s/base/config.yaml")
 
@@ -80,7 +81,7 @@ class Honest:
     @property
     def p99(self) -> float:
         """Seconds that one call in a hundred took, or longer."""
-        return sorted(self.seconds)[len(self.seconds) * 99 // 100]
+        return percentile(self.seconds, 99)
 
 
 @dataclass
