@@ -198,6 +198,13 @@ def test_a_page_needs_nothing_else_and_hides_nothing():
         assert shown in parsed.text
 
 
+def test_half_a_character_is_shown_as_one_that_is_missing():
+    """The JSON of a report from elsewhere can have half a surrogate pair, and UTF-8 can't."""
+    text = page(report(result(), result("half \ud800")), [])
+    assert "half \ufffd" in text
+    assert "\ud800" not in text
+
+
 @pytest.mark.parametrize("values", [[0.0], [0.2, 1.0, 3.5], [1e-9, 1e9]])
 def test_a_chart_holds_all_of_its_bars(values):
     """No bar, whisker or mark leaves the picture, however large the figures are."""
