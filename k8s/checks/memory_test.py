@@ -4,7 +4,6 @@ import re
 import ssl
 import subprocess
 import sys
-from pathlib import Path
 
 import grpc
 import pytest
@@ -12,6 +11,7 @@ import trustme
 from user import user_service_pb2 as pb
 from user.user_service_pb2_grpc import UserServiceStub
 
+from grpc_common.testing.server import memory
 from k8s.checks.resources import quantity
 from k8s.checks.servers import servers
 from k8s.checks.testing import config_map, overlay
@@ -70,19 +70,13 @@ async def test_a_pod_has_memory_for_all_that_clients_may_do(process, certificate
         calls = [stubs[number % CALLERS].CreateUser(request, timeout=60) for number in range(count)]
         failures = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(each, grpc.aio.AioRpcError) for each in failures) or size == 100
-    peak = peak_of(process.pid)
+    peak = memory(process.pid, "VmHWM")
     print(f"{len(idle)} idle connections; peak {peak / 2**20:.0f} MiB")
     assert process.poll() is None
     assert peak < quantity(BASE.container["resources"]["limits"]["memory"])
     await asyncio.gather(*(each.close() for each in channels))
     for writer in idle:
         writer.close()
-
-
-def peak_of(pid):
-    """Return the most bytes that a process has had in memory."""
-    status = Path(f"/proc/{pid}/status").read_text("utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
 
 async def connected(port, certificates, count):

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from services.user.testing_postgresql import AS_NOBODY
 from tools.ports import held_port
+from tools.wrappers import AS_NOBODY, DIES_WITH_US
 
 _DEFAULTS = {
     "pool_mode": "transaction",
@@ -28,10 +28,6 @@ _DEFAULTS = {
     "log_disconnections": 0,
     "log_stats": 0,
 }
-
-
-_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
-"""Runs a program that ends with the thread that has started it, however that ends."""
 
 
 class PgBouncer:
@@ -65,7 +61,7 @@ class PgBouncer:
     def start(self) -> None:
         """Start it, and wait until it listens."""
         self._process = subprocess.Popen(
-            [*AS_NOBODY, *_DIES_WITH_US, _program(), "ini"],
+            [*AS_NOBODY, *DIES_WITH_US, _program(), "ini"],
             cwd=self._folder,
             stderr=subprocess.PIPE,
             text=True,

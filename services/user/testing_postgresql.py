@@ -15,14 +15,10 @@ from typing import Literal, override
 import pytest
 
 from tools.ports import held_port
+from tools.wrappers import AS_NOBODY
 
 PATIENCE = 60
 """Seconds that a program of PostgreSQL may take."""
-
-# PostgreSQL refuses to run as root. In a user namespace root can be nobody without a second real user,
-# which sandboxes don't have; the files stay root's.
-AS_NOBODY = [] if os.geteuid() else ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
-"""What runs a program that does not want to be root."""
 
 # What is left to do when the test process is gone, however it went: its end of the pipe closes.
 _WATCHDOG = """

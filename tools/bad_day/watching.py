@@ -1,7 +1,6 @@
 """What is seen of a day while it goes on: calls by pod, failures, latencies, memory; once a second."""
 
 import asyncio
-import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -16,6 +15,7 @@ from tools.bad_day.record import Record
 from tools.bad_day.vitals import peak_memory
 from tools.lab.fleet.pod import Pod
 from tools.lab.report.live import Live
+from tools.pages.percentiles import median_and_p99
 
 _INTERVAL = 1.0
 """Seconds."""
@@ -44,15 +44,9 @@ class Seen:
             "at": self.at,
             "calls": self.calls,
             "failed": dict(self.clients.failed),
-            "p50": percentile(self.clients.latencies, 50),
-            "p99": percentile(self.clients.latencies, 99),
+            **median_and_p99(self.clients.latencies),
             "connections": self.connections,
         }
-
-
-def percentile(values: Sequence[float], percent: int) -> float | None:
-    """Return a percentile; None of nothing."""
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1] if values else None
 
 
 class Watch:

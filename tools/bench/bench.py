@@ -25,6 +25,7 @@ from tools.bench.page import page, readme_chart
 from tools.bench.plan import SHORT, WHOLE, Plan
 from tools.bench.resting import possible_connections, rested_all
 from tools.bench.results import Change, Report, Result, changes
+from tools.pages.output_file import OutputFile, write
 from tools.pages.units import readable
 
 
@@ -98,7 +99,7 @@ def _measured(plan: Plan, console: Console) -> Report:
 @click.option("--connections", type=click.IntRange(min=1), help="How many idle ones each server gets.")
 @click.option(
     "--output",
-    type=PathArgument(file_okay=False),
+    type=PathArgument(file_okay=False, writable=True),
     default="bench-report",
     show_default=True,
     help="The folder for report.json and report.html.",
@@ -114,7 +115,7 @@ def _measured(plan: Plan, console: Console) -> Report:
     type=PathArgument(exists=True, dir_okay=False),
     help="The report.json of an earlier run: measure nothing, and show that one.",
 )
-@click.option("--chart", type=PathArgument(dir_okay=False), help="A file for the README's chart, as SVG.")
+@click.option("--chart", type=OutputFile(), help="A file for the README's chart, as SVG.")
 def main(
     *,
     quick: bool,
@@ -129,7 +130,10 @@ def main(
     """Measure, print the tables, and write the report."""
     old = _read(compare, "--compare")  # before ten minutes have passed
     report = _read(measured, "--report")
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{output}: {error.strerror}", param_hint="--output") from error
     plan = SHORT if quick else WHOLE
     rounds = rounds or plan.rounds
     plan = replace(
@@ -140,18 +144,17 @@ def main(
         connections=connections or plan.connections,
     )
     report = report or _measured(plan, Console(stderr=True))
-    report.write(output / "report.json")
     compared = changes(old, report) if old else []
-    (output / "report.html").write_text(page(report, compared), encoding="utf-8")
-    if chart:
-        chart.write_text(readme_chart(report), encoding="utf-8")
     console = Console(width=None if Console().is_terminal else 160)
     console.print(_table(report.results))
     for way, why in report.skipped.items():
         console.print(f"not measured: {way}: {why}", markup=False)
     if old:
         console.print(_compared(compared) if compared else "The older report has nothing that this one has.")
-    console.print(f"written: {output}/report.json, {output}/report.html", markup=False, soft_wrap=True)
+    write(output / "report.json", report.to_json())
+    write(output / "report.html", page(report, compared))
+    if chart:
+        write(chart, readme_chart(report))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 import click
 import grpc
@@ -27,6 +28,8 @@ from rich.table import Table
 
 import grpc_common
 from tools.bench.processes import process
+from tools.pages.output_file import OutputFile, write
+from tools.pages.percentiles import percentile
 
 SERVICE = "bench.Echo"
 ECHO, CPU_TIME = f"/{SERVICE}/Echo", f"/{SERVICE}/CpuTime"
@@ -153,11 +156,10 @@ async def _measure(way: Way, port: int, callers: int, seconds: float) -> Figures
         durations = await _load(echo, callers, seconds)
         elapsed = time.perf_counter() - start
         used = await cpu() - before
-    durations.sort()
     return Figures(
         calls_per_second=len(durations) / elapsed,
-        p50=durations[len(durations) // 2],
-        p99=durations[len(durations) * 99 // 100],
+        p50=percentile(durations, 50),
+        p99=percentile(durations, 99),
         cpu=used / len(durations),
     )
 
@@ -246,10 +248,8 @@ def _run(callers: int, seconds: float, rounds: int) -> list[Result]:
 @click.option("--callers", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Medians are shown.")
-@click.option(
-    "--json", "file", type=click.File("w"), help="Where to write the figures; times are in seconds."
-)
-def main(callers: int, seconds: float, rounds: int, file: TextIO | None) -> None:
+@click.option("--json", "file", type=OutputFile(), help="Where to write the figures; times are in seconds.")
+def main(callers: int, seconds: float, rounds: int, file: Path | None) -> None:
     """Measure each way in turn, print the table, and write the file."""
     results = _run(callers, seconds, rounds)
     console = Console(width=None if Console().is_terminal else 120)
@@ -261,7 +261,7 @@ def main(callers: int, seconds: float, rounds: int, file: TextIO | None) -> None
     console.print(_table(results))
     if file:
         setting = {"callers": callers, "seconds": seconds, "rounds": rounds, "grpcio": grpc.__version__}
-        json.dump(setting | {"results": [asdict(result) for result in results]}, file, indent=2)
+        write(file, json.dumps(setting | {"results": [asdict(result) for result in results]}, indent=2))
 
 
 if __name__ == "__main__":

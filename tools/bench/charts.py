@@ -1,7 +1,8 @@
 """Bar charts as plain SVG, for wide pages and for phones."""
 
 from dataclasses import dataclass
-from html import escape
+
+from tools.pages.document import escape
 
 LIGHT = "--c0: #8c959f; --c1: #bf8700; --c2: #0969da;"
 DARK = "--c0: #6e7681; --c1: #d29922; --c2: #4493f8;"

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import click
 import grpc
@@ -29,6 +29,8 @@ from user.user_service_pb2_grpc import UserServiceStub
 from grpc_common.testing import server as processes
 from tests.programs import Server, running_server
 from tools.bench.attacks import Peers, peers
+from tools.pages.output_file import OutputFile, write
+from tools.pages.percentiles import percentile
 
 _CONFIG = Path("k8s/base/config.yaml")
 
@@ -80,7 +82,7 @@ class Honest:
     @property
     def p99(self) -> float:
         """Seconds that one call in a hundred took, or longer."""
-        return sorted(self.seconds)[len(self.seconds) * 99 // 100]
+        return percentile(self.seconds, 99)
 
 
 @dataclass
@@ -254,11 +256,9 @@ def _table(results: list[tuple[Result, list[str]]]) -> Table:
 @click.option(
     "--memory", type=click.IntRange(min=1), default=_POD_MEMORY, show_default=True, help="MiB of a pod."
 )
-@click.option(
-    "--json", "file", type=click.File("w"), help="Where to write the figures; times are in seconds."
-)
+@click.option("--json", "file", type=OutputFile(), help="Where to write the figures; times are in seconds.")
 def main(
-    seconds: float, engines: tuple[str, ...], attacks: tuple[str, ...], memory: int, file: TextIO | None
+    seconds: float, engines: tuple[str, ...], attacks: tuple[str, ...], memory: int, file: Path | None
 ) -> None:
     """Play all attacks, print the table, and write the file."""
     with peers() as hostile:
@@ -275,7 +275,7 @@ def main(
         figures = [
             asdict(result) | {"broken": broken, "known": _is_known(result)} for result, broken in results
         ]
-        json.dump({"seconds": seconds, "memory": memory, "results": figures}, file, indent=2)
+        write(file, json.dumps({"seconds": seconds, "memory": memory, "results": figures}, indent=2))
     if any(broken and not _is_known(result) for result, broken in results):
         raise click.exceptions.Exit(1)
 

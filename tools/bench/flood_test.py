@@ -49,3 +49,11 @@ def test_attack_that_is_not_there():
     assert ended.returncode == 2
     assert "there is no attack boredom" in ended.stderr
     assert "calls that are reset" in ended.stderr
+
+
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path):
+    """Nothing is attacked for it."""
+    ended = run("--json", tmp_path / "missing/flood.json")
+    assert ended.returncode == 2
+    assert "missing/flood.json can't be written: No such file or directory" in ended.stderr
+    assert ended.stdout == ""

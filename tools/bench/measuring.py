@@ -15,8 +15,10 @@ from tools.bench.plan import Plan
 from tools.bench.processes import NotServingError, Server, running
 from tools.bench.results import Result, Spread
 from tools.bench.ways import BASE, Way
+from tools.pages.percentiles import percentile
 
-QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+_PERCENTILES = {50: 2, 99: 100, 99.9: 1000}
+"""Each with how many calls there are if one lies beyond it."""
 
 
 @dataclass
@@ -122,14 +124,15 @@ def _result(way: Way, load: Load, turns: Turns) -> Result:
         cpu=statistics.median(turn.cpu for turn in own),
         rate=statistics.median(turn.rate for turn in own),
         ratio=Spread.of([turn.cpu / of_base.cpu for turn, of_base in zip(own, base, strict=True)]),
-        latencies=quantiles(sorted(latency for turn in own for latency in turn.latencies)),
+        latencies=percentiles([latency for turn in own for latency in turn.latencies]),
         series=load.series,
     )
 
 
-def quantiles(latencies: list[float]) -> dict[str, float]:
-    """Return those of sorted `latencies` that at least one call lies beyond."""
-    count = len(latencies)
+def percentiles(latencies: list[float]) -> dict[str, float]:
+    """Return p50, p99 and p99.9, as far as at least one call lies beyond."""
     return {
-        name: latencies[int(count * share)] for name, share in QUANTILES.items() if count * (1 - share) >= 1
+        f"p{percent}": percentile(latencies, percent)
+        for percent, least in _PERCENTILES.items()
+        if len(latencies) >= least
     }

@@ -20,6 +20,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from grpc_common.testing.server import memory
 from services.user.testing_postgresql import running_postgresql
 from tests.programs import CLIENT, SERVER, Server, environment, running_server
 
@@ -39,14 +40,8 @@ def _measure(title: str, server: Server, *arguments: str | Path) -> tuple[int, l
     if client.returncode:
         raise click.ClickException(f"the client ended with {client.returncode}")
     seconds = time.perf_counter() - began
-    return lines, [title, f"{seconds:.1f} s", f"{_peak(server):.0f} MB", f"{usage.ru_maxrss / 1024:.0f} MB"]
-
-
-def _peak(server: Server) -> float:
-    """Return the most memory that the server had, in MB."""
-    status = Path(f"/proc/{server.pid}/status").read_text().splitlines()
-    (peak,) = [line for line in status if line.startswith("VmHWM:")]
-    return int(peak.split()[1]) / 1024
+    peak = memory(server.pid, "VmHWM") / 2**20
+    return lines, [title, f"{seconds:.1f} s", f"{peak:.0f} MB", f"{usage.ru_maxrss / 1024:.0f} MB"]
 
 
 def _rows(first: int, end: int) -> Iterator[tuple[uuid.UUID, str, str, str]]:

@@ -1,11 +1,10 @@
 """The report as a page, and the README's chart."""
 
 from dataclasses import replace
-from html import escape
 
 from tools.bench.charts import DARK, LIGHT, LONG_LABELS, STYLE, Bar, both, chart
 from tools.bench.results import Change, Report, Result
-from tools.pages.document import document, setting, skipped, table, theme
+from tools.pages.document import document, escape, setting, skipped, table, theme
 from tools.pages.units import readable
 
 _TITLE = "What a gRPC call costs a server"

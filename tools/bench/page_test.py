@@ -92,7 +92,7 @@ async def tab(tmp_path):
 @pytest.mark.parametrize("width", [390, 1000])
 async def test_the_page_shows_what_the_json_holds(tab, tmp_path, width, scheme):
     """Each figure is beside a bar of its length, readable on a phone and on a desk, by day and night."""
-    measured().write(tmp_path / "report.json")
+    (tmp_path / "report.json").write_text(measured().to_json())
     (tmp_path / "report.html").write_text(page(Report.read(tmp_path / "report.json"), []))
     data = json.loads((tmp_path / "report.json").read_text())["results"]
     await tab.show(tmp_path / "report.html", width, scheme)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from grpc_common.testing.server import memory
 from tools.bench.loads import LoadError
 from tools.bench.processes import cpu_clock
 from tools.bench.results import Result, Spread
@@ -50,10 +51,7 @@ class _Process:
     @property
     def resident(self) -> int:
         """Bytes in memory."""
-        (line,) = (
-            line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if "VmRSS" in line
-        )
-        return int(line.split()[1]) * 1024
+        return memory(self.pid, "VmRSS")
 
     @property
     def age(self) -> float:
@@ -93,11 +91,11 @@ def _rest(way: Way, certificates: str, connections: int) -> Rest:
         with _connected(way, server.port, 1):  # it answers, so it serves
             age, cpu, resident = server.age, server.cpu, server.resident
         with _connected(way, server.port, connections):
-            opened, memory = server.cpu - cpu, server.resident - resident
+            opened, grown = server.cpu - cpu, server.resident - resident
             before = server.cpu
             time.sleep(_IDLE)
             idle = server.cpu - before
-    return Rest(cpu, age, resident, opened / connections, memory / connections, idle / _IDLE)
+    return Rest(cpu, age, resident, opened / connections, grown / connections, idle / _IDLE)
 
 
 @contextmanager

@@ -69,13 +69,13 @@ class Report:
     skipped: dict[str, str]
     """{way: why it was not measured}."""
 
-    def write(self, file: Path) -> None:
-        """Write it as JSON."""
-        file.write_text(json.dumps({"version": VERSION} | asdict(self), indent=2) + "\n")
+    def to_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps({"version": VERSION} | asdict(self), indent=2) + "\n"
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Read what `write` wrote.
+        """Read what a file has of `to_json`.
 
         Raises:
             ValueError: the file is no such report.

@@ -25,6 +25,7 @@ import click
 import trustme
 
 from tools.ports import held_port
+from tools.wrappers import DIES_WITH_US
 
 _HERE = Path(__file__).parent
 
@@ -186,7 +187,7 @@ class _Starter:
         with (self._folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 # Not even a killed test leaves anything behind.
-                ["setpriv", "--pdeathsig", "KILL", self._binaries / name, *arguments],  # noqa: S607
+                [*DIES_WITH_US, self._binaries / name, *arguments],
                 cwd=self._folder,
                 env={"KWOK_WORKDIR": str(self._folder), "HOME": str(self._folder)},
                 stdout=log,

@@ -13,6 +13,7 @@ from typing import Any
 from tools.lab.calls import Call, Calls
 from tools.lab.play import Happening
 from tools.lab.report.evenness import jain
+from tools.pages.percentiles import median_and_p99
 
 STEP = 0.5
 """Seconds of a sample."""
@@ -90,8 +91,7 @@ class Run:
             "at": end,
             "calls": dict(answered),
             "failed": dict(Counter(call.code for _, call in calls if call.failed)),
-            "p50": _percentile(calls, 0.5),
-            "p99": _percentile(calls, 0.99),
+            **_latencies(calls),
             "connections": len(connections),
         }
 
@@ -114,8 +114,7 @@ class Run:
             "to": end,
             "calls": len(calls),
             "jain": self._evenness(begin, end),
-            "p50": _percentile(calls, 0.5),
-            "p99": _percentile(calls, 0.99),
+            **_latencies(calls),
             "failed": dict(Counter(_cause(call) for _, call in calls if call.failed)),
         }
 
@@ -139,8 +138,7 @@ class Run:
             "new_pod_seconds": self._new_pod_seconds(),
             "failed_planned": failed[True],
             "failed_unplanned": failed[False],
-            "p50": _percentile(calls, 0.5),
-            "p99": _percentile(calls, 0.99),
+            **_latencies(calls),
             "p99_slow_pod": slow[0] if slow else None,
             "connections_opened": len(
                 {
@@ -199,10 +197,8 @@ class Run:
         return attempts[-1].pod if attempts else ""
 
 
-def _percentile(calls: Sequence[tuple[int, Call]], rank: float) -> float | None:
-    """Return the latency that so many of the answered calls do not exceed."""
-    latencies = sorted(call.latency for _, call in calls if not call.failed)
-    return latencies[min(len(latencies) - 1, int(rank * len(latencies)))] if latencies else None
+def _latencies(calls: Sequence[tuple[int, Call]]) -> dict[str, float | None]:
+    return median_and_p99([call.latency for _, call in calls if not call.failed])
 
 
 def _cause(call: Call) -> str:

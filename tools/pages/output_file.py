@@ -39,7 +39,7 @@ def write(file: Path, text: str) -> None:
 
     """
     try:
-        file.write_text(text, "utf-8", errors="backslashreplace")
+        file.write_text(text, "utf-8")
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from error
     click.echo(f"written: {file}")

@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from grpc_common.testing.certificates import CertificateDirectory
+from grpc_common.testing.server import memory
 from tools.ports import held_port
 
 SERVICE = '''
@@ -293,20 +294,14 @@ def test_memory_of_a_log_that_is_not_read(tmp_path):
     """What waits to be written is bounded in bytes too."""
     reader, writer = os.pipe()
     with running(tmp_path, writer) as process:
-        before = peak_memory(process)
+        before = memory(process.popen.pid, "VmHWM")
         assert process.call("fill", b"60000") == b"60000"
-        grown = peak_memory(process) - before
+        grown = memory(process.popen.pid, "VmHWM") - before
         assert process.end() == 0
     os.close(reader)
     os.close(writer)
     print(f"{grown / 2**20:.0f} MiB for 60 MB of lines")
     assert grown < 30 * 2**20
-
-
-def peak_memory(process: Process) -> int:
-    """Return the most bytes that the process has had."""
-    status = Path(f"/proc/{process.popen.pid}/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def test_full_disk(tmp_path):

@@ -1,18 +1,13 @@
 """Configuration files."""
 
-import os
-from pathlib import Path
-
 import yaml
 
 from grpc_common.config.document import ConfigError
 from grpc_common.config.loading import changed, load, to_yaml
 from grpc_common.config.yaml_file import read_document
 from services.user.config import UserServiceConfig
+from tools.fuzz.input_file import input_file
 from tools.fuzz.properties import check_shown
-
-_file = os.memfd_create("config.yaml")
-_PATH = Path(f"/proc/self/fd/{_file}")
 
 
 def fuzz(data: bytes) -> None:
@@ -25,11 +20,9 @@ def fuzz(data: bytes) -> None:
     printed = to_yaml(config)
     if not config.database.url:  # what is masked is no URL that could be read again
         assert changed(config, read(printed.encode())) == [], printed
-    assert yaml.safe_load(data) in (None, {}) or read_document(_PATH).values is not None
+    assert yaml.safe_load(data) in (None, {}) or read_document(input_file(data)).values is not None
 
 
 def read(data: bytes) -> UserServiceConfig:
     """Return the configuration in a file with this content."""
-    os.ftruncate(_file, 0)
-    os.pwrite(_file, data, 0)
-    return load(UserServiceConfig, _PATH, {})
+    return load(UserServiceConfig, input_file(data), {})

@@ -3,14 +3,13 @@
 import asyncio
 import csv
 import io
-import os
 from collections.abc import Sequence
 
 from services.user.cli.csv_file import HeaderError, Rejected, Row, read_users
+from tools.fuzz.input_file import input_file
 from tools.fuzz.properties import check_shown
 
 _loop = asyncio.new_event_loop()
-_file = os.memfd_create("users.csv")
 
 
 def fuzz(data: bytes) -> None:
@@ -35,12 +34,10 @@ def fuzz(data: bytes) -> None:
 
 def read(data: bytes, from_line: int = 1) -> Sequence[Row | Rejected]:
     """Return what is on the lines."""
-    os.ftruncate(_file, 0)
-    os.pwrite(_file, data, 0)
-    os.lseek(_file, 0, os.SEEK_SET)
 
     async def collect() -> Sequence[Row | Rejected]:
-        return [record async for record in read_users(_file, from_line)]
+        with input_file(data).open("rb") as file:
+            return [record async for record in read_users(file.fileno(), from_line)]
 
     return _loop.run_until_complete(collect())
 

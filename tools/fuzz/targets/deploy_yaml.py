@@ -1,21 +1,14 @@
 """deploy.yaml of an overlay, which says where it may be deployed."""
 
-import os
-from pathlib import Path
-
+from tools.fuzz.input_file import input_file
 from tools.fuzz.properties import check_shown
 from tools.kubernetes.deploy.guards import RefusedError, Settings, check_context
-
-_file = os.memfd_create("deploy.yaml")
-_PATH = Path(f"/proc/self/fd/{_file}")
 
 
 def fuzz(data: bytes) -> None:
     """A file is taken or refused; what is taken lets no other context in than it names."""
-    os.ftruncate(_file, 0)
-    os.pwrite(_file, data, 0)
     try:
-        settings = Settings.read(_PATH)
+        settings = Settings.read(input_file(data))
     except RefusedError as error:
         check_shown(str(error).replace("\t", " "))
         return

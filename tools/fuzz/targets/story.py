@@ -1,22 +1,15 @@
 """Stories of the lab."""
 
-import os
-from pathlib import Path
-
 from grpc_common.config.document import ConfigError
+from tools.fuzz.input_file import input_file
 from tools.fuzz.properties import check_shown
 from tools.lab.story import read_story
-
-_file = os.memfd_create("story.yaml")
-_PATH = Path(f"/proc/self/fd/{_file}")
 
 
 def fuzz(data: bytes) -> None:
     """A file is a story that ends after its events, which are in order, or an error of short lines."""
-    os.ftruncate(_file, 0)
-    os.pwrite(_file, data, 0)
     try:
-        story = read_story(_PATH)
+        story = read_story(input_file(data))
     except ConfigError as error:
         check_shown(str(error), 101 * 1000)
         return

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.faults.proxy import Proxy
 from tests.programs import PATIENCE
+from tools.wrappers import DIES_WITH_US
 
 _STARTUP_PERIOD = 0.1
 """Seconds between the probes of a pod that starts."""
@@ -26,9 +27,6 @@ _RESTART_DELAY = 1.0
 
 _LINE = 1 << 20
 """Bytes of the longest line of a log."""
-
-_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
-"""Runs a program that ends when this process does, however that ends."""
 
 _METRICS_PORT = re.compile(rb'metrics_port[":= ]+(\d+)')
 
@@ -212,7 +210,7 @@ class Pod:
 
     async def _run_once(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
-            *_DIES_WITH_US,
+            *DIES_WITH_US,
             *self._command,
             env=self._environment,
             stderr=asyncio.subprocess.PIPE,

@@ -28,6 +28,15 @@ def test_the_page_and_the_picture_are_written(report, tmp_path):
     assert done.stdout.splitlines() == [f"written: {html}", f"written: {svg}"]
 
 
+def test_half_a_character_is_drawn_as_one_that_is_missing(report, tmp_path):
+    """JSON can have half a surrogate pair, and UTF-8 can't."""
+    report.write_text(json.dumps(lab() | {"title": "half \ud800"}))
+    html, svg = tmp_path / "page.html", tmp_path / "picture.svg"
+    done = draw(report, "--html", html, "--picture", svg)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all("half \ufffd" in file.read_text("utf-8") for file in (html, svg))
+
+
 def test_what_is_no_report_is_refused(report, tmp_path):
     """The message names the file and what is wrong with it, and nothing is written."""
     report.write_text(json.dumps(lab() | {"version": 2}))

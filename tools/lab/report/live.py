@@ -21,6 +21,9 @@ WINDOW = 5.0
 _LINE_INTERVAL = 10.0
 """Seconds between lines where there is no terminal and no event."""
 
+_FIGURES = 45
+"""Columns of a terminal that a row has for its figures and lines."""
+
 _BARS = " ▁▂▃▄▅▆▇█"
 
 Sample = Mapping[str, Any]
@@ -86,8 +89,10 @@ class Live:
     def _figures(self, at: float) -> Table:
         names = ("calls/s", "Jain", "failed", "p99")
         right = [Column(name, justify="right", no_wrap=True) for name in names]
-        # The one that may get narrower: many pods are to leave room for the figures.
-        table = Table(Column("", no_wrap=True), right[0], "each pod", *right[1:])
+        # What gets narrower to leave room for the figures: bars first, then names.
+        name = Column("", no_wrap=True, max_width=max(1, self._console.width - _FIGURES))
+        bars = Column(Text("each pod", no_wrap=True, overflow="ellipsis"))
+        table = Table(name, right[0], bars, *right[1:])
         pods = sorted({pod for row in self._rows.values() for pod in row.calls(at)}, key=_natural)
         for run, row in self._rows.items():
             calls = row.calls(at)

@@ -52,6 +52,20 @@ def test_many_pods_leave_room_for_the_figures(width):
     ]
 
 
+@pytest.mark.parametrize("width", [48, 60, 69])
+def test_a_narrow_terminal_shows_the_figures_whole(width):
+    """Bars are left out there, and then the end of a name."""
+    console = screen(width)
+    with Live("the lab", 60, ["kubernetes-least-request"], console) as shown:
+        calls = {f"pod-{number}": 20 for number in range(60)}
+        shown.update(1, {"kubernetes-least-request": sample(1, calls, 0.0123, UNAVAILABLE=1234)})
+    lines = seen(console).splitlines()
+    cells = [[cell for cell in line.split() if cell not in "┃│…"] for line in lines]
+    assert ["calls/s", "Jain", "failed", "p99"] in cells
+    (row,) = (line for line in cells if "1234" in line)
+    assert row[1:] == ["1200", "1.000", "1234", "12.3", "ms"]
+
+
 def test_a_row_forgets_what_is_long_ago():
     """A pod that has ended is no longer part of evenness, and a run that hangs shows no calls."""
     console = screen()

@@ -213,7 +213,6 @@ def read(file: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
-        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no JSON: {error}") from error
     parsed(data)
