@@ -56,6 +56,7 @@ def test_server_survives_rotation_under_concurrent_handshakes(tmp_path):
     receiver, sender = context.Pipe(duplex=False)
     server = context.Process(target=serve, args=(directory.path, sender), daemon=True)
     server.start()
+    sender.close()  # or nobody hears of a server that ends before it serves
     try:
         port = receiver.recv()
         end, handshakes = time.monotonic() + SECONDS, []
