@@ -4,7 +4,8 @@ import asyncio
 import codecs
 import csv
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from grpc_common.core.errors import printable
@@ -60,14 +61,14 @@ async def read_users(file: int, from_line: int = 1) -> AsyncIterator[Row | Rejec
         HeaderError: the first line does not name the columns.
 
     """
-    lines = _lines(file)
-    try:
-        header = _Header((await anext(lines, (1, b"")))[1])
-    except ValueError as error:
-        raise HeaderError(f"the first line {error}") from None
-    async for number, line in lines:
-        if number >= from_line and line.strip():
-            yield header.record(number, line)
+    async with aclosing(_lines(file)) as lines:
+        try:
+            header = _Header((await anext(lines, (1, b"")))[1])
+        except ValueError as error:
+            raise HeaderError(f"the first line {error}") from None
+        async for number, line in lines:
+            if number >= from_line and line.strip():
+                yield header.record(number, line)
 
 
 class _Header:
@@ -115,7 +116,7 @@ def _decoded(line: bytes) -> str:
     return text
 
 
-async def _lines(file: int) -> AsyncIterator[tuple[int, bytes]]:
+async def _lines(file: int) -> AsyncGenerator[tuple[int, bytes]]:
     """Yield numbers and lines; of a line that is too long, no more than shows that it is."""
     number, rest = 0, b""
     while True:
