@@ -23,7 +23,10 @@ TELLING = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 """The codes that tell a caller to come back; a fault excuses no other."""
 
 LATE = "CANCELLED"
-"""What C-core says to a call that the network brings while its server stops."""
+"""What C-core says to a call that comes while its server stops, as it may if nobody has told the client."""
+
+ENDING = 45.0
+"""Seconds that a server takes to end at most: the grace of its drain here, and ten for slow readers."""
 
 UNTOLD = ("postgres", "sqlite", "asyncpg", "sql", "pgbouncer", "transaction", "relation", "traceback")
 """Words of the database, which no caller is to read."""
@@ -61,8 +64,8 @@ class Day:
     """All that the service lists."""
 
     calm: list[Window] = field(default_factory=list)
-    held_up: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when the network to a pod was slow or silent."""
+    terminated: list[float] = field(default_factory=list)
+    """When a pod was told to end, and its clients were told nothing."""
 
     first: dict[str, Vitals] = field(default_factory=dict)
     """Of processes at rest, before the first call, by name; those of pods begin with "pod"."""
@@ -140,7 +143,7 @@ def _failures_tell(day: Day) -> Finding:
 
 def _tells(made: Made, day: Day) -> bool:
     return made.code in TELLING or (
-        made.code == LATE and any(made.overlaps(start, end) for start, end in day.held_up)
+        made.code == LATE and any(made.overlaps(at, at + ENDING) for at in day.terminated)
     )
 
 

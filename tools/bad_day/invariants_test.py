@@ -12,7 +12,7 @@ import pytest
 import yaml
 from user import user_service_pb2 as pb
 
-from tools.bad_day.invariants import GROWTH, MEMORY, RECOVERY, SLACK, Day, Window, check
+from tools.bad_day.invariants import ENDING, GROWTH, MEMORY, RECOVERY, SLACK, Day, Window, check
 from tools.bad_day.ledger import Ledger, Made
 from tools.bad_day.record import Record
 from tools.bad_day.vitals import Vitals, peak_memory, vitals
@@ -56,21 +56,20 @@ def test_good_day(day):
     assert all(finding.detail for finding in check(day))
 
 
-def test_call_that_the_network_held_up_may_be_cancelled(day):
-    """A server that stops says so to a call that comes after all others."""
-    day.held_up = [(5, 10.5)]
+def test_call_to_a_pod_that_ends_may_be_cancelled(day):
+    """A server that stops says so to a call that comes after all others, if nobody has told the client."""
+    day.terminated = [9.9]
     day.ledger.failed.append(Made("dns", "GetUser", 10, 13, 11, "CANCELLED"))
     assert broken(day) == {}
 
 
-def test_record_knows_what_held_calls_up():
-    """Those are the faults of the network in which packets come late."""
+def test_record_knows_which_pods_nobody_was_told_of():
+    """Those are the ones that end by a signal; planned ends are announced."""
     record = Record()
-    for kind in ("network-slow", "network-cut", "pod-killed"):
-        with record.event(kind, kind, planned=False):
+    for kind in ("pod-killed", "pod-terminated", "rolling-restart"):
+        with record.event(kind, kind, planned=kind == "rolling-restart"):
             pass
-    [(start, end)] = record.day.held_up
-    assert (start, end) == (record.happened[0].at, record.happened[0].until)
+    assert record.day.terminated == [record.happened[1].at]
 
 
 def lost(day):
@@ -115,8 +114,8 @@ def internal(day):
 
 
 def cancelled(day):
-    """A call is given up that no network has held up: it was over before, and began after."""
-    day.held_up = [(5, 9.9), (11.1, 20)]
+    """A call is given up though no pod ended: one had before, and one did after."""
+    day.terminated = [10 - ENDING - 0.1, 11.1]
     day.ledger.failed.append(Made("dns", "GetUser", 10, 13, 11, "CANCELLED"))
 
 

@@ -6,10 +6,6 @@ from dataclasses import dataclass, field
 
 from tools.bad_day.invariants import Day
 
-_HOLDS_UP = frozenset({"network-slow", "network-silent", "network-forgets"})
-"""Kinds of faults after which a call comes later than all others, or may."""
-
-
 @dataclass
 class Happened:
     """A fault or a planned event, with the times at which it really was, in seconds."""
@@ -45,5 +41,5 @@ class Record:
             self.day.unrecovered.append(f"{title} of {event.at:.1f} s failed: {error!r}")
         finally:
             event.until = self.day.ledger.now()
-            if name in _HOLDS_UP:
-                self.day.held_up.append((event.at, event.until))
+            if name == "pod-terminated":
+                self.day.terminated.append(event.at)
