@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tools.bad_day.invariants import Day
 
+
 @dataclass
 class Happened:
     """A fault or a planned event, with the times at which it really was, in seconds."""
