@@ -25,8 +25,11 @@ TELLING = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 LATE = "CANCELLED"
 """What C-core says to a call that comes while its server stops, as it may if nobody has told the client."""
 
-ENDING = 45.0
-"""Seconds that a server takes to end at most: the grace of its drain here, and ten for slow readers."""
+CUT = ("envoy", "INTERNAL")
+"""What a proxy says of an answer that is cut once it has passed on the beginning: it resets the stream."""
+
+ENDING = 56.0
+"""Seconds that a server takes to end at most: the grace of its drain here, and twenty for slow readers."""
 
 UNTOLD = ("postgres", "sqlite", "asyncpg", "sql", "pgbouncer", "transaction", "relation", "traceback")
 """Words of the database, which no caller is to read."""
@@ -142,8 +145,10 @@ def _failures_tell(day: Day) -> Finding:
 
 
 def _tells(made: Made, day: Day) -> bool:
-    return made.code in TELLING or (
-        made.code == LATE and any(made.overlaps(at, at + ENDING) for at in day.terminated)
+    return (
+        made.code in TELLING
+        or (made.code == LATE and any(made.overlaps(at, at + ENDING) for at in day.terminated))
+        or (made.client, made.code) == CUT
     )
 
 

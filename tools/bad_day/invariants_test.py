@@ -63,6 +63,12 @@ def test_call_to_a_pod_that_ends_may_be_cancelled(day):
     assert broken(day) == {}
 
 
+def test_proxy_may_reset_an_answer_that_it_has_begun(day):
+    """It has sent the header before the pod was gone; nobody but a proxy does."""
+    day.ledger.failed.append(Made("envoy", "ListUsers", 10, 13, 11, "INTERNAL", "error 2"))
+    assert broken(day) == {}
+
+
 def test_record_knows_which_pods_nobody_was_told_of():
     """Those are the ones that end by a signal; planned ends are announced."""
     record = Record()

@@ -14,7 +14,7 @@ from grpc_common.core.ports import Address
 from grpc_common.server import drain
 from grpc_common.server.drain import close_listeners
 from grpc_common.testing import configure
-from grpc_common.testing.http2 import CALL, DATA, END_STREAM, PING, frame, message
+from grpc_common.testing.http2 import CALL, DATA, END_STREAM, HELLO, PING, frame, message
 from grpc_common.testing.server import serving
 
 LISTENERS = [
@@ -198,6 +198,21 @@ async def test_server_stops_whatever_fails_in_its_drain(monkeypatch):
         async with server.serving() as port:
             assert await accepts(port)
     assert not await accepts(port)
+
+
+async def test_grace_that_ends_before_a_client_has_read_is_told(tmp_path, capfd):
+    """No call outlasts it then, and the log must not say so."""
+    path = tmp_path / "s"
+    config = configure(DRAIN_GRACE="0.5s", server={"listen": [{"address": f"unix:{path}"}]})
+    with socket.socket(socket.AF_UNIX) as silent:
+        async with Server(config).serving():
+            silent.connect(str(path))
+            silent.sendall(HELLO)
+            while not select.select([silent], [], [], 0)[0]:
+                await asyncio.sleep(0.01)
+    log = capfd.readouterr().err
+    assert "the grace ends before clients have read all that was sent" in log
+    assert "outlast" not in log
 
 
 RESPONSE = b"x" * 50_000

@@ -41,12 +41,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _STOP_GRACE = 1.0
-"""Seconds. Grace for `Server.stop` after the drain, when only health watches and idle connections remain."""
-
-_READING_GRACE = 10.0
-"""Seconds. The same as far as the drain's grace has them left. A client that is slow to read, as a proxy
-whose own client is, acknowledges the GOAWAY behind all responses, and may lose these if its connection ends
-before. Some never do, as those that the network does not reach any more."""
+"""Seconds. Grace for `Server.stop` after the drain, when only health watches and idle connections remain, at
+least. It has what is left of the drain's grace, too: a client that is slow to read, as a proxy whose own
+client is, acknowledges the GOAWAY behind all responses, and may lose these if its connection ends before.
+C-core waits for keepalive.timeout, and 20 s at most, for those that never do, as where the network is gone."""
 
 
 class Server:
@@ -292,7 +290,7 @@ class Server:
             self._health.drain()
             await asyncio.sleep(self._drain_delay)
             self._listeners.close()
-            stop_grace = max(_STOP_GRACE, min(_READING_GRACE, await self._quiet()))
+            stop_grace = max(_STOP_GRACE, await self._quiet())
         finally:  # whatever fails, the server ends
             self._lifecycle.end_built_in_calls()
             # Resources are closed next, so that tasks which clean up still have them.
@@ -312,13 +310,15 @@ class Server:
                     await drain.quiet(admission, *self._listeners.bound)
         except TimeoutError:
             background_tasks = self._lifecycle.background.names()
-            if admission.in_flight or background_tasks or drain.has_traffic(*self._listeners.bound):
+            if admission.in_flight or background_tasks:
                 log.warning(
                     "calls outlast the grace and are cancelled",
                     in_flight=admission.in_flight,
                     methods=self._lifecycle.methods_in_flight(),
                     background_tasks=background_tasks,
                 )
+            elif drain.has_traffic(*self._listeners.bound):
+                log.warning("the grace ends before clients have read all that was sent")
         return began + grace - time.monotonic()
 
 
