@@ -24,13 +24,13 @@ _HTTP2 = {"initial_stream_window_size": 64 * 1024, "initial_connection_window_si
 _BUFFER = 32768
 
 
-def proxy(objects: Sequence[Object], ports: Sequence[int], certificate: Path) -> tuple[Object, list[Object]]:
+def proxy(objects: Sequence[Object], ports: Sequence[int], secrets: Path) -> tuple[Object, list[Object]]:
     """Return the listener and the clusters for calls to the service, whose servers are on `ports`.
 
     Args:
         objects: of the overlay.
         ports: of the servers, on 127.0.0.1.
-        certificate: the folder with tls.crt and tls.key, as the listener's Secret has them.
+        secrets: the file with the listener's Secret, as `take_tls` has it.
 
     Raises:
         ValueError: an object says something that is not translated.
@@ -47,10 +47,10 @@ def proxy(objects: Sequence[Object], ports: Sequence[int], certificate: Path) ->
     # The more exact match wins, wherever its rule stands.
     routes.sort(key=lambda route: "path" not in route["match"])
     host = {"name": "user-service", "domains": spec["hostnames"], "routes": routes}
-    return _listener(objects, host, certificate), [_cluster(rule["name"], ports, p) for rule, p in rules]
+    return _listener(objects, host, secrets), [_cluster(rule["name"], ports, p) for rule, p in rules]
 
 
-def _listener(objects: Sequence[Object], host: Object, certificate: Path) -> Object:
+def _listener(objects: Sequence[Object], host: Object, secrets: Path) -> Object:
     where = "Gateway user-service"
     spec = fields(only(objects, "Gateway")["spec"], where, "gatewayClassName", "listeners")
     [asked] = spec["listeners"]
@@ -66,7 +66,7 @@ def _listener(objects: Sequence[Object], host: Object, certificate: Path) -> Obj
     manager["typed_config"]["http_filters"].insert(0, rate_limit.FILTER)
     # Or callers would say by x-forwarded-for whose calls are counted.
     manager["typed_config"]["use_remote_address"] = True
-    take_tls(result, certificate, asked["hostname"])
+    take_tls(result, secrets, asked["hostname"])
     return result
 
 

@@ -19,6 +19,10 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from grpc_common.testing.certificates import issue
 
 _PREFIX = "nginx.ingress.kubernetes.io/"
 
@@ -76,8 +80,9 @@ http {{
         listen 127.0.0.1:{port} ssl;
         http2 on;
         server_name {host};
-        ssl_certificate edge.pem;
-        ssl_certificate_key edge.pem;
+        # With a variable in their names, nginx reads them anew for each handshake.
+        ssl_certificate $server_name.crt;
+        ssl_certificate_key $server_name.key;
         ssl_buffer_size 4k;
         {locations}
         location / {{
@@ -115,8 +120,30 @@ class Edge:
     host: str
     """What the Ingress, and the certificate, call it."""
 
-    root: bytes
-    """The authority of its certificate."""
+    authority: trustme.CA
+    """That of its certificate."""
+
+    folder: Path
+    """With its files."""
+
+    key: ec.EllipticCurvePrivateKey
+    """Of its certificates."""
+
+    @property
+    def root(self) -> bytes:
+        """The authority of its certificate, in PEM."""
+        return self.authority.cert_pem.bytes()
+
+    def renew_certificate(self) -> None:
+        """Have new connections see another certificate of the authority, as the controller's Lua does.
+
+        The key stays: nginx reads one file after the other, and would once take one of each pair.
+        """
+        files = issue(self.authority, x509.DNSName(self.host), key=self.key)
+        for kind in ("crt", "key"):
+            new = self.folder / f"new.{kind}"
+            new.write_bytes(files[f"tls.{kind}"])
+            new.replace(self.folder / f"{self.host}.{kind}")
 
     def channel(self) -> grpc.aio.Channel:
         """Return a channel to it, as of a client that resolved `host`; it repeats nothing by itself."""
@@ -157,11 +184,11 @@ def running_nginx(folder: Path, ingress: Mapping[str, Any], upstream: Sequence[i
         pytest.skip("needs nginx (Debian: nginx)")
     [rule] = ingress["spec"]["rules"]
     [[host]] = [tls["hosts"] for tls in ingress["spec"]["tls"]]
-    authority = trustme.CA()
-    authority.issue_cert(host).private_key_and_cert_chain_pem.write_to_path(str(folder / "edge.pem"))
     # nginx takes over a listening socket that it is told of: no port to guess, and no start to await.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
+        edge = Edge(port, host, trustme.CA(), folder, ec.generate_private_key(ec.SECP256R1()))
+        edge.renew_certificate()
         (folder / "nginx.conf").write_text(_config(ingress, rule, upstream, port))
         process = subprocess.Popen(
             [nginx, "-p", folder, "-c", "nginx.conf", "-e", "stderr"],
@@ -169,7 +196,7 @@ def running_nginx(folder: Path, ingress: Mapping[str, Any], upstream: Sequence[i
             pass_fds=[listener.fileno()],
         )
     try:
-        yield Edge(port, host, authority.cert_pem.bytes())
+        yield edge
     finally:
         process.terminate()
         process.wait()

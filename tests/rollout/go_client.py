@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.rollout.certificates import NAME
 from tests.rollout.ledger import Ledger
 from tests.rollout.proof import AGE, SLOW
 
@@ -14,17 +15,19 @@ _NAME = "go"
 
 
 @asynccontextmanager
-async def go_client(program: Path, target: str, ledger: Ledger) -> AsyncIterator[None]:
+async def go_client(program: Path, target: str, certificates: Path, ledger: Ledger) -> AsyncIterator[None]:
     """Call `target` until the block ends, and wait for the last answers.
 
     Args:
         program: what is built of the folder `go`.
         target: as grpc-go dials it.
+        certificates: the directory with the client's, which it follows.
         ledger: is told of each call.
 
     """
     # grpc-go asks the DNS twice in 30 s at most; that is as much shorter here as connections are.
     options = ["-target", target, "-slow", f"{SLOW}s", "-resolution", f"{AGE}s"]
+    options += ["-authority", NAME, "-certificates", str(certificates)]
     process = await asyncio.create_subprocess_exec(program, *options, stdin=PIPE, stdout=PIPE)
     assert process.stdin
     assert process.stdout

@@ -6,7 +6,7 @@ import pytest_asyncio
 
 from k8s.checks.rendered import load
 from tests.rollout.go_client import go_client
-from tests.rollout.planned import PLANNED
+from tests.rollout.planned import PLANNED, replace_certificates
 from tests.rollout.proof import proof
 
 PROGRAM = os.environ.get("ROLLOUT_CLIENT")
@@ -24,16 +24,17 @@ pytestmark = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def called(tmp_path_factory):
-    """Run a fleet, and a client of grpc-go that balances over the headless Service."""
+    """Run a fleet, and a client of grpc-go with mutual TLS that balances over the headless Service."""
     folder = tmp_path_factory.mktemp("go")
-    async with proof(folder, load("traefik"), mutual_tls=False) as running:
+    async with proof(folder, load("traefik"), mutual_tls=True) as running:
         dns, port = running.fleet.dns, running.fleet.pods[0].port
         target = f"dns://{dns.server}/{dns.name}:{port}"
-        async with go_client(Path(PROGRAM), target, running.ledger):
+        certificates = running.certificates.clients.path
+        async with go_client(Path(PROGRAM), target, certificates, running.ledger):
             yield running
 
 
-@pytest.mark.parametrize("change", PLANNED)
+@pytest.mark.parametrize("change", [replace_certificates, *PLANNED])
 async def test_planned_change_fails_no_call(called, change, tmp_path):
-    """A client that only knows DNS does not notice it."""
+    """A client that knows DNS and its files alone does not notice it."""
     await change(called, tmp_path)

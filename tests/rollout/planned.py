@@ -5,7 +5,18 @@ from pathlib import Path
 
 from services.user.testing_releases import EXPAND, Release
 from tests.programs import SERVER
-from tests.rollout.proof import PODS, Proof
+from tests.rollout.proof import AGE, PODS, Proof
+
+TAKEN = 1.2 * AGE
+"""Seconds until all use new certificates: connections end a tenth after AGE at the latest."""
+
+
+async def replace_certificates(proof: Proof, _folder: Path) -> None:
+    """Replace the certificates of both sides, and their authority; a client must follow its files."""
+    for step in proof.certificates.steps():
+        async with proof.event(step):
+            # Nothing tells when all have taken it.
+            await asyncio.sleep(TAKEN)
 
 
 async def change_configuration(proof: Proof, _folder: Path) -> None:
@@ -47,4 +58,4 @@ async def scale(proof: Proof, _folder: Path) -> None:
 
 
 PLANNED = [change_configuration, replace_every_pod, restart_postgresql, migrate_forward_and_back, scale]
-"""All of them, in the order in which they need each other."""
+"""Those that any client bears, in the order in which they need each other."""

@@ -1,4 +1,3 @@
-import asyncio
 import os
 import sys
 from collections import Counter
@@ -10,8 +9,8 @@ import pytest_asyncio
 
 from k8s.checks.rendered import load
 from tests.programs import SERVER
-from tests.rollout.planned import PLANNED
-from tests.rollout.proof import AGE, proof
+from tests.rollout.planned import PLANNED, replace_certificates
+from tests.rollout.proof import proof
 
 # The loop that the fleet runs in.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,12 +35,9 @@ async def connected(rolled):
         yield rolled
 
 
-async def test_certificates(rolled):
+async def test_certificates(rolled, tmp_path):
     """Certificates of both sides are replaced, and so is their authority."""
-    for step in rolled.certificates.steps():
-        async with rolled.event(step):
-            # Nothing tells when all have taken it. Connections are made anew after this time at the latest.
-            await asyncio.sleep(1.5 * AGE)
+    await replace_certificates(rolled, tmp_path)
 
 
 @pytest.mark.parametrize("change", PLANNED)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import trustme
 from grpc_common.testing.certificates import CertificateDirectory
 from k8s.checks.rendered import load
 from tests.edges import gateway
+from tests.edges.envoy_tls import discovered
 from tests.edges.limits import without_limits
 from tests.edges.nginx import following, running_nginx
 from tests.edges.objects import only
@@ -25,16 +27,33 @@ from tools.lab.fleet.fleet import Fleet
 _HOST = "grpc.example.com"
 
 
+@dataclass(frozen=True)
+class Edge:
+    """A proxy that runs."""
+
+    port: int
+    """Where it takes calls, on 127.0.0.1."""
+
+    host: str
+    """What callers, and its certificate, call it."""
+
+    root: str
+    """PEM of the certificate's authority."""
+
+    renew_certificate: Callable[[], None]
+    """Has it show another one of the authority soon, as its controller does when the Secret has changed."""
+
+    @property
+    def target(self) -> str:
+        """What callers dial."""
+        return f"127.0.0.1:{self.port}"
+
+
 @asynccontextmanager
-async def traefik(folder: Path, fleet: Fleet) -> AsyncIterator[dict[str, str]]:
-    """Run Traefik as the overlay has it; its file of endpoints takes the place of the API server.
-
-    Yields:
-        What is to be said of a Client: target, host and root.
-
-    """
+async def traefik(folder: Path, fleet: Fleet) -> AsyncIterator[Edge]:
+    """Run Traefik as the overlay has it; its file takes the place of the API server."""
     objects = without_limits(load("traefik"))
-    issue_secrets(objects, folder)
+    [secret] = issue_secrets(objects, folder).values()
     configuration = dynamic_configuration(objects, folder, [])
     [service] = configuration["http"]["services"].values()
 
@@ -42,27 +61,33 @@ async def traefik(folder: Path, fleet: Fleet) -> AsyncIterator[dict[str, str]]:
         service["loadBalancer"]["servers"] = [{"url": f"h2c://{target}"} for target in targets]
         _replace(folder / "dynamic.yaml", configuration)
 
+    def renew() -> None:
+        secret.rotate()
+        # Traefik follows this file alone, and reads with it those that it names.
+        _replace(folder / "dynamic.yaml", configuration)
+
     with ExitStack() as stack:
         running = running_traefik(folder, objects, folder, [])
         edge = await asyncio.to_thread(stack.enter_context, running)
         stack.enter_context(fleet.followed(write))
-        yield _client(edge.port, edge.host, edge.root)
+        yield Edge(edge.port, edge.host, edge.root.decode(), renew)
 
 
 @asynccontextmanager
-async def nginx(folder: Path, fleet: Fleet) -> AsyncIterator[dict[str, str]]:
+async def nginx(folder: Path, fleet: Fleet) -> AsyncIterator[Edge]:
     """Run nginx as ingress-nginx has it; it asks DNS each second, as Lua looks at the endpoints there."""
     ingress = only(without_limits(load("nginx-ingress")), "Ingress")
     upstream = following(f"{fleet.dns.name}:{fleet.port}", fleet.dns.server)
     with running_nginx(folder, ingress, upstream) as edge:
-        yield _client(edge.port, edge.host, edge.root)
+        yield Edge(edge.port, edge.host, edge.root.decode(), edge.renew_certificate)
 
 
 @asynccontextmanager
-async def envoy(folder: Path, fleet: Fleet) -> AsyncIterator[dict[str, str]]:
-    """Run Envoy as Envoy Gateway has it; it reads its endpoints of a file in place of a control plane."""
-    certificate = CertificateDirectory(folder / "tls", trustme.CA(), _HOST)
-    listener, clusters = gateway.proxy(without_limits(load("gateway-api")), [], certificate.path)
+async def envoy(folder: Path, fleet: Fleet) -> AsyncIterator[Edge]:
+    """Run Envoy as Envoy Gateway has it; files take the place of a control plane."""
+    certificate, secrets = CertificateDirectory(folder / "tls", trustme.CA(), _HOST), folder / "secrets.json"
+    _replace(secrets, discovered(certificate.path))
+    listener, clusters = gateway.proxy(without_limits(load("gateway-api")), [], secrets)
     # One for each: Envoy takes a file with the endpoints of several for a mistake.
     files = {cluster["name"]: folder / f"endpoints-{index}.json" for index, cluster in enumerate(clusters)}
     for cluster in clusters:
@@ -74,10 +99,13 @@ async def envoy(folder: Path, fleet: Fleet) -> AsyncIterator[dict[str, str]]:
         for name, file in files.items():
             _replace(file, _assignment(name, targets))
 
+    def renew() -> None:
+        certificate.rotate()
+        _replace(secrets, discovered(certificate.path))
+
     with fleet.followed(write):
         async with configured(folder, listener, clusters) as running:
-            root = certificate.path.joinpath("ca.crt").read_bytes()
-            yield _client(running.port, _HOST, root)
+            yield Edge(running.port, _HOST, certificate.ca.cert_pem.bytes().decode(), renew)
 
 
 def _assignment(cluster: str, targets: Sequence[str]) -> dict[str, Any]:
@@ -93,10 +121,6 @@ def _assignment(cluster: str, targets: Sequence[str]) -> dict[str, Any]:
 def _address(target: str) -> dict[str, Any]:
     host, _, port = target.rpartition(":")
     return {"socket_address": {"address": host, "port_value": int(port)}}
-
-
-def _client(port: int, host: str, root: bytes) -> dict[str, str]:
-    return {"target": f"127.0.0.1:{port}", "host": host, "root": root.decode()}
 
 
 def _replace(file: Path, content: object) -> None:

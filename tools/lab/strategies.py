@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.lab import edges
+from tools.lab.edges import Edge
 from tools.lab.fleet.api import LOOPBACK
 from tools.lab.fleet.fleet import Fleet
 from tools.lab.story import Story
@@ -60,8 +61,15 @@ def _kubernetes(policy: str) -> Callable[[Path, Fleet, Story], Opened]:
     return opened
 
 
-def _edge(run: Callable[[Path, Fleet], Opened]) -> Callable[[Path, Fleet, Story], Opened]:
-    return lambda folder, fleet, _story: run(folder, fleet)
+def _edge(
+    run: Callable[[Path, Fleet], AbstractAsyncContextManager[Edge]],
+) -> Callable[[Path, Fleet, Story], Opened]:
+    @asynccontextmanager
+    async def opened(folder: Path, fleet: Fleet, _story: Story) -> AsyncIterator[dict[str, Any]]:
+        async with run(folder, fleet) as edge:
+            yield {"target": edge.target, "host": edge.host, "root": edge.root}
+
+    return opened
 
 
 STRATEGIES = [

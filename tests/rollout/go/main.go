@@ -16,7 +16,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/resolver/dns"
 	"google.golang.org/grpc/status"
@@ -47,12 +46,19 @@ var (
 
 func main() {
 	target := flag.String("target", "", "to dial")
+	authority := flag.String("authority", "", "what the servers' certificates are for")
+	certificates := flag.String("certificates", "", "directory with tls.crt, tls.key and ca.crt")
 	resolution := flag.Duration("resolution", 30*time.Second, "least time between two questions to the DNS")
 	flag.Parse()
 	dns.SetMinResolutionInterval(*resolution)
-	var err error
+	mutualTLS, err := followed(*certificates)
+	if err != nil {
+		log.Fatal(err)
+	}
 	connection, err = grpc.NewClient(*target,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(mutualTLS),
+		// Of the target, advancedtls would look for the port too in the servers' certificates.
+		grpc.WithAuthority(*authority),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{})),
 		// Or the window grows, and a whole page is in it before the slow reader wants it.
