@@ -44,7 +44,7 @@ _STOP_GRACE = 1.0
 """Seconds. Grace for `Server.stop` after the drain, when only health watches and idle connections remain, at
 least. It has what is left of the drain's grace, too: a client that is slow to read, as a proxy whose own
 client is, acknowledges the GOAWAY behind all responses, and may lose these if its connection ends before.
-C-core waits for keepalive.timeout, and 20 s at most, for those that never do, as where the network is gone."""
+C-core waits for keepalive.timeout, and 20 s at most, for those that never do."""
 
 
 class Server:
