@@ -16,7 +16,7 @@ from grpc_common.core.ports import Address
 from grpc_common.server import drain
 from grpc_common.server.drain import close_listeners
 from grpc_common.testing import configure
-from grpc_common.testing.http2 import CALL, DATA, END_STREAM, HELLO, PING, frame, message
+from grpc_common.testing.http2 import ACK, CALL, DATA, END_STREAM, HELLO, PING, frame, message
 from grpc_common.testing.server import serving
 
 LISTENERS = [
@@ -225,7 +225,6 @@ LATE = 2.0
 
 PING_SIZE = 8
 PING_HEADER = frame(PING, payload=bytes(PING_SIZE))[:-PING_SIZE]
-ACK = 1
 
 CLOSE_WAIT = 8
 """TCP_CLOSE_WAIT of include/net/tcp_states.h: the other side has said its last."""

@@ -12,6 +12,8 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONT
     9,
 )
 END_STREAM, END_HEADERS = 1, 4
+ACK = 1
+"""The flag of SETTINGS and PING that answer another one."""
 
 
 def frame(kind: int, stream: int = 0, payload: bytes = b"", *, flags: int = 0) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from grpc_common.testing.http2 import (
+    ACK,
     END_HEADERS,
     END_STREAM,
     GOAWAY,
@@ -19,7 +20,6 @@ from grpc_common.testing.http2 import (
 )
 
 _PREFACE = len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-_ACK = 1
 _EVERY_STREAM = 0x7FFFFFFF
 
 REFUSED_STREAM, ENHANCE_YOUR_CALM = 7, 11
@@ -83,8 +83,8 @@ class OddServer:
             writer.close()
 
     def _take(self, writer: asyncio.StreamWriter, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if kind in {SETTINGS, PING} and not flags & _ACK:
-            writer.write(frame(kind, 0, payload if kind == PING else b"", flags=_ACK))
+        if kind in {SETTINGS, PING} and not flags & ACK:
+            writer.write(frame(kind, 0, payload if kind == PING else b"", flags=ACK))
         if kind == HEADERS:
             self.calls += 1
             task = asyncio.ensure_future(self._answered(OddCall(writer, stream)))

@@ -24,6 +24,7 @@ import pytest
 
 from grpc_common import ChannelConfig
 from grpc_common.testing.http2 import (
+    ACK,
     CALL,
     DATA,
     ECHO,
@@ -40,7 +41,6 @@ from grpc_common.testing.http2 import (
 )
 from grpc_common.testing.server import serving
 
-ACK = 1
 PATIENCE = 20
 LARGE = 10**6
 CALLS = 10

@@ -16,6 +16,7 @@ from grpc_common import ChannelConfig, channel
 from grpc_common.testing.certificates import CertificateDirectory
 from grpc_common.testing.floods import floods, headers, send, swelling
 from grpc_common.testing.http2 import (
+    ACK,
     CONTINUATION,
     ECHO,
     END_HEADERS,
@@ -138,7 +139,7 @@ class Sizes(grpc.aio.ServerInterceptor):
 
 
 @pytest.mark.parametrize(
-    ("acknowledgement", "large"), [(b"", True), (frame(SETTINGS, flags=1), False)], ids=["none", "sent"]
+    ("acknowledgement", "large"), [(b"", True), (frame(SETTINGS, flags=ACK), False)], ids=["none", "sent"]
 )
 async def test_c_core_bounds_metadata_from_the_acknowledgement_of_its_settings_on(acknowledgement, large):
     """A fact of gRPC: whoever never acknowledges gets 16 MiB of headers into a server that takes 16 KiB.
