@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import grpc
 import jwt
@@ -46,6 +47,13 @@ def config(jwks, allowed=None, **sections) -> grpc_common.ServerConfig:
     """Return the configuration of a server that takes the tokens of an issuer."""
     settings = {"jwks": str(jwks), "issuer": ISSUER, "audience": AUDIENCE} | sections.pop("jwt", {})
     return configure(server={"jwt": settings, "allowed_callers": allowed or {}} | sections)
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Write a file at once: a server that follows it would read a half."""
+    new = file.with_name("new")
+    new.write_bytes(content)
+    new.rename(file)
 
 
 @asynccontextmanager
@@ -230,7 +238,7 @@ async def test_rotation_in_the_file(keys, issuer):
         old = issuer.token()
         assert (await outcome(channel, old))[0] is CODE.OK
         issuer.rotate()
-        keys.write_bytes(issuer.jwks())
+        replace(keys, issuer.jwks())
         assert (await outcome(channel, issuer.token()))[0] is CODE.OK
         assert await outcome(channel, old) == (
             CODE.PERMISSION_DENIED,
@@ -238,7 +246,7 @@ async def test_rotation_in_the_file(keys, issuer):
         )
         # Within the next ten seconds strangers cause no other look; the file is followed all the same.
         issuer.rotate()
-        keys.write_bytes(issuer.jwks())
+        replace(keys, issuer.jwks())
         end = time.monotonic() + 10
         while (await outcome(channel, issuer.token()))[0] is not CODE.OK:
             assert time.monotonic() < end
@@ -248,7 +256,7 @@ async def test_file_that_is_broken_later(keys, issuer):
     """The last good keys stay in use, and the log says why."""
     with capture_logs() as logs:
         async with serving(config(keys)) as channel:
-            keys.write_text('{"keys": [\x1b')
+            replace(keys, b'{"keys": [\x1b')
             assert (await outcome(channel, issuer.token(headers={"kid": "new"})))[0] is CODE.PERMISSION_DENIED
             assert (await outcome(channel, issuer.token()))[0] is CODE.OK
     (line,) = [line for line in logs if line["log_level"] == "error"]
@@ -259,19 +267,13 @@ async def test_each_bad_version_of_the_file_is_logged_once(monkeypatch, keys, is
     """It is looked at for as long as it is bad, and the log has a line for each version, and for its end."""
     good, away, looks = issuer.jwks(), keys.with_name("away"), []
     issuer.rotate()
-
-    def replace(content: bytes) -> None:
-        new = keys.with_name("new")
-        new.write_bytes(content)
-        new.rename(keys)
-
     changes = [
-        (lambda: replace(b"{"), f"{keys}: is no JSON"),
-        (lambda: replace(b"[["), f"{keys}: is no JSON"),
-        (lambda: replace(good), "keys of tokens can be read again"),
+        (lambda: replace(keys, b"{"), f"{keys}: is no JSON"),
+        (lambda: replace(keys, b"[["), f"{keys}: is no JSON"),
+        (lambda: replace(keys, good), "keys of tokens can be read again"),
         (lambda: keys.rename(away), f"{keys}: No such file or directory"),
         (lambda: away.rename(keys), "keys of tokens can be read again"),
-        (lambda: replace(issuer.jwks()), "keys of tokens"),
+        (lambda: replace(keys, issuer.jwks()), "keys of tokens"),
     ]
     monkeypatch.setattr(jwks, "_FILE_PAUSE", 0.01)
     monkeypatch.setattr(jwks, "file_version", lambda status: looks.append(status) or file_version(status))
