@@ -64,9 +64,10 @@ class Machine:
             "FAILING": "nothing",
         }
         self.programs.mkdir()
-        for name in ("bash", "cat", "dirname", "mktemp", "nice", "python3", "rm", "sed"):
+        for name in ("bash", "cat", "dirname", "mktemp", "nice", "python3", "rm", "sed", "tail"):
             (self.programs / name).symlink_to(str(shutil.which(name)))
         self.environment["PATH"] = str(self.programs)
+        self.add_memory(7)
 
     def make(self, file: str, code: int = 0) -> None:
         """Make a program of the work tree that notes its name and exits with `code`."""
@@ -75,6 +76,10 @@ class Machine:
     def add_go(self) -> None:
         """Put a Go on PATH that installs at once."""
         script(self.programs / "go", '#!/bin/bash\necho "go $1" >>"$CALLS"\n')
+
+    def add_memory(self, free: int) -> None:
+        """Have so many GiB free for files in memory."""
+        script(self.programs / "df", f"#!/bin/bash\nprintf 'Avail\\n%4d\\n' {free}\n")
 
     def run(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run .ci/run to its end."""
@@ -129,6 +134,15 @@ def test_everything_runs(machine):
     external = calls.index(machine.calls_of_bazel()[2])
     assert {"go install", "go build", *PROGRAMS} <= set(calls[:external])
     assert "3 passed, 0 failed, 0 skipped" in result.stdout
+
+
+def test_sandboxes_in_memory(machine):
+    """Where there is room for them."""
+    machine.add_memory(8)
+    machine.run(REQUIRE_ALL="0")
+    *tests, lint = machine.calls_of_bazel()
+    assert all("--keep_going --sandbox_base=/dev/shm " in call for call in tests)
+    assert "sandbox" not in lint
 
 
 @pytest.mark.parametrize(
