@@ -37,7 +37,7 @@ _VERSION = "1.0.0"
 """What we call our Envoy, which is where Envoy Gateway would have downloaded that version to."""
 
 _LOCK = "\0grpc-on-kubernetes/envoy-gateway"
-"""A socket that one process has. Envoy Gateway listens on 18000, so that a machine can have one only."""
+"""A socket that one process of a network has: Envoy Gateway listens on 18000, whatever it is told."""
 
 
 _CLASS = {
@@ -133,7 +133,7 @@ def _standalone(
 
 @contextmanager
 def running_envoy_gateway(folder: Path, certificate: CertificateDirectory) -> Iterator[EnvoyGateway]:
-    """Run Envoy Gateway, once no other process on this machine does.
+    """Run Envoy Gateway, once no other process in this network does.
 
     Args:
         folder: for files.
