@@ -54,12 +54,21 @@ class Ledger:
         self._changed.set()
 
     async def more(self, count: int) -> None:
-        """Wait until each client that calls has had so many more answers."""
+        """Wait until each client that calls has had so many more answers.
+
+        Raises:
+            AssertionError: one has not, for too long; it says which, and what has failed.
+
+        """
         goal = {client: self.calls[client] + count for client in self.calling}
-        async with asyncio.timeout(PATIENCE):
-            while any(self.calls[client] < calls for client, calls in goal.items()):
-                self._changed.clear()
-                await self._changed.wait()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while any(self.calls[client] < calls for client, calls in goal.items()):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            silent = sorted(client for client, calls in goal.items() if self.calls[client] < calls)
+            raise AssertionError(f"too few answers for {silent}; failed: {Counter(self.failures)}") from None
 
     def unexcused(self, lost: Counter[str]) -> Counter[str]:
         """Return what of the failures is not the known loss, which is excused once in a ledger's life."""
