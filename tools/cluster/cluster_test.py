@@ -226,7 +226,7 @@ def test_command(running, tmp_path):
             running.kubectl("get", "things")
         assert len(processes(str(other.folder))) >= 5
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert processes(str(other.folder)) == []
         assert not other.folder.exists()
 
