@@ -19,10 +19,10 @@ DEADLINE = 3.0
 """Seconds that a call is given while something is broken: many of them end by it."""
 
 NO_HURRY = 30.0
-"""The same where no call may fail: a machine that stands still for some seconds is not the service's fault."""
+"""The same where no call may fail: a machine that stands still for seconds is not the service's fault."""
 
 SLACK = 10.0
-"""Seconds over the deadline that a busy machine may need to say so: this process stands still at times, too."""
+"""Seconds over the deadline that a busy machine may need to say so, this process among others."""
 
 RECOVERY = 30.0
 """Seconds after the end of a fault within which the service works again without help."""
