@@ -28,7 +28,7 @@ def upgrade() -> None:
 """
 SLOW = """
 def upgrade() -> None:
-    op.execute("SELECT pg_sleep(0.5)")
+    op.execute("SELECT pg_sleep(2)")
 """
 CONTRACT = """
 oldest_program = "0003"
@@ -265,16 +265,16 @@ async def test_timeouts_that_are_meant_for_calls(migrated, tmp_path):
     release = Release(tmp_path / "next", SLOW, SLOW_INDEX)
     async with connected(migrated.url) as connection:
         await connection.execute(SLOW_FUNCTION)
-        await connection.execute("ALTER DATABASE users SET statement_timeout = '200ms'")
-        await connection.execute("ALTER DATABASE users SET idle_in_transaction_session_timeout = '200ms'")
-        await connection.execute("ALTER DATABASE users SET transaction_timeout = '200ms'")
+        await connection.execute("ALTER DATABASE users SET statement_timeout = '1s'")
+        await connection.execute("ALTER DATABASE users SET idle_in_transaction_session_timeout = '1s'")
+        await connection.execute("ALTER DATABASE users SET transaction_timeout = '1s'")
     code, output, error = await release.run(migrated.url, "migrate")
     assert (code, output.rpartition(": ")[2]) == (0, "schema 0002 -> 0004\n"), error
 
 
 SLOW_FUNCTION = """
 CREATE FUNCTION slow(name text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
-BEGIN PERFORM pg_sleep(0.5); RETURN name; END $$
+BEGIN PERFORM pg_sleep(2); RETURN name; END $$
 """
 SLOW_INDEX = """
 transactional = False
@@ -289,12 +289,12 @@ async def test_timeout_that_a_pooler_keeps(postgresql, migrated, tmp_path):
     release = Release(tmp_path / "next", SLOW, SLOW_INDEX)
     async with connected(migrated.url) as connection:
         await connection.execute(SLOW_FUNCTION)
-        await connection.execute("ALTER DATABASE users SET statement_timeout = '200ms'")
+        await connection.execute("ALTER DATABASE users SET statement_timeout = '1s'")
     with running_pgbouncer(postgresql) as bouncer:
         code, _, error = await release.run(bouncer.url, "migrate")
     assert code == 1
     assert "a pooler keeps the database's time limit" in error
-    assert "limit='statement_timeout = 200 ms'" in error
+    assert "limit='statement_timeout = 1000 ms'" in error
     assert "migration 0004: canceling statement due to statement timeout" in error
 
 
