@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.programs import CLIENT, PATIENCE, Server, client, running_server
+from tools.ports import held_port
 
 LINES = 2000
 """Users of a file that takes long enough to be stopped in the midst."""
 
 MARK = 500
 """The line of it that is not a user, whose rejection tells that this is the midst."""
+
+HELD = 100
+"""Lines at its end that come later, so that no import is done before it was stopped."""
 
 
 def emails(server: Server) -> list[str]:
@@ -34,13 +38,23 @@ def expected_emails() -> list[str]:
 
 
 def start_import(server: Server, file: Path, *options: str) -> subprocess.Popen[str]:
-    """Start the import of a long file; return once it is in the midst."""
-    command = [CLIENT, "--target", server.target, "import", file, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """Start the import of a long file, but for its end; return once it is in the midst."""
+    command = [CLIENT, "--target", server.target, "import", "-", *options]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdin
     assert process.stderr
+    process.stdin.write("".join(lines_of(file)[:-HELD]))
+    process.stdin.flush()
     first = next(line for line in process.stderr if not is_progress(line))
-    assert first.startswith(f"{file}:{MARK}: INVALID_ARGUMENT: email: ")
+    assert first.startswith(f"stdin:{MARK}: INVALID_ARGUMENT: email: ")
     return process
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a file, each with its end."""
+    return file.read_text().splitlines(keepends=True)
 
 
 def is_progress(line: str) -> bool:
@@ -48,9 +62,12 @@ def is_progress(line: str) -> bool:
     return re.match(r"[\d,]+ users imported, ", line) is not None
 
 
-def wait_for(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
-    """Wait for the end of an import; return its stdout, and what it has told on stderr but for progress."""
-    output, errors = process.communicate(timeout=PATIENCE)
+def wait_for(process: subprocess.Popen[str], file: Path) -> tuple[str, list[str]]:
+    """Let an import read the end of its file, and wait for its own.
+
+    Returns its stdout, and what it has told on stderr but for progress.
+    """
+    output, errors = process.communicate("".join(lines_of(file)[-HELD:]), timeout=PATIENCE)
     return output, [line for line in errors.splitlines() if not is_progress(line)]
 
 
@@ -60,7 +77,8 @@ def test_interrupted_and_resumed(tmp_path):
     with running_server(tmp_path / "users.db") as server:
         process = start_import(server, file)
         process.send_signal(signal.SIGINT)
-        _, (stopped,) = wait_for(process)
+        process.wait(PATIENCE)
+        _, (stopped,) = wait_for(process, file)
         assert process.returncode == 130
         assert stopped.startswith("Stopped: ")
         assert stopped.endswith(": no user is created twice.")
@@ -78,16 +96,15 @@ def test_interrupted_and_resumed(tmp_path):
 def test_server_restarted_in_the_midst(tmp_path, stop):
     """An import outlives the death and the restart of its server: every line is one user."""
     file = long_file(tmp_path)
-    with running_server(tmp_path / "users.db") as server:
+    with held_port() as port, running_server(tmp_path / "users.db", GRPC_PORT=str(port)) as server:
         process = start_import(server, file)
         if stop == "kill":
             server.kill()
         else:
             server.signal(signal.SIGTERM)
             server.wait()
-        port = server.target.rpartition(":")[2]
-        with running_server(tmp_path / "users.db", GRPC_PORT=port) as restarted:
-            output, errors = wait_for(process)
+        with running_server(tmp_path / "users.db", GRPC_PORT=str(port)) as restarted:
+            output, errors = wait_for(process, file)
             assert (process.returncode, errors) == (3, [])
             assert output.startswith(f"{LINES - 1:,} users imported, 1 lines rejected, in ")
             assert emails(restarted) == expected_emails()
@@ -99,7 +116,7 @@ def test_server_that_stays_away(tmp_path):
     with running_server(tmp_path / "users.db") as server:
         process = start_import(server, file, "--retry-for", "1s")
         server.kill()
-        _, (stopped, error) = wait_for(process)
+        _, (stopped, error) = wait_for(process, file)
     assert process.returncode == 1
     assert "--from-line" in stopped
     assert error.startswith("Error: UNAVAILABLE: ")

@@ -34,6 +34,9 @@ USES_THE_NEW_TABLE = [("idempotency_keys", "keys_of_users")]
 CLIENTS = 4
 """Callers at a time: no moment is without a call, and two cores are not full."""
 
+DEADLINE = 30
+"""Seconds of a call: that a machine stands still is no failure of a release."""
+
 CALLS = 30
 """How many calls each step is given at least, once it is done."""
 
@@ -63,10 +66,12 @@ class Load:
             key = f"user{next(self._numbers)}"
             request = pb.CreateUserRequest(name=key, email=f"{key}@example.com")
             metadata = [("idempotency-key", key)]
-            user = await self._answer(self._stub.CreateUser(request, timeout=10, metadata=metadata))
+            user = await self._answer(self._stub.CreateUser(request, timeout=DEADLINE, metadata=metadata))
             if user:
                 self.created[key] = user
-                found = await self._answer(self._stub.GetUser(pb.GetUserRequest(id=user.id), timeout=10))
+                found = await self._answer(
+                    self._stub.GetUser(pb.GetUserRequest(id=user.id), timeout=DEADLINE)
+                )
                 assert found is None or found == user
             await asyncio.sleep(0.01)
 
@@ -81,7 +86,7 @@ class Load:
 
     async def all_users(self) -> dict[str, pb.User]:
         """Return all users that there are, by name."""
-        return {user.name: user for user in await all_users(self._stub, deadline=10)}
+        return {user.name: user for user in await all_users(self._stub, deadline=DEADLINE)}
 
 
 class Fleet:

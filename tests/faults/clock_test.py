@@ -8,7 +8,7 @@ from grpc_common.testing import serve_on_loopback
 from services.user.config import UserServiceConfig
 from services.user.servicer import ERRORS, UserService
 from services.user.storage import open_storage
-from tests.faults.load import Load, assert_nothing_lost
+from tests.faults.load import NO_HURRY, Load, assert_nothing_lost
 from tests.programs import running_server
 
 HOUR = 3600 * 10**9
@@ -21,7 +21,7 @@ async def test_clock_set_back(request, monkeypatch, database: str):
     url = request.getfixturevalue(f"{database}_url")
     config = load_config(UserServiceConfig, environ={"DATABASE_URL": url})
     true_time = time.time_ns
-    load = Load()
+    load = Load(NO_HURRY)
     async with open_storage(config.database) as storage:
         service = UserService(storage)
         async with serve_on_loopback(service, add_UserServiceServicer_to_server, errors=ERRORS) as channel:

@@ -76,10 +76,10 @@ class Envoy:
         """Wait until Envoy thinks `health` of the server on `port`.
 
         Raises:
-            TimeoutError: it did not within 10 seconds.
+            TimeoutError: it did not within 30 seconds.
 
         """
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await self.health())[port] != health:  # noqa: ASYNC110 (there is no event to wait for)
                 await asyncio.sleep(HEALTH_CHECK_INTERVAL / 4)
 

@@ -120,7 +120,10 @@ class Proof:
         self.fleet.read_logs(read)
         text = self._config.read_text()
         assert "level: info" in text
-        self._config.write_text(text.replace("level: info", "level: debug"))
+        # Beside it first: a pod that looks while it is written would take half a file over.
+        new = self._config.with_name("new.yaml")
+        new.write_text(text.replace("level: info", "level: debug"))
+        new.replace(self._config)
         async with asyncio.timeout(PATIENCE):
             while not taken.issuperset(self.fleet.pods):
                 changed.clear()

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import trustme
@@ -189,9 +190,16 @@ async def _configuration_broken(stack: Stack, fault: Fault) -> None:
         stack.config.unlink()
     else:
         wrong = good.replace("max_connections: 500", "max_connections: many")
-        stack.config.write_text("server: [" if fault.argument == "no-yaml" else wrong, "utf-8")
+        _replace(stack.config, "server: [" if fault.argument == "no-yaml" else wrong)
     await _lasts(fault)
-    stack.config.write_text(good, "utf-8")
+    _replace(stack.config, good)
+
+
+def _replace(file: Path, text: str) -> None:
+    """Have a file another text at once: what is empty for a moment is a configuration, of defaults."""
+    new = file.with_suffix(".new")
+    new.write_text(text, "utf-8")
+    new.replace(file)
 
 
 FAULTS: dict[str, Callable[[Stack, Fault], Awaitable[None]]] = {

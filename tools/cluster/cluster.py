@@ -14,7 +14,6 @@ import ssl
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -294,7 +293,7 @@ def _wait_until_ready(url: str, authority: trustme.CA, start: _Starter) -> None:
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         start.check()
-        with suppress(urllib.error.URLError), urllib.request.urlopen(url, timeout=5, context=context):  # noqa: S310
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5, context=context):  # noqa: S310
             return
         time.sleep(_INTERVAL)
     start.fail("kube-apiserver", f"was not ready within {_PATIENCE} s")

@@ -3,15 +3,19 @@ import os
 import re
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
+import trustme
 import yaml
 
 from tools.cluster import cluster
@@ -226,7 +230,7 @@ def test_command(running, tmp_path):
             running.kubectl("get", "things")
         assert len(processes(str(other.folder))) >= 5
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         assert processes(str(other.folder)) == []
         assert not other.folder.exists()
 
@@ -290,6 +294,30 @@ def test_program_ends(tmp_path, monkeypatch):
         cluster.running(),
     ):
         pass
+
+
+def test_api_server_that_hangs_up_while_it_starts():
+    """One that has taken a connection and gives no answer over it is asked again."""
+    authority, context = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with (
+        ExitStack() as programs,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        ThreadPoolExecutor() as threads,
+    ):
+        listener.settimeout(20)
+
+        def answer_the_second() -> None:
+            for answer in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"):
+                with context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+                    connection.recv(1000)
+                    connection.sendall(answer)
+
+        served = threads.submit(answer_the_second)
+        starter = cluster._Starter(Path(), Path(), programs)  # noqa: SLF001 (whose programs all run)
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/readyz"
+        cluster._wait_until_ready(url, authority, starter)  # noqa: SLF001
+        served.result()
 
 
 def test_envoy_gateway_and_its_definitions_have_one_version():

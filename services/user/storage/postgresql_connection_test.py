@@ -51,11 +51,11 @@ async def test_host_that_says_nothing_costs_its_time_once(postgresql, postgresql
     with socket.create_server(("127.0.0.1", 0)) as black_hole:
         hosts = f"@127.0.0.1:{black_hole.getsockname()[1]},127.0.0.1"
         url = postgresql.url.replace("@127.0.0.1", hosts)
-        async with open_storage(DatabaseConfig(url=url, connect_timeout=4)) as storage:
+        async with open_storage(DatabaseConfig(url=url, connect_timeout=12)) as storage:
             await storage.page(None, 1)
             began = time.monotonic()
             await asyncio.gather(*[storage.page(None, 1) for _ in range(5)])
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 5  # and not the 6 of its share
 
 
 async def test_default_port_of_several_hosts(postgresql, postgresql_database, monkeypatch):
@@ -87,7 +87,7 @@ async def test_several_hosts_that_are_not_in_front(postgresql, postgresql_databa
         else:
             monkeypatch.setenv("PGHOST", hosts)
             monkeypatch.setenv("PGPORT", ports)
-        async with open_storage(DatabaseConfig(url=url, connect_timeout=4)) as storage:
+        async with open_storage(DatabaseConfig(url=url, connect_timeout=8)) as storage:
             await storage.ping()
             await storage.page(None, 1)
 

@@ -6,8 +6,8 @@ from prometheus_client import REGISTRY
 
 from services.user.storage import StorageError, migrate_storage, open_storage
 
-SHORT = 0.5
-"""Seconds that a call waits for a connection."""
+SHORT = 4.0
+"""Seconds that a call waits for a connection; a busy machine takes a part of them to make one."""
 
 
 def connections() -> tuple[float | None, float | None]:
