@@ -337,7 +337,8 @@ async def test_drain_without_a_grace_that_cuts_off_nothing_is_silent():
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             await channel.unary_unary("/test.Methods/Echo")(b"")
-    assert [line for line in logs if line["log_level"] == "warning"] == []
+    warnings = [line["event"] for line in logs if line["log_level"] == "warning"]
+    assert not [event for event in warnings if not event.startswith("event loop")]  # on a busy machine
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), grpc.aio.AbortError()])
@@ -358,7 +359,9 @@ async def test_background_work_that_fails_is_logged(error):
         ):
             for _ in range(2):
                 await front_channel.unary_unary("/test.Methods/Front")(b"")
-    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["background task failed"] * 2
+    errors = [line["event"] for line in logs if line["log_level"] == "error"]
+    # A busy machine may hold up the event loop, which the log tells.
+    assert [event for event in errors if event != "event loop blocked"] == ["background task failed"] * 2
 
 
 async def test_cancelled_background_work_ends_before_resources_close():
