@@ -1,3 +1,4 @@
+import asyncio
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from user.user_service_pb2_grpc import add_UserServiceServicer_to_server
 
 from examples.orders import server
-from examples.orders.store import Store
+from examples.orders.store import Store, StoredOrder
 from grpc_common import error_details
 from grpc_common.testing import RecordedCalls, configure
 from grpc_common.testing.certificates import CertificateDirectory
@@ -139,13 +140,28 @@ async def test_call_of_the_handler_carries_on(shop, orders):
     assert "api-key" not in metadata
 
 
+class PatientStore(Store):
+    """Sends no mail before it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_confirm = asyncio.Event()
+
+    async def confirm(self, order: StoredOrder) -> None:
+        """Send the mail that confirms an order."""
+        await self.may_confirm.wait()
+        await super().confirm(order)
+
+
 async def test_drain_waits_for_the_mail(shop, serve):
     """An order's mail, which the caller did not wait for, is sent before the store closes."""
+    shop.store = PatientStore()
     async with shop.serving_users(serve) as users:
         async with shop.serving(users) as stub:
             request = pb.PlaceOrderRequest(user_id=shop.user_id, item="tea")
             order = await stub.PlaceOrder(request, metadata=KEY)
             assert shop.store.confirmed == []
+            shop.store.may_confirm.set()  # the mail takes a while, in which the server drains
         assert shop.store.confirmed == [order.id]
     with pytest.raises(AssertionError):
         await shop.store.ping()
@@ -154,9 +170,18 @@ async def test_drain_waits_for_the_mail(shop, serve):
 async def test_sight(shop, orders):
     """A call has the service's own span below its own, and is counted by its caller."""
     await orders.PlaceOrder(pb.PlaceOrderRequest(user_id=shop.user_id, item="tea"), metadata=KEY)
-    spans = {span.name: span for span in shop.spans.get_finished_spans()}
-    assert spans["store"].parent.span_id == spans["orders.Orders/PlaceOrder"].context.span_id
     labels = {"caller": "ada", "code": "OK"}
+
+    def spans():
+        return {span.name: span for span in shop.spans.get_finished_spans()}
+
+    async with asyncio.timeout(20):  # the caller has its answer before the call has ended here
+        while (
+            "orders.Orders/PlaceOrder" not in spans()
+            or shop.registry.get_sample_value("orders_calls_total", labels) is None
+        ):
+            await asyncio.sleep(0.01)
+    assert spans()["store"].parent.span_id == spans()["orders.Orders/PlaceOrder"].context.span_id
     assert shop.registry.get_sample_value("orders_calls_total", labels) == 1
 
 

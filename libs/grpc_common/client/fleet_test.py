@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 from collections import Counter
 
 import grpc
@@ -45,11 +46,11 @@ async def test_fleet_replaced_by_one_that_connects_slowly():
             await words.say(new)
             before = load.done
             await asyncio.sleep(1)
+            await until(lambda: all(pod.calls for pod in new))  # a busy machine connects later
             calls = Counter({pod.address: pod.calls for pod in new})
             share = (load.done - before) / 20
         assert load.failures == []
     assert max(calls.values()) < 4 * share, calls
-    assert min(calls.values()) > 0
     assert all(pod.newest_word < words.taken for pod in old)
     assert [pod.connections for pod in new] == [1] * 20
 
@@ -62,12 +63,14 @@ async def test_changes_faster_than_connects():
             pod.connect_time = 0.3
         words = Words([stays])
         async with channel(NAME, endpoints=words) as opened, Load(opened, words).of(4, pause=0.01) as load:
-            for number in range(20):
-                before = load.done
-                await words.say([stays, late, others[number % 10], others[(number + 1) % 10]])
-                await asyncio.sleep(0.1)
-                assert load.done > before
-            assert late.calls > 50
+            async with asyncio.timeout(60):
+                for number in itertools.count():
+                    before = load.done
+                    await words.say([stays, late, others[number % 10], others[(number + 1) % 10]])
+                    await asyncio.sleep(0.1)
+                    await until(lambda before=before: load.done > before)
+                    if number >= 20 and late.calls > 50:
+                        break
         assert load.failures == []
     assert stays.connections == late.connections == 1
 
@@ -102,7 +105,7 @@ async def test_all_gone_and_back():
             await asyncio.sleep(0.1)
             assert not waiting.done()
             words.put(fleet)
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(20):
                 await waiting
             await echo(b"")
 
@@ -154,7 +157,7 @@ async def test_endpoint_that_comes_back_while_a_stream_runs():
 
 
 async def test_calls_that_wait_for_the_first_connection():
-    """They don't all stay with the one that connects first: in a second none gets four times its share."""
+    """They don't all stay with the one that connects first: none gets four times its share of hundreds."""
     async with pods(20) as fleet:
         for number, pod in enumerate(fleet):
             pod.connect_time = 0.1 + 0.02 * number
@@ -163,8 +166,7 @@ async def test_calls_that_wait_for_the_first_connection():
             channel(NAME, endpoints=Words(fleet), ready_timeout=None) as opened,
             Load(opened).of(40, pause=0.02) as load,
         ):
-            await until(lambda: load.done)
-            await asyncio.sleep(1)
+            await until(lambda: load.done > 600)  # which takes a second, and longer on a busy machine
             calls = [pod.calls for pod in fleet]
         assert load.failures == []
     assert max(calls) < 4 * sum(calls) / 20, calls

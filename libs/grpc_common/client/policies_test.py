@@ -1,4 +1,5 @@
 import asyncio
+import time
 from dataclasses import replace
 
 import grpc
@@ -124,11 +125,13 @@ async def test_slow_start():
             load = Load(opened)
             await ready(opened, 2)
             await asyncio.sleep(1)
+            begin = time.monotonic()
             await words.say(fleet)
             await ready(opened, 3)
             first = (await shares(load, fleet, 100))[2]
+            # On a busy machine the calls may have come too late to tell.
+            assert first < 0.25 or time.monotonic() - begin > 0.5
             await asyncio.sleep(1)
-            assert first < 0.25
             assert await shares(load, fleet) == about(*[1 / 3] * 3)
 
 

@@ -147,7 +147,7 @@ async def test_server_outlives_its_probes(error):
         good.set()
 
     server = Server(configure())
-    server.depend_on("database", probe, interval=0.01, failures=2)
+    server.depend_on("database", probe, interval=0.01, timeout=60, failures=2)
     with capture_logs() as logs:
         async with asyncio.timeout(20), server.serving():
             for _ in range(2):
@@ -159,10 +159,6 @@ async def test_server_outlives_its_probes(error):
             failing = False
             good.clear()
             await good.wait()
-    assert {line["event"] for line in logs} <= {
-        "dependency failed",
-        "readiness",
-        "serving",
-        "draining",
-        "stopped",
-    }
+    allowed = {"dependency failed", "readiness", "serving", "draining", "stopped"}
+    # A busy machine may hold up the event loop, which the log tells.
+    assert {line["event"] for line in logs} - {"event loop blocked", "event loop runs again"} <= allowed

@@ -214,7 +214,10 @@ async def test_grace_that_ends_before_a_client_has_read_is_told():
                 while not select.select([silent], [], [], 0)[0]:
                     await asyncio.sleep(0.01)
     warnings = [line["event"] for line in lines if line["log_level"] == "warning"]
-    assert warnings == ["the grace ends before clients have read all that was sent"]
+    # A busy machine may hold up the event loop, which the log tells.
+    assert [event for event in warnings if not event.startswith("event loop")] == [
+        "the grace ends before clients have read all that was sent"
+    ]
 
 
 RESPONSE = b"x" * 50_000
@@ -222,6 +225,9 @@ RESPONSE = b"x" * 50_000
 
 LATE = 2.0
 """Seconds. A server that waits for nobody has ended long before."""
+
+PATIENCE = 10.0
+"""Seconds: enough for a busy machine, and less than the grace, after which a server ends by itself."""
 
 PING_SIZE = 8
 PING_HEADER = frame(PING, payload=bytes(PING_SIZE))[:-PING_SIZE]
@@ -251,8 +257,19 @@ async def rest_of_a_response(client: socket.socket) -> bytes:
         read += await loop.sock_recv(client, 2**16)
     payload = read.rpartition(PING_HEADER)[2][:PING_SIZE]
     await loop.sock_sendall(client, frame(PING, payload=payload, flags=ACK))
-    await asyncio.wait_for(ended(client), LATE)
+    await asyncio.wait_for(ended(client), PATIENCE)
     return read
+
+
+def data_of(read: bytes) -> bytes:
+    """Return what the DATA frames of a connection hold; a PING has bytes by chance."""
+    data = b""
+    while read:
+        size, kind = int.from_bytes(read[:3]), read[3]
+        if kind == DATA:
+            data += read[9 : 9 + size]
+        read = read[9 + size :]
+    return data
 
 
 async def read_across_a_stop(engine: str) -> bytes:
@@ -276,4 +293,4 @@ async def read_across_a_stop(engine: str) -> bytes:
 def test_client_that_is_late_to_read_gets_all(engine):
     """As a proxy is whose own client is slow: nginx loses a response if the connection ends behind a PING."""
     read = asyncio.run(read_across_a_stop(engine), loop_factory=loop_factory(engine))
-    assert read.count(b"x") == len(RESPONSE)
+    assert data_of(read)[5:] == RESPONSE  # behind the prefix of a message

@@ -225,10 +225,15 @@ async def test_health_for_probes(keys, issuer):
 async def test_expiry_of_a_token_that_is_known(keys, issuer):
     """A token that was verified before is refused once it has expired."""
     async with serving(config(keys, jwt={"leeway": "0s"})) as channel:
-        token = issuer.token(exp=time.time() + 1.5)
-        assert (await outcome(channel, token))[0] is CODE.OK
-        while (await outcome(channel, token))[0] is CODE.OK:
-            assert time.time() < jwt.decode(token, options={"verify_signature": False})["exp"] + 1
+        for seconds in (1.5, 5, 15):  # on a busy machine a token may expire before it is looked at
+            token = issuer.token(exp=time.time() + seconds)
+            if (code := (await outcome(channel, token))[0]) is CODE.OK:
+                break
+        while code is CODE.OK:
+            begin = time.time()
+            code, _ = await outcome(channel, token)
+            expiry = jwt.decode(token, options={"verify_signature": False})["exp"]
+            assert code is not CODE.OK or begin < expiry
         assert await outcome(channel, token) == (CODE.PERMISSION_DENIED, "the bearer token has expired")
 
 
@@ -425,9 +430,7 @@ async def test_issuer_that_fails(jwks_server, issuer, answer, reason):
             code, _ = await outcome(channel, issuer.token(headers={"kid": "new"}))
             assert code is CODE.PERMISSION_DENIED
             assert (await outcome(channel, issuer.token()))[0] is CODE.OK
-    assert [line["reason"] for line in logs if line["log_level"] == "error"] == [
-        f"{jwks_server.url}: {reason}"
-    ]
+    assert [line["reason"] for line in logs if "reason" in line] == [f"{jwks_server.url}: {reason}"]
 
 
 async def test_issuer_that_is_away_at_the_start(jwks_server, issuer):
@@ -436,7 +439,7 @@ async def test_issuer_that_is_away_at_the_start(jwks_server, issuer):
     with capture_logs() as logs:
         async with serving(config(jwks_server.url, {ECHO: ["subject:ada"]})) as channel:
             await served_without_keys(jwks_server, channel, issuer)
-    (line,) = {line["event"] for line in logs if line["log_level"] == "error"}
+    (line,) = {line["event"] for line in logs if "reason" in line}
     assert line == "keys of tokens can't be read, no token can be checked"
 
 

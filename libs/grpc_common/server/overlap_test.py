@@ -1,6 +1,7 @@
 """What several tasks do with one call at a time, and what goes on once its handler has ended."""
 
 import asyncio
+import itertools
 from contextlib import suppress
 
 import grpc
@@ -114,16 +115,19 @@ async def test_abort_in_a_group_is_no_bug():
 
 async def test_answer_to_a_client_that_is_gone():
     """A handler that swallows its client's deadline and answers is logged as its client saw it."""
+    entered = asyncio.Event()
 
     async def method(request, _context):
+        entered.set()
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         return request
 
     with capture_logs() as logs:
         async with serving_handlers({"Method": grpc.unary_unary_rpc_method_handler(method)}) as channel:
-            assert (await outcome(channel, 0.2))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert [line["code"] for line in logs if line["event"] == "call"] == ["DEADLINE_EXCEEDED"]
+            while not entered.is_set():  # on a busy machine a call may be over before it has a handler
+                assert (await outcome(channel, 0.2))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert [line["code"] for line in logs if line["event"] == "call"][-1] == "DEADLINE_EXCEEDED"
 
 
 async def test_cancelled_upload_is_not_complete():
@@ -148,11 +152,12 @@ async def test_cancelled_upload_is_not_complete():
         "Iterate": grpc.stream_unary_rpc_method_handler(iterate),
         "Read": grpc.stream_unary_rpc_method_handler(read),
     }
-    async with serving_handlers(handlers) as channel:
-        for name in [*handlers] * 50:
+    names = itertools.cycle(handlers)
+    async with serving_handlers(handlers) as channel, asyncio.timeout(60):
+        while len(ends) <= 50:  # on a busy machine few calls come to the servicer before they are cancelled
+            name = next(names)
             call = channel.stream_unary(f"/test.Methods/{name}")()
             await call.write(b"x")
             await asyncio.sleep(0.002)
             call.cancel()
-    assert len(ends) > 50
     assert set(ends) == {"cancelled"}

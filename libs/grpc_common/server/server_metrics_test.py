@@ -181,15 +181,22 @@ async def test_readiness_and_dependencies_are_gauges():
 async def test_server_that_drains_is_not_ready():
     """The gauge follows the drain."""
     registry = CollectorRegistry()
-    server = echo_server(registry, DRAIN_DELAY="500ms")
-    serving = server.serving()
-    port = await serving.__aenter__()
-    end = asyncio.create_task(serving.__aexit__(None, None, None))
-    async with asyncio.timeout(10):
-        while registry.get_sample_value("grpc_server_ready", {"port": str(port)}):
-            await asyncio.sleep(0.01)
-    assert registry.get_sample_value("grpc_server_ready", {"port": str(port)}) == 0
-    await end
+    server = echo_server(registry, DRAIN_GRACE="40s")
+    async with AsyncExitStack() as stack:
+        serving = server.serving()
+        port = await serving.__aenter__()
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+        held = channel.stream_stream("/test.Echo/Chat")()  # or the gauge could be gone before it is looked at
+        await held.write(b"x")
+        assert await held.read() == b"x"
+        end = asyncio.create_task(serving.__aexit__(None, None, None))
+        async with asyncio.timeout(20):
+            while registry.get_sample_value("grpc_server_ready", {"port": str(port)}):
+                await asyncio.sleep(0.01)
+        assert registry.get_sample_value("grpc_server_ready", {"port": str(port)}) == 0
+        await held.done_writing()
+        assert await held.read() is grpc.aio.EOF
+        await end
 
 
 async def test_readiness_of_two_servers_is_apart():

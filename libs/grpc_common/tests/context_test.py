@@ -120,8 +120,10 @@ async def test_a_timeout_of_its_own_wins():
 async def test_a_deadline_that_is_over_fails_at_once():
     """A handler that goes on after its deadline has no time for calls."""
     codes: asyncio.Queue = asyncio.Queue()
+    entered = asyncio.Event()
 
     async def swallow(behind):
+        entered.set()
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(10)
         try:
@@ -132,8 +134,9 @@ async def test_a_deadline_that_is_over_fails_at_once():
             codes.put_nowait(grpc.StatusCode.CANCELLED)
 
     async with chain(swallow) as (front, _backend):
-        with pytest.raises(grpc.aio.AioRpcError):
-            await front(b"", timeout=0.3)
+        while not entered.is_set():  # on a busy machine a call may be over before it has a handler
+            with pytest.raises(grpc.aio.AioRpcError):
+                await front(b"", timeout=0.3)
         code = await asyncio.wait_for(codes.get(), 10)
         assert code in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
 
@@ -149,7 +152,7 @@ async def test_a_call_in_the_background_has_its_own_deadline():
         await see(behind)
 
     async with chain(leave) as (front, backend):
-        await front(b"", timeout=1)
+        await front(b"", timeout=4)
         assert (await asyncio.wait_for(backend.seen.get(), 10))[0] > 5
 
 
@@ -176,12 +179,16 @@ async def test_cancellation_is_passed_on(how, end):
             await call
 
     async with chain(act) as (front, backend):
-        call = front(b"", timeout=None if end == "cancelled" else 0.5)
-        await backend.seen.get()
         if end == "cancelled":
+            call = front(b"")
+            await backend.seen.get()
             call.cancel()
-        with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
-            await call
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        else:
+            while backend.seen.empty():  # on a busy machine a call may be over before it comes so far
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await front(b"", timeout=0.5)
         assert await asyncio.wait_for(backend.ended.get(), 10) == b"1"
 
 
@@ -277,11 +284,10 @@ async def test_logs_of_a_handler_name_the_call():
 
 async def test_background_work_outlives_its_call_and_the_drain_waits_for_it():
     """Work that is left behind by a coroutine or a thread is done before the server has ended."""
-    done, begun = [], asyncio.Event()
+    done, may_end = [], asyncio.Event()
 
     async def work(name):
-        begun.set()
-        await asyncio.sleep(0.3)
+        await may_end.wait()
         done.append(name)
 
     async def front(request, _context):
@@ -299,6 +305,7 @@ async def test_background_work_outlives_its_call_and_the_drain_waits_for_it():
         await front_channel.unary_unary("/test.Methods/Front")(b"")
         await front_channel.unary_unary("/test.Methods/Plain")(b"")
         assert done == []
+        asyncio.get_running_loop().call_later(0.3, may_end.set)  # while the server drains
     assert sorted(done) == ["coroutine", "thread"]
 
 
@@ -337,7 +344,8 @@ async def test_drain_without_a_grace_that_cuts_off_nothing_is_silent():
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             await channel.unary_unary("/test.Methods/Echo")(b"")
-    assert [line for line in logs if line["log_level"] == "warning"] == []
+    warnings = [line["event"] for line in logs if line["log_level"] == "warning"]
+    assert not [event for event in warnings if not event.startswith("event loop")]  # on a busy machine
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), grpc.aio.AbortError()])
@@ -358,7 +366,9 @@ async def test_background_work_that_fails_is_logged(error):
         ):
             for _ in range(2):
                 await front_channel.unary_unary("/test.Methods/Front")(b"")
-    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["background task failed"] * 2
+    errors = [line["event"] for line in logs if line["log_level"] == "error"]
+    # A busy machine may hold up the event loop, which the log tells.
+    assert [event for event in errors if event != "event loop blocked"] == ["background task failed"] * 2
 
 
 async def test_cancelled_background_work_ends_before_resources_close():

@@ -157,7 +157,7 @@ async def test_full_server_answers_health_checks():
 
 
 RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
-    "maxAttempts": 3, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
+    "maxAttempts": 5, "initialBackoff": "0.001s", "maxBackoff": "0.001s", "backoffMultiplier": 1,
     "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]}"""
 
 

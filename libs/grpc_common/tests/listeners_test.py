@@ -327,7 +327,8 @@ async def test_drain_closes_every_listener(tmp_path):
     server.add(None, add_gate)
     with structlog.testing.capture_logs() as lines:
         async with server.serving() as port:
-            second = int(lines[-1]["listen"][0].rpartition(":")[2])
+            listen = next(line["listen"] for line in lines if line["event"] == "serving")
+            second = int(listen[0].rpartition(":")[2])
             channel = grpc.aio.insecure_channel(f"unix:{path}")
             call = channel.unary_unary("/test.Gate/Wait")(b"hello", timeout=30)
             await entered.wait()
@@ -342,7 +343,8 @@ async def test_drain_closes_every_listener(tmp_path):
     async with channel, asyncio.timeout(30):
         await opening
         assert await call == b"hello"
-    assert not [line for line in lines if line["log_level"] == "warning"]
+    warnings = [line["event"] for line in lines if line["log_level"] == "warning"]
+    assert not [event for event in warnings if not event.startswith("event loop")]  # on a busy machine
 
 
 CALLERS = 8
