@@ -72,13 +72,12 @@ class Autoscalers:
                     f" once {_names(ending)} is removed"
                 )
 
-    def hand_over(self, deployment: Object) -> None:
+    def hand_over(self, deployment: Object, live: Object) -> None:
         """Keep the replicas that run, where they were rendered once and are not any more.
 
         The API server would set them to its default, 1, until the autoscaler has counted.
         """
-        live = find(self.kubectl, deployment)
-        if "replicas" in deployment["spec"] or not live or not _owns_replicas(live):
+        if "replicas" in deployment["spec"] or not _owns_replicas(live):
             return
         kept = {
             "apiVersion": deployment["apiVersion"],

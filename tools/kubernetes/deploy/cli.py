@@ -59,7 +59,7 @@ class Overlay:
     digest: Path
 
     def cluster(self, context: str | None, patience: float = _PATIENCE) -> Kubectl:
-        """Return kubectl for a cluster that the overlay may be in, and that answers.
+        """Return kubectl for a look at a cluster that the overlay may be in, and that answers.
 
         Args:
             context: the kubeconfig's.
@@ -76,7 +76,7 @@ class Overlay:
         check_jobs(self.manifests)
         kubectl = Kubectl(self.kubectl, context).pinned()
         check_cluster(replace(kubectl, patience=_FIRST_PATIENCE))
-        kubectl = replace(kubectl, patience=patience)
+        kubectl = replace(kubectl, patience=patience).remembering()
         check_identity(self.settings, self.name, kubectl)
         return kubectl
 
@@ -194,7 +194,7 @@ def deploy(
     overlay.confirm(kubectl, f"Deploy {overlay.name} to", yes=yes)
     if not no_push:
         push_image(overlay.push, overlay.digest, manifests)
-    Deployer(kubectl, manifests, timeout, rollback=not no_rollback).deploy()
+    Deployer(kubectl.afresh(), manifests, timeout, rollback=not no_rollback).deploy()
     click.secho(f"{manifests.name} is rolled out: {cause}", fg="green")
 
 
@@ -231,6 +231,7 @@ def delete(overlay: Overlay, context: str | None, timeout: float, *, yes: bool, 
     rehearse_removal(kubectl, deployed + gone_at_last)
     what = f"namespace {namespace} and ALL DATA in it" if data else "these objects"
     overlay.confirm(kubectl, f"Delete {what} from", yes=yes)
+    kubectl = kubectl.afresh()
     with step("deleting", "what is named with a dash after `deleting` is gone, or going", "Delete"):
         with lease.held(kubectl, namespace, overlay.manifests.name) as guarded:
             remove(guarded, deployed, timeout)

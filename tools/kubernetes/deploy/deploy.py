@@ -8,7 +8,6 @@ import click
 
 from tools.kubernetes.deploy import lease
 from tools.kubernetes.deploy.autoscaling import Autoscalers
-from tools.kubernetes.deploy.changes import find_obsolete
 from tools.kubernetes.deploy.difference import SERVER_SIDE, show_difference
 from tools.kubernetes.deploy.explain import Explainer
 from tools.kubernetes.deploy.foreign import tell_foreign_fields
@@ -17,7 +16,7 @@ from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
 from tools.kubernetes.deploy.live import find, in_namespace, resource_of
 from tools.kubernetes.deploy.manifests import MANAGER, Manifests, Object, name_of, to_yaml, with_pods_of
 from tools.kubernetes.deploy.needs import needed_by_jobs
-from tools.kubernetes.deploy.record import Record, rendered
+from tools.kubernetes.deploy.record import Record, Reference, rendered
 from tools.kubernetes.deploy.removal import REMOVAL_TIMEOUT, remove
 from tools.kubernetes.deploy.rollout import FailedError, HeldError, paused_by, serving, wait_for_deployment
 
@@ -69,17 +68,21 @@ class Deployer:
         with step("recording", "the servers are the old version's"):
             # Before anything is made, so that also what fails half-way is known.
             made = rendered(Manifests([*self.manifests.objects, *needed]))
-            self._apply([record.manifest((record.read() or set()) | made)])
+            earlier = record.read() or set()
+            recorded = earlier | made
+            self._record(earlier, recorded)
         self._make_room(later)
         self._run_jobs(needed, explainer)
         autoscalers = Autoscalers.find(self.kubectl, self.manifests)
         manifests = autoscalers.without_replicas(self.manifests)
         deployments = manifests.of_kind("Deployment")
         with step("applying", "some objects are the new version's"):
-            before = [serving(self.kubectl, each) for each in deployments]
-            for deployment in deployments:
-                self._resume(deployment)
-                autoscalers.hand_over(deployment)
+            lives = [find(self.kubectl, each) for each in deployments]
+            before = [serving(self.kubectl, each) for each in lives]
+            for deployment, live in zip(deployments, lives, strict=True):
+                if live:
+                    self._resume(live)
+                    autoscalers.hand_over(deployment, live)
             self._apply([item for item in manifests.objects if item["kind"] != "Job"])
             for deployment in deployments:
                 autoscalers.wake(deployment)
@@ -90,8 +93,9 @@ class Deployer:
         with step("pruning", "the new version serves; what the old one needed is not all removed"):
             if self._is_overtaken(deployments):
                 raise FailedError("another version was deployed meanwhile, and nothing was removed")
-            self._prune()
-            self._apply([record.manifest(rendered(self.manifests))])
+            obsolete = record.find_obsolete(recorded)
+            remove(self.kubectl, obsolete, min(self.timeout, REMOVAL_TIMEOUT))
+            self._record(recorded, rendered(self.manifests))
             self._set_replicas(autoscalers)
 
     def _make_room(self, jobs: list[Object]) -> None:
@@ -110,17 +114,20 @@ class Deployer:
             for job in jobs:
                 run_job(self.kubectl, job, self.timeout, explainer)
 
-    def _resume(self, deployment: Object) -> None:
+    def _record(self, recorded: set[Reference], references: set[Reference]) -> None:
+        if references != recorded:
+            self._apply([Record(self.kubectl, self.manifests).manifest(references)])
+
+    def _resume(self, live: Object) -> None:
         """Let a Deployment go on that somebody paused: nothing would come of what is applied."""
-        live = find(self.kubectl, deployment)
-        if live and (who := paused_by(live)):
+        if who := paused_by(live):
             options = [
                 "--type=merge",
                 '--patch={"spec":{"paused":null}}',
                 f"--field-manager={MANAGER}-resume",
             ]
             self.kubectl.read("patch", resource_of(live), *in_namespace(live), *options)
-            click.echo(f"{name_of(deployment)} was paused by {who}; it is resumed")
+            click.echo(f"{name_of(live)} was paused by {who}; it is resumed")
 
     def _roll_out(self, deployment: Object, before: Object | None, explainer: Explainer) -> None:
         try:
@@ -168,9 +175,6 @@ class Deployer:
     def _is_overtaken(self, deployments: list[Object]) -> bool:
         return bool(show_difference(self.kubectl, deployments))
 
-    def _prune(self) -> None:
-        remove(self.kubectl, find_obsolete(self.kubectl, self.manifests), min(self.timeout, REMOVAL_TIMEOUT))
-
     def _set_replicas(self, autoscalers: Autoscalers) -> None:
         """Apply the replicas of Deployments whose autoscaler was removed just now."""
         for deployment in self.manifests.of_kind("Deployment"):
@@ -180,7 +184,10 @@ class Deployer:
 
     def _apply(self, objects: list[Object]) -> None:
         if objects:
-            self.kubectl.read("apply", *SERVER_SIDE, "--filename=-", stdin=to_yaml(objects))
+            # The server refuses fields that it does not know in any server-side apply, and in the same words.
+            # kubectl would download its schemas to ask for that, which takes as long as the rest.
+            options = [*SERVER_SIDE, "--validate=false", "--filename=-"]
+            self.kubectl.read("apply", *options, stdin=to_yaml(objects))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Running the Jobs of a deployment, each as its own and nobody else's."""
 
+import json
 import secrets
 import time
 
@@ -49,6 +50,7 @@ def run_job(kubectl: Kubectl, job: Object, timeout: float, explainer: Explainer)
     remove_before(kubectl, job, timeout)
     uid = _create(kubectl, job)
     told, refusals = 0, Refusals()
+    time.sleep(INTERVAL)  # none completes at once
     while not is_true(live := _find_own(kubectl, job, uid), "Complete"):
         has_failed = is_true(live, "Failed")
         status = live.get("status", {})
@@ -83,13 +85,14 @@ def _create(kubectl: Kubectl, job: Object) -> str:
     run = secrets.token_hex(8)
     annotations = job["metadata"].get("annotations", {}) | {_RUN: run}
     marked = job | {"metadata": job["metadata"] | {"annotations": annotations}}
+    command = ["create", "--filename=-", f"--field-manager={MANAGER}", "--output=json"]
     try:
-        kubectl.read("create", "--filename=-", f"--field-manager={MANAGER}", stdin=to_yaml([marked]))
+        live: Object | None = json.loads(kubectl.read(*command, stdin=to_yaml([marked])))
     except KubectlError as error:
         # An attempt whose answer was lost may have made it.
         if "AlreadyExists" not in str(error):
             raise
-    live = find(kubectl, job)
+        live = find(kubectl, job)
     if not live or live["metadata"].get("annotations", {}).get(_RUN) != run:
         raise FailedError(_not_own(job, live))
     return str(live["metadata"]["uid"])

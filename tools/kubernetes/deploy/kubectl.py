@@ -44,6 +44,17 @@ class Kubectl:
     check: Callable[[], None] = lambda: None
     """Called before each command; it raises what must keep it from being run."""
 
+    answers: dict[tuple[str, ...], tuple[int, str, str]] | None = None
+    """What `get` answered to its arguments, where it is not asked twice."""
+
+    def remembering(self) -> Kubectl:
+        """Return kubectl that asks nothing twice, for a look at a cluster in which it changes nothing."""
+        return replace(self, answers={})
+
+    def afresh(self) -> Kubectl:
+        """Return kubectl that asks the cluster each time."""
+        return replace(self, answers=None)
+
     def pinned(self) -> Kubectl:
         """Return kubectl for the context that is current now, and stays so when people switch to another."""
         code, current, _ = self.run("config", "current-context")
@@ -55,6 +66,13 @@ class Kubectl:
 
         Where an error passes by itself it is tried again, so that it has to be one that may be repeated.
         """
+        if self.answers is None or arguments[0] != "get":
+            return self._run_patiently(*arguments, stdin=stdin)
+        if arguments not in self.answers:
+            self.answers[arguments] = self._run_patiently(*arguments)
+        return self.answers[arguments]
+
+    def _run_patiently(self, *arguments: str, stdin: str | None = None) -> tuple[int, str, str]:
         patience = Patience(self.patience)
         while True:
             self.check()

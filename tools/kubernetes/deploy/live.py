@@ -1,7 +1,7 @@
 """What the cluster has of an object, and of what Kubernetes makes for it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tools.kubernetes.deploy.kubectl import Kubectl
 from tools.kubernetes.deploy.manifests import Object
@@ -48,6 +48,22 @@ def get(kubectl: Kubectl, resource: str, *options: str) -> Object | None:
     output = kubectl.read("get", resource, *options, "--ignore-not-found", "--output=json")
     found: Object | None = json.loads(output) if output.strip() else None
     return found
+
+
+def get_all(kubectl: Kubectl, resources: Iterable[str], *options: str) -> list[Object]:
+    """Return those objects that `kubectl get` finds, in one request of it.
+
+    Raises:
+        KubectlError: the cluster can't tell of one of them.
+
+    """
+    if not (named := [*resources]):
+        return []
+    output = kubectl.read("get", *named, *options, "--ignore-not-found", "--output=json")
+    if not output.strip():
+        return []
+    found = json.loads(output)
+    return list(found["items"]) if len(named) > 1 else [found]
 
 
 def condition(item: Object, name: str) -> Object:

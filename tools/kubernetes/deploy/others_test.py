@@ -38,7 +38,6 @@ def wait_for_job(app: App) -> None:
 
 def test_another_job_of_the_same_name_is_not_ones_own(app: App) -> None:
     """What it did is not what this version's migration does."""
-    app.deploy()
     app.objects["Job"]["spec"]["template"]["metadata"]["annotations"][DELAY] = "60s"
     process = app.start_until("migrating")
     wait_for_job(app)

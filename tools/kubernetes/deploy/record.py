@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import find, get
+from tools.kubernetes.deploy.live import find, get_all
 from tools.kubernetes.deploy.manifests import SET_LABEL, Manifests, Object
 
 _KEY = "objects"
@@ -87,8 +87,7 @@ class Record:
             KubectlError: the cluster can't tell.
 
         """
-        found = map(self._find, sorted(references))
-        return [each for each in found if each and self._is_ours(each)]
+        return [each for each in self._find(sorted(references)) if self._is_ours(each)]
 
     def find_obsolete(self, recorded: set[Reference] | None) -> list[Object]:
         """Return those of a record that are no longer rendered.
@@ -104,13 +103,16 @@ class Record:
         live = find(self.kubectl, self.manifest(set()))
         return [live] if live else []
 
-    def _find(self, reference: Reference) -> Object | None:
+    def _find(self, references: list[Reference]) -> list[Object]:
         try:
-            return get(self.kubectl, str(reference), f"--namespace={self.manifests.namespace}")
+            return get_all(self.kubectl, map(str, references), f"--namespace={self.manifests.namespace}")
         except KubectlError as error:
-            if any(text in str(error) for text in _NO_SUCH_KIND):
-                return None
-            raise
+            if not any(text in str(error) for text in _NO_SUCH_KIND):
+                raise
+        if len(references) == 1:
+            return []
+        # One such kind, and kubectl asks for none of the others.
+        return [found for each in references for found in self._find([each])]
 
     def _is_ours(self, live: Object) -> bool:
         return bool(live["metadata"].get("labels", {}).get(SET_LABEL) == self.manifests.name)

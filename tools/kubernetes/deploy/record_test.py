@@ -1,5 +1,6 @@
 """What is removed of what was deployed once, by the record of it."""
 
+import json
 from typing import Any
 
 import yaml
@@ -78,6 +79,18 @@ def test_what_was_deployed_before_there_was_a_record_is_told(app: App) -> None:
     assert "--selector=grpc-on-kubernetes/deployed-as=app" in output
     assert "config-1" in app.names("configmaps")
     assert "is not there" not in app.deploy()
+
+
+def test_a_kind_that_is_gone_hides_nothing(app: App) -> None:
+    """Its objects went with its definition; the others of the record are found all the same."""
+    app.deploy()
+    record = app.get("configmap/app-deployed", ".data.objects") + "Gone.example.com/a\nGone.example.com/b\n"
+    patch = json.dumps({"data": {"objects": record}})
+    app.running.kubectl("patch", "configmap/app-deployed", f"--patch={patch}", f"--namespace={app.namespace}")
+    app.objects["ConfigMap"]["metadata"]["name"] = "config-2"
+    assert "- ConfigMap/config-1" in app.deploy()
+    assert "config-1" not in app.names("configmaps")
+    assert "Gone" not in app.get("configmap/app-deployed", ".data.objects")
 
 
 def test_what_a_failed_deployment_made_is_known(app: App) -> None:

@@ -1,6 +1,7 @@
 """Trying, before anything changes, what only the end of a deployment does: Jobs, removals, a rollback."""
 
 import re
+from itertools import groupby
 
 from tools.kubernetes.deploy.changes import find_obsolete
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
@@ -25,7 +26,7 @@ def rehearse(kubectl: Kubectl, manifests: Manifests) -> None:
     _raise([_try_to_create(kubectl, job) for job in jobs])
     rehearse_removal(kubectl, [job for job in jobs if find(kubectl, job)] + find_obsolete(kubectl, manifests))
     for deployment in manifests.of_kind("Deployment"):
-        serving(kubectl, deployment)
+        serving(kubectl, find(kubectl, deployment))
 
 
 def rehearse_removal(kubectl: Kubectl, items: list[Object]) -> None:
@@ -35,7 +36,7 @@ def rehearse_removal(kubectl: Kubectl, items: list[Object]) -> None:
         KubectlError: some may not be.
 
     """
-    _raise([_try_to_delete(kubectl, item) for item in items])
+    _raise([_try_to_delete(kubectl, [*group], where) for where, group in groupby(items, in_namespace)])
 
 
 def _raise(refused: list[str]) -> None:
@@ -51,8 +52,8 @@ def _try_to_create(kubectl: Kubectl, job: Object) -> str:
     return _refusal(*kubectl.run(*command, stdin=to_yaml([job | {"metadata": named}])))
 
 
-def _try_to_delete(kubectl: Kubectl, item: Object) -> str:
-    command = ["delete", resource_of(item), *in_namespace(item), "--ignore-not-found", "--dry-run=server"]
+def _try_to_delete(kubectl: Kubectl, items: list[Object], where: list[str]) -> str:
+    command = ["delete", *map(resource_of, items), *where, "--ignore-not-found", "--dry-run=server"]
     return _refusal(*kubectl.run(*command))
 
 

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from itertools import groupby
 
 import click
 
 from tools.kubernetes.deploy.guards import RefusedError
 from tools.kubernetes.deploy.kubectl import Kubectl, KubectlError
-from tools.kubernetes.deploy.live import find, in_namespace, namespace_of, owned_by, resource_of
+from tools.kubernetes.deploy.live import find, get_all, in_namespace, namespace_of, owned_by, resource_of
 from tools.kubernetes.deploy.manifests import Object, name_of
 from tools.kubernetes.deploy.text import printable
 
@@ -46,11 +47,15 @@ def wait_until_gone(kubectl: Kubectl, items: list[Object], timeout: float) -> No
         StuckError: some were not gone within `timeout` seconds.
 
     """
-    deadline = time.monotonic() + timeout
-    stuck = [item for item in items if not _is_gone(kubectl, item, deadline)]
-    if stuck:
-        lines = [line for item in stuck for line in _holders(kubectl, item)]
-        raise StuckError("\n".join([f"not gone after {timeout:g} s:", *lines, _ADVICE]))
+    started, is_told = time.monotonic(), False
+    while left := _left(kubectl, items):
+        elapsed = time.monotonic() - started
+        if elapsed > timeout:
+            raise StuckError(f"not gone after {timeout:g} s:\n{_what_holds(kubectl, left)}\n{_ADVICE}")
+        if elapsed > _SILENT and not is_told:
+            is_told = True
+            click.echo(f"waiting for the end of\n{_what_holds(kubectl, left)}")
+        time.sleep(_INTERVAL)
 
 
 _ADVICE = (
@@ -78,25 +83,23 @@ def check_namespace_stays(kubectl: Kubectl, namespace: str) -> None:
         )
 
 
-def _is_gone(kubectl: Kubectl, item: Object, deadline: float) -> bool:
-    """Wait until an object is gone, or its like was made anew; return False after the deadline."""
-    uid = item["metadata"].get("uid")
-    speak = time.monotonic() + _SILENT
-    while (live := find(kubectl, item)) and (not uid or live["metadata"]["uid"] == uid):
-        now = time.monotonic()
-        if now > deadline:
-            return False
-        if now > speak:
-            speak = deadline
-            click.echo("\n".join(["waiting for the end of", *_holders(kubectl, item)]))
-        time.sleep(_INTERVAL)
-    return True
+def _left(kubectl: Kubectl, items: list[Object]) -> list[Object]:
+    """Return the objects that are not gone; one that was made anew under a name is another."""
+    uids = {item["metadata"].get("uid") for item in items}
+    found = [
+        live
+        for where, group in groupby(items, in_namespace)
+        for live in get_all(kubectl, map(resource_of, group), *where)
+    ]
+    return [live for live in found if live["metadata"]["uid"] in uids or None in uids]
 
 
-def _holders(kubectl: Kubectl, item: Object) -> Iterator[str]:
+def _what_holds(kubectl: Kubectl, lives: list[Object]) -> str:
+    return "\n".join(line for live in lives for line in _holders(kubectl, live))
+
+
+def _holders(kubectl: Kubectl, live: Object) -> Iterator[str]:
     """Yield what an object's end waits for: its finalizers, what it owns, or what its namespace tells."""
-    if not (live := find(kubectl, item)):
-        return
     metadata = live["metadata"]
     finalizers = ", ".join([*metadata.get("finalizers", []), *live.get("spec", {}).get("finalizers", [])])
     since = metadata.get("deletionTimestamp", "an unknown time")

@@ -79,9 +79,8 @@ def check_not_paused(manifests: Manifests) -> None:
             )
 
 
-def serving(kubectl: Kubectl, deployment: Object) -> Object | None:
-    """Return that ReplicaSet of a Deployment which has the most pods that are ready now, if any is."""
-    live = find(kubectl, deployment)
+def serving(kubectl: Kubectl, live: Object | None) -> Object | None:
+    """Return that ReplicaSet of a live Deployment which has the most pods that are ready now, if any is."""
     sets = owned_by(kubectl, live, "replicasets") if live else []
     ready = [item for item in sets if item["status"].get("readyReplicas")]
     return max(ready, key=lambda item: item["status"]["readyReplicas"], default=None)
