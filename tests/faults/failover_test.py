@@ -14,7 +14,7 @@ from tests.faults.load import CREATORS, Load, assert_nothing_lost, until_readine
 from tests.faults.proxy import server_behind_proxy
 from tests.programs import migrate, running_server
 
-RECOVERED = 5.0
+RECOVERED = 10.0
 """Seconds after the promotion within which users are created again, on a busy machine."""
 
 RECOVERED_FROM_SILENCE = 15.0
