@@ -114,18 +114,23 @@ class Keys:
             StatusError: UNAVAILABLE, many wait for them.
 
         """
+        if self._waiting >= _WAITING:
+            raise StatusError(grpc.StatusCode.UNAVAILABLE, "the keys of bearer tokens are just being read")
+        self._waiting += 1
+        try:
+            if self._refreshing:  # it may have read what was there before
+                await asyncio.wait([self._refreshing])
+            await self._look_if_allowed()
+        finally:
+            self._waiting -= 1
+
+    async def _look_if_allowed(self) -> None:
         if self._refreshing is None:
             now = time.monotonic()
             if now - self._looked_at < _RETRY:
                 return
             self._looked_at = now
-        if self._waiting >= _WAITING:
-            raise StatusError(grpc.StatusCode.UNAVAILABLE, "the keys of bearer tokens are just being read")
-        self._waiting += 1
-        try:
-            await self._refresh_once()
-        finally:
-            self._waiting -= 1
+        await self._refresh_once()
 
     async def _refresh_once(self) -> None:
         """Read the keys once for all who ask, some of whom may leave meanwhile."""

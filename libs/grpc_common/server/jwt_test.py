@@ -364,17 +364,21 @@ class JwksServer:
 
     def __init__(self) -> None:
         self.status, self.body, self.headers, self.requests = 200, b"", {}, 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.requests += 1
+                body = outer.body
+                outer.may_answer.wait(30)
                 self.send_response(outer.status)
                 for name, value in outer.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
                 with contextlib.suppress(OSError):
-                    self.wfile.write(outer.body)
+                    self.wfile.write(body)
 
             def log_message(self, *_args) -> None:
                 """Stay quiet."""
@@ -410,6 +414,24 @@ async def test_rotation_at_a_url(jwks_server, issuer):
             unknown = issuer.token(headers={"kid": f"unknown-{n}"})
             assert (await outcome(channel, unknown))[0] is CODE.PERMISSION_DENIED
         assert jwks_server.requests == 2
+
+
+async def test_rotation_while_the_old_keys_are_fetched(monkeypatch, jwks_server, issuer):
+    """The first token with the new key waits for a fetch that begins after it came."""
+    monkeypatch.setattr(jwks, "_URL_PAUSE", 0.01)
+    jwks_server.body = issuer.jwks()
+    async with serving(config(jwks_server.url)) as channel:
+        jwks_server.may_answer.clear()
+        before = jwks_server.requests
+        async with asyncio.timeout(10):
+            while jwks_server.requests == before:
+                await asyncio.sleep(0.01)
+        issuer.rotate()
+        jwks_server.body = issuer.jwks()
+        call = asyncio.create_task(outcome(channel, issuer.token()))
+        await asyncio.sleep(0.2)  # for it to come to the server, which is what it waits in
+        jwks_server.may_answer.set()
+        assert (await call)[0] is CODE.OK
 
 
 @pytest.mark.parametrize(
