@@ -55,6 +55,7 @@ async def until_heard(opened):
     code = None
     async with asyncio.timeout(PATIENCE), opened() as channel:
         while code is not grpc.StatusCode.INVALID_ARGUMENT:
+            await asyncio.sleep(0.05)
             code = await UserServiceStub(channel).GetUser(pb.GetUserRequest(id="none"), timeout=10).code()
 
 

@@ -78,7 +78,7 @@ async def test_each_blockage_is_told():
     with capture_logs() as logs:
         async with serving(blocking, registry) as call:
             for _ in range(2):
-                await call(b"1", timeout=10)
+                await call(b"1.5", timeout=10)
                 await turned(registry)
     assert [line["event"] for line in events(logs)] == ["event loop blocked", "event loop runs again"] * 2
 
@@ -87,8 +87,10 @@ async def test_loop_is_watched_without_metrics():
     """With metrics off the log tells all the same."""
     with capture_logs() as logs:
         async with serving(blocking, METRICS_ENABLED="false") as call:
-            await call(b"1", timeout=10)
-            await asyncio.sleep(0.5)
+            await call(b"1.5", timeout=10)
+            async with asyncio.timeout(10):
+                while len(events(logs)) < 2:
+                    await asyncio.sleep(0.01)
     assert [line["event"] for line in events(logs)] == ["event loop blocked", "event loop runs again"]
 
 
@@ -98,7 +100,7 @@ async def test_servers_of_one_loop_tell_a_blockage_once():
     with capture_logs() as logs:
         async with serving(blocking, first) as call:
             async with serving(blocking, second):
-                await call(b"1", timeout=10)
+                await call(b"1.5", timeout=10)
                 await turned(first)
                 assert second.get_sample_value(f"{LAG}_sum") > 0.7
             await turned(first)

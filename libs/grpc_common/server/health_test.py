@@ -442,7 +442,7 @@ async def test_log_tells_why():
 async def test_draining_server_does_not_come_back():
     """A server that drains is NOT_SERVING, even if a dependency recovers meanwhile."""
     database = Database(up=True)
-    server = Server(configure(DRAIN_DELAY="500ms"))
+    server = Server(configure(DRAIN_DELAY="2s"))
     server.depend_on("database", database.ping, interval=0.01)
     seen = []
 

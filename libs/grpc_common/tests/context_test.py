@@ -344,6 +344,9 @@ async def test_drain_without_a_grace_that_cuts_off_nothing_is_silent():
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
             await channel.unary_unary("/test.Methods/Echo")(b"")
+            async with asyncio.timeout(20):  # its client may hear of a call's end first
+                while "call" not in [line["event"] for line in logs]:
+                    await asyncio.sleep(0.01)
     warnings = [line["event"] for line in logs if line["log_level"] == "warning"]
     assert not [event for event in warnings if not event.startswith("event loop")]  # on a busy machine
 
