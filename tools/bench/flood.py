@@ -39,8 +39,8 @@ ENGINES = ["completion-queue", "grpc-aio"]
 _POD_MEMORY = 256
 """MiB: resources.limits.memory of k8s/base/deployment.yaml."""
 
-_SHARES = {"calls without a message": {"RESOURCE_EXHAUSTED"}}
-"""How honest calls may fail all the same: ten connections of 100 calls fill max_concurrent_calls, 1000."""
+_SHARES = {name: {"RESOURCE_EXHAUSTED"} for name in ("calls without a message", "answers that nobody reads")}
+"""How honest calls may fail all the same: connections of 100 calls each fill max_concurrent_calls, 1000."""
 
 _KNOWN = {
     "headers without end",
