@@ -19,6 +19,7 @@ from tests.rollout.ledger import PATIENCE, Ledger, seed
 from tests.rollout.load import PAGE, Client, Opened, plain_channel
 from tools.lab.fleet.fleet import Fleet
 from tools.lab.fleet.pod import Pod, Timing
+from tools.replacing import replace_file
 
 PODS = 3
 
@@ -120,10 +121,7 @@ class Proof:
         self.fleet.read_logs(read)
         text = self._config.read_text()
         assert "level: info" in text
-        # Beside it first: a pod that looks while it is written would take half a file over.
-        new = self._config.with_name("new.yaml")
-        new.write_text(text.replace("level: info", "level: debug"))
-        new.replace(self._config)
+        replace_file(self._config, text.replace("level: info", "level: debug"))
         async with asyncio.timeout(PATIENCE):
             while not taken.issuperset(self.fleet.pods):
                 changed.clear()

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import trustme
@@ -18,6 +17,7 @@ from tools.bad_day.hostile import attack
 from tools.bad_day.plan import Fault
 from tools.bad_day.stack import PODS, Stack
 from tools.lab.fleet.pod import Pod
+from tools.replacing import replace_file
 
 _CONNECTIONS_END = 10.0
 """Seconds in which clients and servers have taken new certificates, and used them."""
@@ -190,16 +190,9 @@ async def _configuration_broken(stack: Stack, fault: Fault) -> None:
         stack.config.unlink()
     else:
         wrong = good.replace("max_connections: 500", "max_connections: many")
-        _replace(stack.config, "server: [" if fault.argument == "no-yaml" else wrong)
+        replace_file(stack.config, "server: [" if fault.argument == "no-yaml" else wrong)
     await _lasts(fault)
-    _replace(stack.config, good)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Have a file another text at once: what is empty for a moment is a configuration, of defaults."""
-    new = file.with_suffix(".new")
-    new.write_text(text, "utf-8")
-    new.replace(file)
+    replace_file(stack.config, good)
 
 
 FAULTS: dict[str, Callable[[Stack, Fault], Awaitable[None]]] = {

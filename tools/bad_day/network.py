@@ -9,6 +9,7 @@ from grpc_common.testing.api_server import ApiServer, endpoint_slice
 from tests.faults.proxy import Proxy
 from tools.lab.fleet.fleet import NAMESPACE, PORT_NAME, SERVICE
 from tools.lab.fleet.pod import Pod
+from tools.replacing import replace_file
 
 CLUSTER = "user-service"
 """Of Envoy."""
@@ -77,9 +78,7 @@ class Network:
             "endpoints": [{"lb_endpoints": endpoints}],
         }
         response = {"version_info": str(self._version), "resources": [assignment]}
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(response), "utf-8")
-        new.rename(self._file)
+        replace_file(self._file, json.dumps(response))
 
     def close(self) -> None:
         """End all ways."""

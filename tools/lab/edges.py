@@ -23,6 +23,7 @@ from tests.edges.secrets import issue_secrets
 from tests.edges.traefik import dynamic_configuration, running_traefik
 from tests.interop.envoy_proxy import configured
 from tools.lab.fleet.fleet import Fleet
+from tools.replacing import replace_file
 
 _HOST = "grpc.example.com"
 
@@ -59,12 +60,12 @@ async def traefik(folder: Path, fleet: Fleet) -> AsyncIterator[Edge]:
 
     def write(targets: Sequence[str]) -> None:
         service["loadBalancer"]["servers"] = [{"url": f"h2c://{target}"} for target in targets]
-        _replace(folder / "dynamic.yaml", configuration)
+        replace_file(folder / "dynamic.yaml", json.dumps(configuration))
 
     def renew() -> None:
         secret.rotate()
         # Traefik follows this file alone, and reads with it those that it names.
-        _replace(folder / "dynamic.yaml", configuration)
+        replace_file(folder / "dynamic.yaml", json.dumps(configuration))
 
     with ExitStack() as stack:
         running = running_traefik(folder, objects, folder, [])
@@ -86,7 +87,7 @@ async def nginx(folder: Path, fleet: Fleet) -> AsyncIterator[Edge]:
 async def envoy(folder: Path, fleet: Fleet) -> AsyncIterator[Edge]:
     """Run Envoy as Envoy Gateway has it; files take the place of a control plane."""
     certificate, secrets = CertificateDirectory(folder / "tls", trustme.CA(), _HOST), folder / "secrets.json"
-    _replace(secrets, discovered(certificate.path))
+    replace_file(secrets, json.dumps(discovered(certificate.path)))
     listener, clusters = gateway.proxy(without_limits(load("gateway-api")), [], secrets)
     # One for each: Envoy takes a file with the endpoints of several for a mistake.
     files = {cluster["name"]: folder / f"endpoints-{index}.json" for index, cluster in enumerate(clusters)}
@@ -97,11 +98,11 @@ async def envoy(folder: Path, fleet: Fleet) -> AsyncIterator[Edge]:
 
     def write(targets: Sequence[str]) -> None:
         for name, file in files.items():
-            _replace(file, _assignment(name, targets))
+            replace_file(file, json.dumps(_assignment(name, targets)))
 
     def renew() -> None:
         certificate.rotate()
-        _replace(secrets, discovered(certificate.path))
+        replace_file(secrets, json.dumps(discovered(certificate.path)))
 
     with fleet.followed(write):
         async with configured(folder, listener, clusters) as running:
@@ -121,10 +122,3 @@ def _assignment(cluster: str, targets: Sequence[str]) -> dict[str, Any]:
 def _address(target: str) -> dict[str, Any]:
     host, _, port = target.rpartition(":")
     return {"socket_address": {"address": host, "port_value": int(port)}}
-
-
-def _replace(file: Path, content: object) -> None:
-    """Write a file at once, as those who watch it need it."""
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(content))
-    new.replace(file)
